@@ -1,0 +1,38 @@
+/* OpenMP or its absence, the fork guard, and the compiler's name. */
+#ifndef FASTOPTIM_PARALLEL_H
+#define FASTOPTIM_PARALLEL_H
+
+#ifdef _OPENMP
+#include <omp.h>
+#define FO_OPENMP _OPENMP
+#else
+#define FO_OPENMP 0
+static int omp_get_max_threads(void) { return 1; }
+static int omp_in_parallel(void) { return 0; }
+#endif
+
+/* A child of fork() has none of its parent's OpenMP workers, and the runtime waits for them for
+ * ever. So a child computes on one thread. */
+static volatile int fo_is_forked_child = 0;
+
+#if defined(_OPENMP) && !defined(_WIN32)
+#include <pthread.h>
+static void fo_mark_forked_child(void) { fo_is_forked_child = 1; }
+static int fo_install_fork_guard(void) { return pthread_atfork(0, 0, fo_mark_forked_child); }
+#else
+static int fo_install_fork_guard(void) { return 0; }
+#endif
+
+#if defined(__clang__)
+#define FO_COMPILER "clang " __clang_version__
+#elif defined(__GNUC__)
+#define FO_COMPILER "gcc " __VERSION__
+#elif defined(_MSC_VER)
+#define FO_STR_(x) #x
+#define FO_STR(x) FO_STR_(x)
+#define FO_COMPILER "msvc " FO_STR(_MSC_VER)
+#else
+#define FO_COMPILER "unknown"
+#endif
+
+#endif

@@ -1,0 +1,418 @@
+"""What all optimizers share: containers, param groups, state, the step, saving and restoring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _levels
+from ._engine import Plan, as_array, check_target
+from ._rule import Choice, Count, Rule, checked
+
+Array = NDArray[np.float32] | NDArray[np.float64]
+Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]
+Grads = Array | Sequence[Any] | Mapping[Any, Any]
+
+BACKENDS = Choice(("compiled", "reference"))
+FORMAT = 1  # of state_dict
+
+
+class Container:
+    """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
+
+    def __init__(self, label: str, params: Any) -> None:
+        self.names: list[Any] | None = None
+        self.single = isinstance(params, np.ndarray)
+        if isinstance(params, Mapping):
+            self.names, self.arrays = list(params), list(params.values())
+        elif self.single:
+            self.arrays = [params]
+        elif isinstance(params, Iterable) and not isinstance(params, (str, bytes)):
+            self.arrays = list(params)
+        else:
+            raise TypeError(
+                f"{label}: expected an array, a sequence or a mapping of arrays, "
+                f"found {type(params).__name__}"
+            )
+        if not self.arrays:
+            raise ValueError(f"{label}: expected at least one array, found none")
+
+    def indices(self) -> list[str]:
+        """Return what follows the container's name in the name of each array."""
+        if self.single:
+            return [""]
+        return [f"[{key!r}]" for key in self.names or range(len(self.arrays))]
+
+    def order(self, label: str, grads: Any) -> Sequence[Any]:
+        """Return the gradients in the order of the parameters."""
+        if self.single:
+            return (grads,)
+        if self.names is not None:
+            return self._order_names(label, grads)
+        if not isinstance(grads, Sequence) or isinstance(grads, str):
+            raise TypeError(
+                f"{label}: expected a sequence as params is, found {type(grads).__name__}"
+            )
+        if len(grads) != len(self.arrays):
+            raise ValueError(
+                f"{label}: expected {len(self.arrays)} gradients (None to skip one), "
+                f"found {len(grads)}"
+            )
+        return grads
+
+    def _order_names(self, label: str, grads: Any) -> Sequence[Any]:
+        if not isinstance(grads, Mapping):
+            raise TypeError(
+                f"{label}: expected a mapping as params is, found {type(grads).__name__}"
+            )
+        names = self.names or []
+        if grads.keys() != set(names):
+            wrong = [name for name in names if name not in grads]
+            problem = "without" if wrong else "with the unknown name"
+            wrong = wrong or [name for name in grads if name not in names]
+            raise ValueError(
+                f"{label}: expected the names of params (None to skip one), "
+                f"found a mapping {problem} {wrong[0]!r}"
+            )
+        return [grads[name] for name in names]
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """Parameters with hyperparameters of their own: a mapping, as in ``torch.optim``.
+
+    ``group["lr"] = 0.1`` checks the value, alone and beside the others, before it changes
+    anything. ``group["params"]`` is the list of the group's arrays.
+    """
+
+    def __init__(self, rule: Rule, container: Container, hyper: Mapping[str, Any]) -> None:
+        self._rule = rule
+        self.container = container
+        self.hyper = rule.check(hyper)
+
+    def __getitem__(self, name: str) -> Any:
+        return list(self.container.arrays) if name == "params" else self.hyper[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name == "params":
+            raise TypeError("params: a group's arrays stay; add_param_group takes further ones")
+        self.hyper = self._rule.check({**self.hyper, name: value})
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name}: a hyperparameter can be changed, not deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("params", *self.hyper))
+
+    def __len__(self) -> int:
+        return 1 + len(self.hyper)
+
+    def __repr__(self) -> str:
+        hyper = ", ".join(f"{name}={value!r}" for name, value in self.hyper.items())
+        arrays = self.container.arrays
+        return f"{hyper}; {len(arrays)} arrays, {sum(a.size for a in arrays):,} elements"
+
+    def state_names(self) -> tuple[str, ...]:
+        """Return the names of the state arrays that exist with these hyperparameters."""
+        return self._rule.state_for(self.hyper)
+
+
+class Optimizer:
+    """What every optimizer does; the subclasses give it a rule and a signature.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place: float32 or float64, dense (C or Fortran order), writable.
+        A group is ``{"params": ..., "lr": ...}`` with hyperparameters of its own.
+    backend : {"compiled", "reference"}, optional
+        What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
+        else the compiled kernels. Both give the same bits.
+    **hyper
+        The hyperparameters for groups that do not have their own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    Attributes
+    ----------
+    param_groups : tuple of ParamGroup
+        ``opt.param_groups[0]["lr"]`` reads and sets a hyperparameter of one group, ``opt.lr``
+        that of all groups.
+    state : dict
+        The state arrays of each parameter by name, ``opt.state[0]["m"]``. The key of a parameter
+        is its name where ``params`` is a mapping, else its number, counted over all groups.
+    """
+
+    rule: ClassVar[Rule]
+
+    def __init__(self, params: Params, *, backend: str | None = None, **hyper: Any) -> None:
+        label = "FASTOPTIM_BACKEND" if backend is None else "backend"
+        if backend is None:
+            backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
+        self._backend = checked(label, BACKENDS, backend)
+        self._defaults = self.rule.check(hyper)
+        self.param_groups: tuple[ParamGroup, ...] = ()
+        self.state: dict[Any, dict[str, Array]] = {}
+        self._plan = Plan([])
+        if isinstance(params, Iterable) and not isinstance(params, (np.ndarray, Mapping, str)):
+            params = list(params)
+            if any(isinstance(item, Mapping) for item in params):
+                self._add_groups(params)
+                return
+        self._add_groups([{"params": params}])
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add a group of parameters, which start with fresh state.
+
+        From then on ``grads`` is a sequence with one container for each group.
+
+        Parameters
+        ----------
+        group : mapping
+            ``{"params": ..., "lr": ...}``; hyperparameters that are missing take the defaults.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor does; nothing has changed then.
+        """
+        self._add_groups([group])
+
+    def step(self, grads: Grads) -> None:
+        """Update the parameters in place.
+
+        Parameters
+        ----------
+        grads : ndarray, sequence or mapping
+            The gradients, in a container like that of the parameters; with several param groups,
+            a sequence of such containers, one for each group. A gradient has its parameter's
+            dtype and shape, and any layout; None skips its parameter, whose step count then
+            stays as it is.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient does not fit its parameter, or shares memory with parameters or state;
+            then nothing has changed.
+        RuntimeError
+            If another thread is in a step of this optimizer.
+        """
+        if self._state_names != [group.state_names() for group in self.param_groups]:
+            self._lay_out(self.param_groups, self.state, self._plan.steps)
+        self._plan.step(self._ordered(grads), self._scalars)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of all that a later run needs to go on with the same bits.
+
+        Returns
+        -------
+        dict
+            ``"optimizer"`` (the class's name) and ``"format"`` (a number); ``"state"``: for the
+            key of each parameter its ``"step"`` and copies of its state arrays;
+            ``"param_groups"``: for each group the keys of its ``"params"`` and its
+            hyperparameters. The parameters themselves are not in it.
+        """
+        state = {
+            key: {"step": step, **{name: array.copy(order="K") for name, array in arrays.items()}}
+            for (key, arrays), step in zip(self.state.items(), self._plan.steps, strict=True)
+        }
+        keys = iter(self.state)
+        groups = [
+            {**group.hyper, "params": [next(keys) for _ in group.container.arrays]}
+            for group in self.param_groups
+        ]
+        return {
+            "optimizer": type(self).__name__,
+            "format": FORMAT,
+            "state": state,
+            "param_groups": groups,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            From an optimizer of the same class, whose groups hold parameters with the same keys,
+            shapes and dtypes. Its arrays are copied.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If anything in it does not fit; then nothing has changed.
+        """
+        for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
+            _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
+        found = _entry("state_dict", state_dict, "param_groups")
+        _expect("state_dict['param_groups']: number", len(self.param_groups), len(found))
+        keys = list(self.state)
+        groups = []
+        for number, (group, saved) in enumerate(zip(self.param_groups, found, strict=True)):
+            label = f"state_dict['param_groups'][{number}]"
+            count = len(group.container.arrays)
+            _expect(f"{label}['params']", keys[:count], list(_entry(label, saved, "params")))
+            keys = keys[count:]
+            hyper = {name: value for name, value in saved.items() if name != "params"}
+            _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper))
+            groups.append(ParamGroup(self.rule, group.container, hyper))
+        state, steps = self._loaded_state(groups, _entry("state_dict", state_dict, "state"))
+        self._lay_out(tuple(groups), state, steps)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self.rule.kinds:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        first, *others = (group.hyper[name] for group in self.param_groups)
+        if any(other != first for other in others):
+            raise AttributeError(f"{name}: the param groups differ; see opt.param_groups[i][{name!r}]")
+        return first
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.rule.kinds:
+            hypers = [self.rule.check({**g.hyper, name: value}) for g in self.param_groups]
+            for group, hyper in zip(self.param_groups, hypers, strict=True):
+                group.hyper = hyper
+        elif name.startswith("_") or name in ("param_groups", "state"):
+            super().__setattr__(name, value)
+        else:
+            known = ", ".join(self.rule.kinds)
+            raise AttributeError(
+                f"{name}: expected one of the hyperparameters of {type(self).__name__} ({known})"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'; '.join(map(repr, self.param_groups))})"
+
+    def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        added = []
+        total = len(self.param_groups) + len(groups)
+        for number, group in enumerate(groups, start=len(self.param_groups)):
+            label = f"params[{number}]" if total > 1 else "params"
+            if not isinstance(group, Mapping) or "params" not in group:
+                raise TypeError(
+                    f"{label}: expected a param group, a mapping with the key 'params', "
+                    f"found {type(group).__name__}"
+                )
+            hyper = {name: value for name, value in group.items() if name != "params"}
+            container = Container(label, group["params"])
+            added.append(ParamGroup(self.rule, container, {**self._defaults, **hyper}))
+        steps = self._plan.steps + [0] * sum(len(group.container.arrays) for group in added)
+        self._lay_out((*self.param_groups, *added), self.state, steps)
+
+    def _lay_out(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: Mapping[Any, Mapping[str, Array]],
+        steps: Sequence[int],
+    ) -> None:
+        """Allocate the state that is missing and plan the steps; only then change anything."""
+        complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
+        plan = Plan(list(self._tensors(groups, complete, steps)))
+        self.param_groups, self.state, self._plan = groups, complete, plan
+        self._state_names = [group.state_names() for group in groups]
+
+    def _tensors(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: Mapping[Any, dict[str, Array]],
+        steps: Sequence[int],
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield what the engine wants to know of each parameter."""
+        names, compiled = self.rule.state, self._backend == "compiled"
+        kernels = _levels.kernels[self.rule.kernel] if compiled else None
+        update = None if compiled else self.rule.update
+        rest = zip(state.items(), steps, strict=True)
+        for number, group in enumerate(groups):
+            exists = group.state_names()
+            where = f"[{number}]" if len(groups) > 1 else ""
+            for index, p in zip(group.container.indices(), group.container.arrays, strict=True):
+                (key, arrays), t = next(rest)
+                labels = [f"params{where}{index}", f"grads{where}{index}"]
+                labels += [f"state[{key!r}][{name!r}]" for name in names]
+                check_target(labels[0], p := as_array(labels[0], p))
+                for name in exists:
+                    if name not in arrays:
+                        start = self.rule.start_of(name, group.hyper)
+                        arrays[name] = np.full_like(p, start)
+                used = tuple(arrays[name] if name in exists else None for name in names)
+                yield labels, number, t, p, used, kernels, update
+
+    def _ordered(self, grads: Any) -> Sequence[Any]:
+        """Return the gradients in the order of the parameters, over all groups."""
+        groups = self.param_groups
+        if len(groups) == 1:
+            return groups[0].container.order("grads", grads)
+        if not isinstance(grads, Sequence) or len(grads) != len(groups):
+            found = len(grads) if isinstance(grads, Sequence) else type(grads).__name__
+            raise ValueError(
+                f"grads: expected a sequence of {len(groups)} containers, one for each param "
+                f"group, found {found}"
+            )
+        return [
+            g
+            for number, (group, container) in enumerate(zip(groups, grads, strict=True))
+            for g in group.container.order(f"grads[{number}]", container)
+        ]
+
+    def _scalars(self, group: int, t: int) -> tuple[float, ...]:
+        return self.rule.scalars(t, **self.param_groups[group].hyper)
+
+    def _loaded_state(
+        self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]
+    ) -> tuple[dict[Any, dict[str, Array]], list[int]]:
+        """Return checked copies of saved state arrays, and the step counts."""
+        where = "state_dict['state']"
+        _expect(f"{where}: keys", list(self.state), list(saved))
+        state: dict[Any, dict[str, Array]] = {}
+        steps = []
+        params = [(group, p) for group in groups for p in group.container.arrays]
+        for (group, p), (key, arrays) in zip(params, saved.items(), strict=True):
+            label = f"{where}[{key!r}]"
+            steps.append(checked(f"{label}['step']", Count(0), _entry(label, arrays, "step")))
+            for name in group.state_names():
+                _entry(label, arrays, name)
+            state[key] = {}
+            for name, array in arrays.items():
+                if name == "step":
+                    continue
+                if name not in self.rule.state:
+                    raise ValueError(
+                        f"{label}: expected state named {', '.join(self.rule.state)}, found {name!r}"
+                    )
+                array = as_array(f"{label}[{name!r}]", array)
+                _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype)
+                _expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
+                state[key][name] = np.full_like(as_array("params", p), array)
+        return state, steps
+
+
+def _keys(groups: Iterable[ParamGroup]) -> list[Any]:
+    """Return the key of each parameter in the state: its name, or its number over all groups."""
+    keys: dict[Any, None] = {}
+    for group in groups:
+        first, names = len(keys), group.container.names
+        for key in names or range(first, first + len(group.container.arrays)):
+            if key in keys:
+                raise ValueError(f"params: expected names unique over all groups, found {key!r} twice")
+            keys[key] = None
+    return list(keys)
+
+
+def _entry(label: str, mapping: Any, name: str) -> Any:
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
+    if name not in mapping:
+        raise ValueError(f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping))}")
+    return mapping[name]
+
+
+def _expect(label: str, expected: Any, found: Any) -> None:
+    if found != expected:
+        raise ValueError(f"{label}: expected {expected}, found {found}")

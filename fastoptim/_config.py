@@ -1,0 +1,42 @@
+"""What this installation is: versions, compiler, instruction-set level, threads."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from . import _engine, _levels
+from .threads import get_num_threads
+
+__version__ = version("fastoptim")
+
+
+def config() -> dict[str, Any]:
+    """Return what `show_config` prints."""
+    return {
+        "fastoptim": __version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "compiler": _engine.compiler,
+        "OpenMP": _engine.openmp or "none",
+        "threads": get_num_threads(),
+        "level": _levels.active,
+        "levels": " ".join(_levels.available()),
+    }
+
+
+def show_config() -> None:
+    """Print versions, the compiler, the instruction-set level, OpenMP (its date) and the threads.
+
+    Examples
+    --------
+    >>> import fastoptim as fo
+    >>> fo.show_config()  # doctest: +ELLIPSIS
+    fastoptim ...
+    """
+    for name, value in config().items():
+        print(f"{name:10} {value}")

@@ -1,0 +1,600 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""The engine: it turns all arrays of an optimizer into one flat space of elements and steps them.
+
+It knows no rule: a kernel reaches it as a pointer, the scalars of a step as a tuple of floats.
+
+A `Plan` is made once from the parameters and their state. `Plan.step` then
+
+1. checks every gradient (`Plan.bind`) before anything moves,
+2. asks for the scalars of this step, once for each group and step count (`Plan.fill_rows`),
+3. lets go of the GIL and runs the tasks in one parallel region (`Plan.run`); a task is a fixed
+   range of the flat space, so many small arrays and a large one cost the same,
+4. counts the step.
+
+Every element is computed by the same expression wherever the task boundaries fall, so the result
+depends neither on the number of threads nor on who ran which task.
+"""
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cython.parallel cimport prange
+from libc.stdint cimport uintptr_t
+from libc.string cimport memcpy
+
+cimport numpy as cnp
+
+from fastoptim._kernel cimport f32, f64, kernel32, kernel64
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "cpu.h":
+    int fo_cpu_v3()
+    int fo_cpu_v4()
+
+cdef extern from "parallel.h":
+    int FO_OPENMP
+    const char* FO_COMPILER
+    int fo_is_forked_child
+    int fo_install_fork_guard()
+    int omp_get_max_threads() nogil
+    int omp_in_parallel() nogil
+
+cdef enum:
+    STATES = 3  # state arrays of a kernel
+    SCALARS = 16  # scalars of a step, at the most
+    TILE = 512  # elements of a gathered gradient at a time: 4 KB on the stack
+    TASK = 16384  # elements of the flat space that a thread takes at a time
+    AXES = 64  # of a NumPy array, at the most
+
+ctypedef fused real:
+    f32
+    f64
+
+cdef struct Walk:
+    # How to read a gradient whose layout is not its parameter's: axes in the order of the
+    # parameter's memory, slowest first, those of length 1 left out.
+    int axes
+    Py_ssize_t[AXES] shape
+    Py_ssize_t[AXES] strides
+
+cdef struct Tensor:
+    char* p
+    char* g
+    (char*)[STATES] state
+    Py_ssize_t size
+    Py_ssize_t itemsize
+    Py_ssize_t traffic  # bytes that a step moves
+    void* kernel
+    Py_ssize_t group
+    Py_ssize_t t  # steps taken
+    Py_ssize_t row  # of the scalars of the step under way; -1: no gradient, nothing to do
+    Walk* walk  # allocated when a gradient first needs it
+    bint gathered  # in the step under way
+
+cdef struct Range:
+    uintptr_t low
+    uintptr_t high
+    Py_ssize_t owner
+
+# A second thread must earn its wake-up. In bytes of memory traffic per thread; tests lower it.
+cdef Py_ssize_t grain = 4 << 20
+cdef int limit = 0  # set_num_threads; 0: whatever the OpenMP runtime says
+
+openmp = FO_OPENMP
+compiler = FO_COMPILER.decode()
+
+
+def cpu_supports(level):
+    """Tell whether this CPU runs the code of an instruction-set level."""
+    return {"base": True, "v3": bool(fo_cpu_v3()), "v4": bool(fo_cpu_v4())}[level]
+
+
+def set_limit(int n):
+    """Set the most threads that a step uses; 0 leaves it to the OpenMP runtime."""
+    global limit
+    limit = n
+
+
+def get_limit():
+    """Return the most threads that a step uses, now and from this thread."""
+    if fo_is_forked_child or omp_in_parallel() or not FO_OPENMP:
+        return 1
+    return limit if limit > 0 else omp_get_max_threads()
+
+
+def set_grain(Py_ssize_t n):
+    """Set the bytes of memory traffic that a further thread must be given; return the old value."""
+    global grain
+    old, grain = grain, n
+    return old
+
+
+cdef inline bint is_dense(cnp.ndarray a):
+    """Tell whether the elements fill one block of memory without gaps, whatever the axis order."""
+    cdef Walk walk
+    cdef Py_ssize_t expected = cnp.PyArray_ITEMSIZE(a)
+    cdef int k
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a):
+        return True
+    memory_order(&walk, a, a)
+    for k in range(walk.axes - 1, -1, -1):
+        if walk.strides[k] != expected:
+            return False
+        expected *= walk.shape[k]
+    return True
+
+
+cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like):
+    """Fill in the axes of `a`, in the order in which the memory of `like` runs."""
+    cdef Py_ssize_t[AXES] keys
+    cdef Py_ssize_t key, length, stride
+    cdef int axis, k, count = 0
+    for axis in range(cnp.PyArray_NDIM(a)):
+        length = cnp.PyArray_DIM(a, axis)
+        if length == 1:
+            continue
+        key = cnp.PyArray_STRIDE(like, axis)
+        stride = cnp.PyArray_STRIDE(a, axis)
+        k = count
+        while k > 0 and keys[k - 1] < key:
+            keys[k] = keys[k - 1]
+            walk.shape[k] = walk.shape[k - 1]
+            walk.strides[k] = walk.strides[k - 1]
+            k -= 1
+        keys[k] = key
+        walk.shape[k] = length
+        walk.strides[k] = stride
+        count += 1
+    walk.axes = count
+
+
+cdef bint same_strides(cnp.ndarray a, cnp.ndarray b):
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if (
+            cnp.PyArray_DIM(a, axis) != 1
+            and cnp.PyArray_STRIDE(a, axis) != cnp.PyArray_STRIDE(b, axis)
+        ):
+            return False
+    return True
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b):
+    cdef int axis
+    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
+            return False
+    return True
+
+
+cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner):
+    """Return the range of addresses from an array's lowest byte to its highest."""
+    cdef Range r
+    cdef Py_ssize_t reach
+    cdef int axis
+    r.owner = owner
+    r.low = <uintptr_t> cnp.PyArray_BYTES(a)
+    r.high = r.low
+    if cnp.PyArray_SIZE(a) == 0:
+        return r
+    for axis in range(cnp.PyArray_NDIM(a)):
+        reach = (cnp.PyArray_DIM(a, axis) - 1) * cnp.PyArray_STRIDE(a, axis)
+        if reach < 0:
+            r.low += reach
+        else:
+            r.high += reach
+    r.high += cnp.PyArray_ITEMSIZE(a)
+    return r
+
+
+def as_array(label, value):
+    """Return an ndarray over the same memory, or say why there is none."""
+    if type(value) is np.ndarray:
+        return value
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{label}: expected a NumPy array, found {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{label}: expected an array without a mask, found {type(value).__name__}")
+    return value.view(np.ndarray)
+
+
+def check_target(label, array):
+    """Raise unless an array can be updated in place: float, native, writable, aligned, dense."""
+    cdef cnp.ndarray a = array
+    if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
+        raise TypeError(f"{label}: expected dtype float32 or float64, found {array.dtype}")
+    if not cnp.PyArray_ISNOTSWAPPED(a):
+        raise TypeError(f"{label}: expected the byte order of this machine, found {array.dtype.str!r}")
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(f"{label}: expected a writable array, found a read-only one")
+    if not cnp.PyArray_ISALIGNED(a):
+        raise ValueError(
+            f"{label}: expected memory aligned to {array.itemsize} bytes, "
+            f"found address {array.ctypes.data:#x}"
+        )
+    if not is_dense(a):
+        raise ValueError(
+            f"{label}: expected a dense array (C or Fortran order), "
+            f"found strides {array.strides} for shape {array.shape}; pass a contiguous copy"
+        )
+
+
+def check_state(label, p_label, array, param):
+    """Raise unless an array can be state of a parameter."""
+    check_target(label, array)
+    check_fit(label, p_label, array, param)
+    if not same_strides(array, param):
+        raise ValueError(
+            f"{label}: expected the memory layout of {p_label} (strides {param.strides}), "
+            f"found strides {array.strides}"
+        )
+
+
+cdef int check_fit(label, p_label, cnp.ndarray a, cnp.ndarray p) except -1:
+    """Raise unless an array has the dtype and the shape of a parameter."""
+    cdef object array = a, param = p
+    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(p) or not cnp.PyArray_ISNOTSWAPPED(a):
+        raise TypeError(
+            f"{label}: expected dtype {param.dtype} as {p_label} has, found {array.dtype}"
+        )
+    if not same_shape(a, p):
+        raise ValueError(
+            f"{label}: expected shape {param.shape} as {p_label} has, found {array.shape}"
+        )
+    return 0
+
+
+cdef class Plan:
+    """All arrays of an optimizer, checked and laid out for `step`.
+
+    Parameters
+    ----------
+    tensors : list of tuples
+        ``(labels, group, t, p, state, kernels, update)`` for each parameter: the names of p, g
+        and the state arrays in messages; the number of its group; the steps taken so far; the
+        array; a tuple of state arrays (None where there is none); the rule's kernels by the size
+        of an element, and None; or None, and the function that updates in NumPy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be updated in place, or two arrays share memory.
+    """
+
+    cdef Tensor* tensors
+    cdef Range* ranges  # of parameters and state, sorted by address, none overlapping
+    cdef Py_ssize_t* first_tensor  # of each task
+    cdef Py_ssize_t* first_element
+    cdef double* scalars64
+    cdef float* scalars32
+    cdef Py_ssize_t count, range_count, total, tasks, rows, row_capacity, traffic
+    cdef bint busy
+    cdef list labels, params, states, updates, row_scalars
+
+    def __cinit__(self, list tensors):
+        self.count = len(tensors)
+        self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
+        self.ranges = <Range*> PyMem_Calloc((1 + STATES) * self.count + 1, sizeof(Range))
+        if not self.tensors or not self.ranges:
+            raise MemoryError
+        cdef Py_ssize_t i
+        self.labels, self.params, self.states, self.updates = [], [], [], []
+        for i in range(self.count):
+            self.add(i, tensors[i])
+        self.sort_ranges()
+        self.cut_tasks()
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.tensors:
+            for i in range(self.count):
+                PyMem_Free(self.tensors[i].walk)
+        PyMem_Free(self.tensors)
+        PyMem_Free(self.ranges)
+        PyMem_Free(self.first_tensor)
+        PyMem_Free(self.first_element)
+        PyMem_Free(self.scalars64)
+        PyMem_Free(self.scalars32)
+
+    cdef add(self, Py_ssize_t i, tuple entry):
+        labels, group, t, p, state, kernels, update = entry
+        cdef Tensor* tensor = &self.tensors[i]
+        cdef cnp.ndarray array = as_array(labels[0], p)
+        check_target(labels[0], array)
+        tensor.p = cnp.PyArray_BYTES(array)
+        tensor.size = cnp.PyArray_SIZE(array)
+        tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
+        tensor.group, tensor.t, tensor.row = group, t, -1
+        if kernels is not None:
+            tensor.kernel = PyCapsule_GetPointer(kernels[tensor.itemsize], "fastoptim.kernel")
+        self.own(array, i)
+        arrays = []
+        for k, s in enumerate(state):
+            if s is not None:
+                s = as_array(labels[2 + k], s)
+                check_state(labels[2 + k], labels[0], s, array)
+                tensor.state[k] = cnp.PyArray_BYTES(s)
+                self.own(s, i)
+            arrays.append(s)
+        # g is read; p and each state array are read and written
+        tensor.traffic = cnp.PyArray_NBYTES(array) * (3 + 2 * sum(s is not None for s in arrays))
+        self.labels.append(labels)
+        self.params.append(array)
+        self.states.append(arrays)
+        self.updates.append(update)
+
+    cdef own(self, cnp.ndarray array, Py_ssize_t i):
+        self.ranges[self.range_count] = memory_of(array, i)
+        self.range_count += 1
+
+    cdef sort_ranges(self):
+        """Sort the ranges of memory that a step writes, and refuse two that overlap."""
+        cdef Py_ssize_t k, n = 0
+        found = sorted(
+            (self.ranges[k].low, self.ranges[k].high, self.ranges[k].owner)
+            for k in range(self.range_count)
+            if self.ranges[k].low < self.ranges[k].high
+        )
+        for low, high, owner in found:
+            if n > 0 and low < self.ranges[n - 1].high:
+                other = self.labels[self.ranges[n - 1].owner][0]
+                raise ValueError(
+                    f"{self.labels[owner][0]}: expected parameters and state with memory of their "
+                    f"own, found memory shared with {other}"
+                    + (" (its state)" if owner == self.ranges[n - 1].owner else "")
+                )
+            self.ranges[n] = Range(low, high, owner)
+            n += 1
+        self.range_count = n
+
+    cdef cut_tasks(self):
+        """Cut the flat space of all elements into tasks, and note where each begins."""
+        cdef Py_ssize_t i, task = 0, start = 0
+        for i in range(self.count):
+            self.total += self.tensors[i].size
+        self.tasks = (self.total + TASK - 1) // TASK
+        self.first_tensor = <Py_ssize_t*> PyMem_Calloc(self.tasks + 1, sizeof(Py_ssize_t))
+        self.first_element = <Py_ssize_t*> PyMem_Calloc(self.tasks + 1, sizeof(Py_ssize_t))
+        if not self.first_tensor or not self.first_element:
+            raise MemoryError
+        for i in range(self.count):
+            while task < self.tasks and task * TASK < start + self.tensors[i].size:
+                self.first_tensor[task] = i
+                self.first_element[task] = task * TASK - start
+                task += 1
+            start += self.tensors[i].size
+
+    @property
+    def steps(self):
+        """The number of steps that each parameter has taken."""
+        return [self.tensors[i].t for i in range(self.count)]
+
+    def step(self, grads, scalars):
+        """Take one step.
+
+        Parameters
+        ----------
+        grads : sequence
+            A gradient, or None, for each parameter.
+        scalars : function
+            ``scalars(group, t)``: the tuple of scalars of a group's t-th step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient does not fit; then nothing has changed.
+        RuntimeError
+            If the plan is in a step already.
+        """
+        cdef Py_ssize_t i
+        if self.busy:
+            raise RuntimeError("step: this optimizer is taking a step already, in another thread")
+        self.busy = True
+        try:
+            held = tuple(grads)  # another thread may change the caller's list meanwhile
+            self.bind(held)
+            self.fill_rows(scalars)
+            if self.updates and self.updates[0] is not None:
+                self.run_updates(held)
+            else:
+                self.run()
+            for i in range(self.count):
+                if self.tensors[i].row >= 0:
+                    self.tensors[i].t += 1
+        finally:
+            self.busy = False
+
+    cdef bind(self, tuple grads):
+        cdef Py_ssize_t i
+        cdef Tensor* tensor
+        if len(grads) != self.count:
+            raise ValueError(f"grads: expected {self.count} gradients, found {len(grads)}")
+        self.traffic = 0
+        for i in range(self.count):
+            tensor = &self.tensors[i]
+            g = grads[i]
+            if g is None:
+                tensor.row = -1
+                continue
+            self.check_param(i)
+            self.bind_one(i, tensor, g if type(g) is np.ndarray else as_array(self.labels[i][1], g))
+            tensor.row = 0
+            self.traffic += tensor.traffic
+
+    cdef int check_param(self, Py_ssize_t i) except -1:
+        """Raise if a parameter was frozen, or its memory moved, since the plan was made."""
+        cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
+        cdef Tensor* tensor = &self.tensors[i]
+        if not cnp.PyArray_ISWRITEABLE(p):
+            raise ValueError(f"{self.labels[i][0]}: expected a writable array, found a read-only one")
+        if cnp.PyArray_BYTES(p) != tensor.p or cnp.PyArray_SIZE(p) != tensor.size:
+            raise ValueError(
+                f"{self.labels[i][0]}: expected the memory that the optimizer was given, "
+                "found an array resized since"
+            )
+        return 0
+
+    cdef int bind_one(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
+        cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
+        labels = self.labels[i]
+        check_fit(labels[1], labels[0], g, p)
+        self.check_overlap(i, g)
+        tensor.g = cnp.PyArray_BYTES(g)
+        tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, p))
+        if tensor.gathered:
+            if not tensor.walk:
+                tensor.walk = <Walk*> PyMem_Calloc(1, sizeof(Walk))
+                if not tensor.walk:
+                    raise MemoryError
+            memory_order(tensor.walk, g, p)
+        return 0
+
+    cdef int check_overlap(self, Py_ssize_t i, cnp.ndarray g) except -1:
+        """Raise if a step would write into the gradient while reading it."""
+        cdef Range r = memory_of(g, i)
+        cdef Py_ssize_t low = 0, high = self.range_count, middle
+        while low < high:  # the first range that ends behind the start of g
+            middle = (low + high) >> 1
+            if self.ranges[middle].high <= r.low:
+                low = middle + 1
+            else:
+                high = middle
+        if r.low < r.high and low < self.range_count and self.ranges[low].low < r.high:
+            raise ValueError(
+                f"{self.labels[i][1]}: expected memory apart from all parameters and state, found "
+                f"memory shared with {self.labels[self.ranges[low].owner][0]} or its state"
+            )
+        return 0
+
+    cdef fill_rows(self, scalars):
+        """Compute the scalars of this step: one row for each group and step count."""
+        cdef Py_ssize_t i, k, row = -1, group = -1, t = -1
+        cdef Tensor* tensor
+        self.row_scalars = []
+        seen = {}
+        for i in range(self.count):
+            tensor = &self.tensors[i]
+            if tensor.row < 0:
+                continue
+            if tensor.group != group or tensor.t != t:
+                group, t = tensor.group, tensor.t
+                if (group, t) not in seen:
+                    seen[group, t] = len(self.row_scalars)
+                    self.row_scalars.append(scalars(group, t + 1))
+                row = seen[group, t]
+            tensor.row = row
+        self.grow_rows(len(self.row_scalars))
+        for row, values in enumerate(self.row_scalars):
+            for k, value in enumerate(values):
+                self.scalars64[row * SCALARS + k] = value
+                self.scalars32[row * SCALARS + k] = <float> self.scalars64[row * SCALARS + k]
+
+    cdef grow_rows(self, Py_ssize_t rows):
+        if rows <= self.row_capacity:
+            return
+        wide = PyMem_Realloc(self.scalars64, rows * SCALARS * sizeof(double))
+        if not wide:
+            raise MemoryError
+        self.scalars64 = <double*> wide
+        narrow = PyMem_Realloc(self.scalars32, rows * SCALARS * sizeof(float))
+        if not narrow:
+            raise MemoryError
+        self.scalars32 = <float*> narrow
+        self.row_capacity = rows
+
+    cdef run_updates(self, tuple grads):
+        """Step with the NumPy updates, on the same arrays and the same scalars."""
+        with np.errstate(all="ignore"):
+            for i in range(self.count):
+                if self.tensors[i].row >= 0:
+                    p, g = self.params[i], as_array(self.labels[i][1], grads[i])
+                    values = map(p.dtype.type, self.row_scalars[self.tensors[i].row])
+                    self.updates[i](p, g, *self.states[i], *values)
+
+    cdef run(self):
+        cdef Py_ssize_t task, tasks = self.tasks
+        cdef int threads = <int> max(1, min(get_limit(), self.traffic // grain, tasks))
+        with nogil:
+            if threads == 1:
+                for task in range(tasks):
+                    self.run_task(task)
+            else:
+                for task in prange(tasks, num_threads=threads, schedule="dynamic"):
+                    self.run_task(task)
+
+    cdef void run_task(self, Py_ssize_t task) noexcept nogil:
+        cdef Py_ssize_t i = self.first_tensor[task]
+        cdef Py_ssize_t start = self.first_element[task]
+        cdef Py_ssize_t n, left = min(<Py_ssize_t> TASK, self.total - task * TASK)
+        cdef Tensor* tensor
+        while left > 0:
+            tensor = &self.tensors[i]
+            n = min(tensor.size - start, left)
+            if tensor.row >= 0 and n > 0:
+                if tensor.itemsize == sizeof(float):
+                    run_range(<f32> &self.scalars32[tensor.row * SCALARS], tensor, start, n)
+                else:
+                    run_range(<f64> &self.scalars64[tensor.row * SCALARS], tensor, start, n)
+            left -= n
+            start = 0
+            i += 1
+
+
+cdef void run_range(real c, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Step n elements of one array, a tile at a time where the gradient must be gathered."""
+    cdef double[TILE] tile
+    cdef real g = <real> &tile[0]
+    cdef Py_ssize_t end = start + n
+    if not tensor.gathered:
+        call(c, tensor, start, n, <real> tensor.g + start)
+        return
+    while start < end:
+        n = min(<Py_ssize_t> TILE, end - start)
+        gather(g, tensor.walk, tensor.g, start, n)
+        call(c, tensor, start, n, g)
+        start += n
+
+
+cdef inline void call(
+    real c, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, real g
+) noexcept nogil:
+    cdef real p = <real> tensor.p + start
+    cdef real s0 = <real> tensor.state[0] + start if tensor.state[0] else NULL
+    cdef real s1 = <real> tensor.state[1] + start if tensor.state[1] else NULL
+    cdef real s2 = <real> tensor.state[2] + start if tensor.state[2] else NULL
+    if real is f32:
+        (<kernel32> tensor.kernel)(n, p, g, s0, s1, s2, c)
+    else:
+        (<kernel64> tensor.kernel)(n, p, g, s0, s1, s2, c)
+
+
+cdef void gather(
+    real out, const Walk* walk, const char* base, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Copy n elements, from the start-th on in the parameter's memory order, into a tile."""
+    cdef Py_ssize_t[AXES] index
+    cdef Py_ssize_t i
+    cdef int k
+    for k in range(walk.axes - 1, -1, -1):
+        index[k] = start % walk.shape[k]
+        base += index[k] * walk.strides[k]
+        start = start // walk.shape[k]
+    for i in range(n):
+        memcpy(&out[i], base, sizeof(out[0]))  # the source may be misaligned
+        k = walk.axes - 1
+        while k >= 0:
+            index[k] += 1
+            base += walk.strides[k]
+            if index[k] < walk.shape[k]:
+                break
+            base -= walk.shape[k] * walk.strides[k]
+            index[k] = 0
+            k -= 1
+
+
+if fo_install_fork_guard() != 0:
+    raise ImportError("fastoptim: cannot install the fork handler (out of memory)")

@@ -1,0 +1,98 @@
+# Every rule as one plain loop over one chunk. Each is the twin of the function of the same name
+# in reference.py: the same letters, the same operations in the same order, hence the same bits.
+#
+# setup.py compiles this file once for each instruction-set level and element type. Before it are
+# defined: `real`, float or double; `array`, a pointer to it that does not alias; `kernel`, a
+# pointer to a loop like those below; `root`, the square root of a real.
+#
+# How to read and write a kernel:
+# - Names take their type from the arrays and from the scalars c, which the engine has rounded to
+#   the type of the parameters; so no literal with a fraction, which would be a double.
+# - A condition that is the same for all elements stands inside the loop: the compiler makes one
+#   vector loop of each combination (setup.py sets its limits for that).
+# - A choice between elements is written `a if test else b`, which becomes a blend.
+
+from cpython.pycapsule cimport PyCapsule_New
+
+
+cdef inline real prepared(real g, real p, real sign, real wd) noexcept nogil:
+    g = sign * g
+    if wd != 0:
+        g = g + wd * p
+    return g
+
+
+cdef void sgd(
+    Py_ssize_t n, array p, array g, array v, array _1, array _2, array c
+) noexcept nogil:
+    sign, wd, mu, a, nu, lr = c[0], c[1], c[2], c[3], c[4], c[5]
+    for i in range(n):
+        gi = prepared(g[i], p[i], sign, wd)
+        if v != NULL:
+            vi = mu * v[i] + a * gi
+            v[i] = vi
+            gi = gi + nu * vi if nu != 0 else vi
+        p[i] = p[i] - lr * gi
+
+
+cdef void rmsprop(
+    Py_ssize_t n, array p, array g, array v, array g_avg, array b, array c
+) noexcept nogil:
+    sign, wd, alpha, a, mu, lr, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    for i in range(n):
+        gi = prepared(g[i], p[i], sign, wd)
+        vi = alpha * v[i] + (a * gi) * gi
+        v[i] = vi
+        if g_avg != NULL:
+            ai = alpha * g_avg[i] + a * gi
+            g_avg[i] = ai
+            vi = vi - ai * ai
+            vi = <real> 0 if vi < 0 else vi
+        d = root(vi) + eps
+        if b != NULL:
+            bi = mu * b[i] + gi / d
+            b[i] = bi
+            p[i] = p[i] - lr * bi
+        else:
+            p[i] = p[i] - (lr * gi) / d
+
+
+cdef void adagrad(
+    Py_ssize_t n, array p, array g, array h, array _1, array _2, array c
+) noexcept nogil:
+    sign, wd, lr, eps = c[0], c[1], c[2], c[3]
+    for i in range(n):
+        gi = prepared(g[i], p[i], sign, wd)
+        hi = h[i] + gi * gi
+        h[i] = hi
+        p[i] = p[i] - (lr * gi) / (root(hi) + eps)
+
+
+cdef void adam(
+    Py_ssize_t n, array p, array g, array m, array v, array v_max, array c
+) noexcept nogil:
+    sign, wd, decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    lr, r2, eps = c[7], c[8], c[9]
+    for i in range(n):
+        gi = prepared(g[i], p[i], sign, wd)
+        mi = b1 * m[i] + a1 * gi
+        vi = b2 * v[i] + (a2 * gi) * gi
+        m[i] = mi
+        v[i] = vi
+        if v_max != NULL:
+            vi = v_max[i] if v_max[i] >= vi else vi
+            v_max[i] = vi
+        p[i] = decay * p[i] - (lr * mi) / (root(vi) * r2 + eps)
+
+
+cdef object export(kernel loop):
+    """Return a capsule with the address of a loop."""
+    return PyCapsule_New(<void*> loop, "fastoptim.kernel", NULL)
+
+
+KERNELS = {
+    "sgd": export(sgd),
+    "rmsprop": export(rmsprop),
+    "adagrad": export(adagrad),
+    "adam": export(adam),
+}

@@ -1,0 +1,178 @@
+"""Build the compiled modules: one source of kernels, one module for each instruction-set level."""
+
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+
+# The kernels give NumPy's bits only if the compiler neither fuses a multiplication with an
+# addition nor reorders; errno and trapping would keep it from vectorising square roots and
+# conditions. The unswitch limits let a loop with options become one vector loop per combination.
+EXACT = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+UNSWITCH = ["--param=max-unswitch-insns=500", "--param=max-unswitch-level=8"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+LEVELS = {"base": [], "v3": ["-march=x86-64-v3"]} if X86_64 else {"base": []}
+PRECISIONS = {32: ("float", "sqrtf"), 64: ("double", "sqrt")}
+KERNELS = """\
+# cython: boundscheck=False, wraparound=False, cdivision=True, infer_types=True
+from libc.math cimport {root} as root
+from fastoptim._kernel cimport f{bits} as array, kernel{bits} as kernel
+
+ctypedef {real} real
+
+include "_kernels.pxi"
+"""
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+
+PYTHON_PROGRAM = """
+#include <Python.h>
+int main(void) { return 0; }
+"""
+OPENMP_PROGRAM = """
+#include <omp.h>
+int main(void)
+{
+    int threads = 0;
+    #pragma omp parallel num_threads(2) reduction(+:threads)
+    threads += 1;
+    return threads >= 1 && omp_get_max_threads() >= 1 ? 0 : 1;
+}
+"""
+
+
+class BuildExt(build_ext):
+    """Ask the compiler what it can do, then build every module with the flags it accepts."""
+
+    def build_extensions(self):
+        if not self.compiles(PYTHON_PROGRAM):
+            raise SystemExit(self.what_is_missing())
+        openmp = self.openmp_flags()
+        sanitize = SANITIZE if os.environ.get("FASTOPTIM_SANITIZE") == "1" else []
+        if sanitize and not self.compiles(PYTHON_PROGRAM, sanitize):
+            raise SystemExit("fastoptim: FASTOPTIM_SANITIZE=1, but the compiler has no sanitizers")
+        levels = {level for level, flags in LEVELS.items() if self.compiles(PYTHON_PROGRAM, flags)}
+        self.extensions = [e for e in self.extensions if e.level is None or e.level in levels]
+        for extension in self.extensions:
+            if extension.level is None:
+                wanted = [*openmp, *EXACT[:2]]
+            else:
+                wanted = [*EXACT, *UNSWITCH, *LEVELS[extension.level]]
+            extension.extra_compile_args = self.accepted(wanted) + sanitize
+            extension.extra_link_args = openmp + sanitize if extension.level is None else sanitize
+        self.parallel = self.parallel or os.cpu_count()
+        super().build_extensions()
+
+    def accepted(self, flags):
+        """Return the flags that the compiler takes (MSVC takes none of these: it is exact)."""
+        return [flag for flag in flags if self.compiles(PYTHON_PROGRAM, [flag])]
+
+    def openmp_flags(self):
+        """Return the flags of the first OpenMP that compiles, links and runs here."""
+        choice = os.environ.get("FASTOPTIM_OPENMP", "auto")
+        if choice not in ("on", "off", "auto"):
+            raise SystemExit(f"fastoptim: FASTOPTIM_OPENMP: expected on, off or auto, found {choice!r}")
+        if choice == "off":
+            return []
+        for flags in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"], ["/openmp"]):
+            if self.compiles(OPENMP_PROGRAM, flags, run=True):
+                return flags
+        message = "the compiler has no working OpenMP (a test program did not compile, link or run)"
+        if choice == "on":
+            raise SystemExit(f"fastoptim: FASTOPTIM_OPENMP=on, but {message}")
+        self.warn(f"fastoptim: {message}: building the serial library")
+        return []
+
+    def compiles(self, program, flags=(), run=False):
+        """Compile a program quietly; with `run`, also link it and run it."""
+        unix = self.compiler.compiler_type == "unix"
+        flags = [*flags, "-Werror"] if unix else list(flags)
+        if not unix and any(flag.startswith("-") for flag in flags):
+            return False
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            source = Path(folder, "probe.c")
+            source.write_text(program)
+            try:
+                objects = self.compiler.compile(
+                    [str(source)],
+                    output_dir=folder,
+                    include_dirs=[sysconfig.get_path("include"), sysconfig.get_path("platinclude")],
+                    extra_postargs=flags,
+                )
+                if not run:
+                    return True
+                self.compiler.link_executable(
+                    objects, "probe", output_dir=folder, extra_postargs=list(flags)
+                )
+                probe = next(Path(folder).glob("probe*[!.co]"), Path(folder, "probe"))
+                return subprocess.run([probe], timeout=60, check=False).returncode == 0
+            except Exception:  # each compiler class raises its own error for "no"
+                return False
+
+    def what_is_missing(self):
+        name = getattr(self.compiler, "compiler_so", ["the C compiler"])[0]
+        if self.compiles("int main(void) { return 0; }"):
+            return (
+                "fastoptim: Python.h is missing: install the headers of "
+                f"Python {sys.version_info[0]}.{sys.version_info[1]} (python3-dev or python3-devel)"
+            )
+        return f"fastoptim: no working C compiler ({name} failed): install gcc or clang, or set CC"
+
+
+class quiet:
+    """Send what a probed compiler prints to nowhere, at the level of file descriptors."""
+
+    def __enter__(self):
+        self.saved = [os.dup(1), os.dup(2)]
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+
+    def __exit__(self, *_):
+        for fd, saved in enumerate(self.saved, start=1):
+            os.dup2(saved, fd)
+            os.close(saved)
+
+
+def module(name, source, level=None):
+    extension = Extension(
+        f"fastoptim.{name}",
+        [source],
+        include_dirs=["csrc", numpy.get_include()],
+        define_macros=MACROS,
+        depends=[str(header) for header in sorted(Path("csrc").glob("*.h"))],
+    )
+    extension.level = level
+    return extension
+
+
+def kernel_modules():
+    """Write the source of each kernel module: the types of one precision, and the common loops."""
+    Path("build").mkdir(exist_ok=True)
+    for level in LEVELS:
+        for bits, (real, root) in PRECISIONS.items():
+            name = f"_kernels_{level}_f{bits}"
+            source = Path("build", f"{name}.pyx")
+            text = KERNELS.format(level=level, bits=bits, real=real, root=root)
+            if not source.exists() or source.read_text() != text:
+                source.write_text(text)
+            yield module(name, str(source), level)
+
+
+modules = [module(name, f"fastoptim/{name}.pyx") for name in ("_engine", "_roofline")]
+modules += kernel_modules()
+levels = {extension.name: extension.level for extension in modules}
+extensions = cythonize(modules, include_path=[".", "fastoptim"], language_level=3)
+for extension in extensions:
+    extension.level = levels[extension.name]
+
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExt})
