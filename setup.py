@@ -80,7 +80,9 @@ class BuildExt(build_ext):
         """Return the flags of the first OpenMP that compiles, links and runs here."""
         choice = os.environ.get("FASTOPTIM_OPENMP", "auto")
         if choice not in ("on", "off", "auto"):
-            raise SystemExit(f"fastoptim: FASTOPTIM_OPENMP: expected on, off or auto, found {choice!r}")
+            raise SystemExit(
+                f"fastoptim: FASTOPTIM_OPENMP: expected on, off or auto, found {choice!r}"
+            )
         if choice == "off":
             return []
         for flags in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"], ["/openmp"]):
@@ -98,7 +100,7 @@ class BuildExt(build_ext):
         flags = [*flags, "-Werror"] if unix else list(flags)
         if not unix and any(flag.startswith("-") for flag in flags):
             return False
-        with tempfile.TemporaryDirectory() as folder, quiet():
+        with tempfile.TemporaryDirectory() as folder, Quiet():
             source = Path(folder, "probe.c")
             source.write_text(program)
             try:
@@ -128,7 +130,7 @@ class BuildExt(build_ext):
         return f"fastoptim: no working C compiler ({name} failed): install gcc or clang, or set CC"
 
 
-class quiet:
+class Quiet:
     """Send what a probed compiler prints to nowhere, at the level of file descriptors."""
 
     def __enter__(self):

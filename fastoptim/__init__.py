@@ -1,17 +1,16 @@
 """fastoptim: optimizer steps on NumPy arrays, in one pass over memory, with the bits of NumPy."""
 
-try:
-    from . import threads as _threads  # first: it decides how the OpenMP runtime is loaded
-except ModuleNotFoundError as error:
-    if error.name != "fastoptim._engine":
-        raise
-    # With this package's name on it, `python -m fastoptim` prints the message alone.
-    raise ImportError(
-        f"fastoptim is not built in {__path__[0]}: run `python -m pip install -e .` there, or "
-        "start Python in another folder to import the installed package",
-        name=__name__,
-    ) from None
+from importlib.util import find_spec as _find_spec
 
+if _find_spec("fastoptim._engine") is None:
+    # Named after this package, so that `python -m fastoptim` prints the message alone.
+    raise ImportError(
+        f"fastoptim is not built in {__path__[0]}: run `python -m pip install -e .` there, "
+        "or start Python in another folder to use the installed package",
+        name=__name__,
+    )
+
+from . import threads  # before all others: it decides how the OpenMP runtime is loaded  # isort: skip
 from . import functional, optimizers, reference
 from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
@@ -24,8 +23,10 @@ __all__ = [
     "__version__",
     "functional",
     "get_num_threads",
+    "optimizers",
     "reference",
     "set_num_threads",
     "show_config",
+    "threads",
 ]
 __all__ += optimizers.__all__

@@ -252,6 +252,9 @@ class Optimizer:
         for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
             _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
         found = _entry("state_dict", state_dict, "param_groups")
+        if not isinstance(found, Sequence):
+            kind = type(found).__name__
+            raise TypeError(f"state_dict['param_groups']: expected a sequence, found {kind}")
         _expect("state_dict['param_groups']: number", len(self.param_groups), len(found))
         keys = list(self.state)
         groups = []
@@ -271,7 +274,9 @@ class Optimizer:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         first, *others = (group.hyper[name] for group in self.param_groups)
         if any(other != first for other in others):
-            raise AttributeError(f"{name}: the param groups differ; see opt.param_groups[i][{name!r}]")
+            raise AttributeError(
+                f"{name}: the param groups differ; see opt.param_groups[i][{name!r}]"
+            )
         return first
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -369,6 +374,8 @@ class Optimizer:
     ) -> tuple[dict[Any, dict[str, Array]], list[int]]:
         """Return checked copies of saved state arrays, and the step counts."""
         where = "state_dict['state']"
+        if not isinstance(saved, Mapping):
+            raise TypeError(f"{where}: expected a mapping, found {type(saved).__name__}")
         _expect(f"{where}: keys", list(self.state), list(saved))
         state: dict[Any, dict[str, Array]] = {}
         steps = []
@@ -383,9 +390,8 @@ class Optimizer:
                 if name == "step":
                     continue
                 if name not in self.rule.state:
-                    raise ValueError(
-                        f"{label}: expected state named {', '.join(self.rule.state)}, found {name!r}"
-                    )
+                    known = ", ".join(self.rule.state)
+                    raise ValueError(f"{label}: expected state named {known}, found {name!r}")
                 array = as_array(f"{label}[{name!r}]", array)
                 _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype)
                 _expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
@@ -400,7 +406,9 @@ def _keys(groups: Iterable[ParamGroup]) -> list[Any]:
         first, names = len(keys), group.container.names
         for key in names or range(first, first + len(group.container.arrays)):
             if key in keys:
-                raise ValueError(f"params: expected names unique over all groups, found {key!r} twice")
+                raise ValueError(
+                    f"params: expected names unique over all groups, found {key!r} twice"
+                )
             keys[key] = None
     return list(keys)
 
@@ -409,7 +417,9 @@ def _entry(label: str, mapping: Any, name: str) -> Any:
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
     if name not in mapping:
-        raise ValueError(f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping))}")
+        raise ValueError(
+            f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping))}"
+        )
     return mapping[name]
 
 

@@ -92,9 +92,10 @@ def cpu_supports(level):
 
 
 def set_limit(int n):
-    """Set the most threads that a step uses; 0 leaves it to the OpenMP runtime."""
+    """Set the most threads that a step uses, 0 for the OpenMP runtime's; return the old value."""
     global limit
-    limit = n
+    old, limit = limit, n
+    return old
 
 
 def get_limit():
@@ -151,7 +152,10 @@ cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like):
 
 
 cdef bint same_strides(cnp.ndarray a, cnp.ndarray b):
+    """Tell whether two arrays of one shape run through memory in the same way."""
     cdef int axis
+    if cnp.PyArray_SIZE(a) == 0:
+        return True
     for axis in range(cnp.PyArray_NDIM(a)):
         if (
             cnp.PyArray_DIM(a, axis) != 1
@@ -208,7 +212,7 @@ def check_target(label, array):
     if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
         raise TypeError(f"{label}: expected dtype float32 or float64, found {array.dtype}")
     if not cnp.PyArray_ISNOTSWAPPED(a):
-        raise TypeError(f"{label}: expected the byte order of this machine, found {array.dtype.str!r}")
+        raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
     if not cnp.PyArray_ISWRITEABLE(a):
         raise ValueError(f"{label}: expected a writable array, found a read-only one")
     if not cnp.PyArray_ISALIGNED(a):
@@ -430,7 +434,8 @@ cdef class Plan:
         cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
         cdef Tensor* tensor = &self.tensors[i]
         if not cnp.PyArray_ISWRITEABLE(p):
-            raise ValueError(f"{self.labels[i][0]}: expected a writable array, found a read-only one")
+            label = self.labels[i][0]
+            raise ValueError(f"{label}: expected a writable array, found a read-only one")
         if cnp.PyArray_BYTES(p) != tensor.p or cnp.PyArray_SIZE(p) != tensor.size:
             raise ValueError(
                 f"{self.labels[i][0]}: expected the memory that the optimizer was given, "

@@ -26,19 +26,19 @@ def stream(p, g, list state, int threads):
     """
     cdef Py_ssize_t n = p.size
     cdef int count = len(state)
-    cdef (char*)[5] data
+    cdef (char*)[5] a
+    if p.dtype not in (np.float32, np.float64):
+        raise TypeError(f"p: expected dtype float32 or float64, found {p.dtype}")
     for k, array in enumerate([p, g, *state]):
         if array.dtype != p.dtype or array.size != n or not array.flags.c_contiguous:
             raise ValueError("expected contiguous arrays of one size and dtype")
-        data[k] = cnp.PyArray_BYTES(array)
+        a[k] = cnp.PyArray_BYTES(array)
     for k in range(2 + count, 5):
-        data[k] = data[0]
+        a[k] = a[0]
     if p.dtype == np.float32:
-        run(<f32> data[0], <f32> data[1], <f32> data[2], <f32> data[3], <f32> data[4], n, count, threads)
-    elif p.dtype == np.float64:
-        run(<f64> data[0], <f64> data[1], <f64> data[2], <f64> data[3], <f64> data[4], n, count, threads)
+        run(<f32> a[0], <f32> a[1], <f32> a[2], <f32> a[3], <f32> a[4], n, count, threads)
     else:
-        raise TypeError(f"p: expected dtype float32 or float64, found {p.dtype}")
+        run(<f64> a[0], <f64> a[1], <f64> a[2], <f64> a[3], <f64> a[4], n, count, threads)
 
 
 cdef void run(

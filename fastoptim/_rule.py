@@ -171,6 +171,7 @@ class Rule:
         self.defaults: dict[str, Any] = {h.name: h.default for h in hyper}
         self.state = tuple(a.name for a in rest if a.kind is a.POSITIONAL_ONLY)
 
+        self.__name__ = self.name
         self.__doc__ = update.__doc__
         self.__signature__ = self._signature()
 
@@ -197,7 +198,7 @@ class Rule:
         self.apply(None, *args, **kwargs)
 
     def apply(self, kernels: Any, *args: Any, **kwargs: Any) -> None:
-        """Update p and the state arrays in place, with compiled kernels or, for None, with NumPy."""
+        """Update p and the state arrays in place, with kernels or (None) with NumPy."""
         call = self.__signature__.bind(*args, **kwargs).arguments
         p, g, step = call.pop("p"), call.pop("g"), checked("step", Count(1), call.pop("step"))
         state = {name: call.pop(name, None) for name in self.state}

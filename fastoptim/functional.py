@@ -18,7 +18,7 @@ array([0.9, 1.1, 1. ])
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import update_wrapper
 from typing import Any
 
 from . import _levels, reference
@@ -38,5 +38,6 @@ def __getattr__(name: str) -> Callable[..., None]:
 
     def function(*args: Any, **kwargs: Any) -> None:
         rule.apply(_levels.kernels[rule.kernel], *args, **kwargs)
-    
+
+    update_wrapper(function, rule)
     return function

@@ -65,6 +65,7 @@ def _sgd_scalars(
 
 @rule(_sgd_scalars, needs={"v": "momentum"})
 def sgd(p, g, v, /, sign, wd, mu, a, nu, lr):
+    """Gradient descent, with or without momentum; see `fastoptim.SGD`."""
     g = _prepared(g, p, sign, wd)
     if v is not None:
         v[...] = mu * v + a * g
@@ -86,6 +87,7 @@ def _momentum_scalars(
     return sign, weight_decay, momentum, 1 - momentum, 0.0, lr
 
 
+# The same update, with other scalars.
 momentum = Rule(sgd.update, _momentum_scalars, name="momentum")
 
 
@@ -104,6 +106,7 @@ def _rmsprop_scalars(
 
 @rule(_rmsprop_scalars, needs={"g_avg": "centered", "b": "momentum"})
 def rmsprop(p, g, v, g_avg, b, /, sign, wd, alpha, a, mu, lr, eps):
+    """Gradient over its running root mean square; see `fastoptim.RMSprop`."""
     g = _prepared(g, p, sign, wd)
     v[...] = alpha * v + (a * g) * g
     d = v
@@ -133,6 +136,7 @@ def _adagrad_scalars(
 
 @rule(_adagrad_scalars, starts={"h": "initial_accumulator_value"})
 def adagrad(p, g, h, /, sign, wd, lr, eps):
+    """Gradient over the root of the sum of its squares; see `fastoptim.Adagrad`."""
     g = _prepared(g, p, sign, wd)
     h[...] = h + g * g
     p[...] = p - (lr * g) / (np.sqrt(h) + eps)
@@ -158,6 +162,7 @@ def _adam_scalars(
 
 @rule(_adam_scalars, needs={"v_max": "amsgrad"})
 def adam(p, g, m, v, v_max, /, sign, wd, decay, b1, a1, b2, a2, lr, r2, eps):
+    """Adam, with or without amsgrad; see `fastoptim.Adam` and `fastoptim.AdamW`."""
     g = _prepared(g, p, sign, wd)
     m[...] = b1 * m + a1 * g
     v[...] = b2 * v + (a2 * g) * g

@@ -31,7 +31,7 @@ def _workers_that_do_not_spin() -> Iterator[None]:
 with _workers_that_do_not_spin():
     from . import _engine
 
-from ._rule import Count, checked
+from ._rule import Count, checked  # noqa: E402
 
 
 def set_num_threads(n: int) -> None:
@@ -72,4 +72,6 @@ def get_num_threads() -> int:
 
 if "FASTOPTIM_NUM_THREADS" in os.environ:
     _value = os.environ["FASTOPTIM_NUM_THREADS"]
-    set_num_threads(checked("FASTOPTIM_NUM_THREADS", Count(1), int(_value) if _value.isdigit() else _value))
+    set_num_threads(
+        checked("FASTOPTIM_NUM_THREADS", Count(1), int(_value) if _value.isdigit() else _value)
+    )

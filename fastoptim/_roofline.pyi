@@ -1,0 +1,3 @@
+from typing import Any
+
+def stream(p: Any, g: Any, state: list[Any], threads: int) -> None: ...

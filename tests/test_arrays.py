@@ -1,0 +1,253 @@
+"""Promise 3: any array is handled correctly, or refused with an error that says what to do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from zoo import DTYPES, TASK, TILE, engine, name_of, same_bits, snapshot
+
+import fastoptim as fo
+
+RNG = np.random.default_rng(17)
+
+
+def misaligned(shape, dtype=np.float64):
+    n = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    buffer = np.zeros(n + 8, np.uint8)
+    start = (-buffer.ctypes.data) % 8 + 1
+    return buffer[start : start + n].view(dtype).reshape(shape)
+
+
+def expected_adam(p, g):
+    """Return what Adam makes of p, computed element by element in C order."""
+    q = np.array(p, order="C").reshape(-1)
+    fo.Adam(q, lr=0.1, backend="reference").step(np.array(g, order="C").reshape(-1))
+    return q.reshape(p.shape)
+
+
+def check(p, g):
+    expected = expected_adam(p, g)
+    address, strides = p.ctypes.data, p.strides
+    fo.Adam(p, lr=0.1).step(g)
+    assert same_bits(p, expected)
+    assert (p.ctypes.data, p.strides) == (address, strides)
+
+
+SHAPE = (3, 4, 5)
+LAYOUTS = {
+    "C": lambda a: np.array(a, order="C"),
+    "F": lambda a: np.array(a, order="F"),
+    "axes 1 0 2": lambda a: np.array(a.transpose(1, 0, 2), order="C").transpose(1, 0, 2),
+    "axes 2 0 1": lambda a: np.array(a.transpose(2, 0, 1), order="C").transpose(1, 2, 0),
+}
+GRADIENT_LAYOUTS = LAYOUTS | {
+    "every second": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "reversed": lambda a: a[::-1, :, ::-1].copy()[::-1, :, ::-1],
+    "misaligned": lambda a: np.copyto(m := misaligned(a.shape, a.dtype), a) or m,
+    "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+    "memmap-like subclass": lambda a: a.view(type("Sub", (np.ndarray,), {})),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("g_layout", GRADIENT_LAYOUTS)
+@pytest.mark.parametrize("p_layout", LAYOUTS)
+def test_gradient_of_another_layout_reaches_the_right_elements(p_layout, g_layout, dtype):
+    p = LAYOUTS[p_layout](RNG.standard_normal(SHAPE).astype(dtype))
+    g = GRADIENT_LAYOUTS[g_layout](RNG.standard_normal(SHAPE).astype(dtype))
+    check(p, g)
+
+
+@pytest.mark.parametrize("n", [TILE - 1, TILE, TILE + 1, TASK - 1, TASK + 1, 2 * TASK + 3])
+def test_gathered_gradient_at_the_edges_of_tiles_and_tasks(n):
+    p, g = RNG.standard_normal((n, 2)), RNG.standard_normal((2, n)).T
+    with engine(threads=3):
+        check(p, g)
+
+
+def test_broadcast_gradient():
+    check(RNG.standard_normal((7, 9)), np.broadcast_to(RNG.standard_normal(9), (7, 9)))
+    check(RNG.standard_normal((7, 9)), np.broadcast_to(np.float64(2.0), (7, 9)))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_view_as_gradient(data):
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=4, max_side=6))
+    base = RNG.standard_normal(shape)
+    view = base[data.draw(hnp.basic_indices(shape, allow_ellipsis=False, allow_newaxis=True))]
+    g = np.asarray(view).transpose(data.draw(st.permutations(range(np.ndim(view)))))
+    axes = data.draw(st.permutations(range(g.ndim)))
+    p = RNG.standard_normal([g.shape[a] for a in axes]).transpose(np.argsort(axes))
+    check(p, g)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (1, 1, 1), (5, 1, 3)])
+@pytest.mark.parametrize("order", "CF")
+def test_odd_shapes(shape, order):
+    p, g = (np.array(RNG.standard_normal(shape)) for _ in range(2))
+    check(np.array(p, order=order), g)
+
+
+def test_matrix_and_memmap(tmp_path):
+    p, g = RNG.standard_normal((3, 4)), RNG.standard_normal((3, 4))
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(p)
+    fo.Adam(matrix, lr=0.1).step(g)
+    mapped = np.memmap(tmp_path / "p", np.float64, "w+", shape=(3, 4))
+    mapped[:] = p
+    fo.Adam(mapped, lr=0.1).step(g)
+    mapped.flush()
+    expected = expected_adam(p, g)
+    assert same_bits(np.asarray(matrix), expected)
+    assert same_bits(np.fromfile(tmp_path / "p").reshape(3, 4), expected)
+
+
+def read_only():
+    a = np.ones(3)
+    a.flags.writeable = False
+    return a
+
+
+REFUSED_PARAMS = {
+    "list": ([1.0, 2.0], TypeError, "params[0]: expected a NumPy array, found float"),
+    "number": (1.0, TypeError, "params: expected an array, a sequence or a mapping of arrays"),
+    "string": ("weights", TypeError, "params: expected an array, a sequence or a mapping"),
+    "none": (None, TypeError, "params: expected an array, a sequence or a mapping"),
+    "empty sequence": ([], ValueError, "params: expected at least one array, found none"),
+    "empty mapping": ({}, ValueError, "params: expected at least one array, found none"),
+    "nested": ([[np.ones(3)]], TypeError, "params[0]: expected a NumPy array, found list"),
+    "integers": (
+        np.ones(3, int),
+        TypeError,
+        "params: expected dtype float32 or float64, found int64",
+    ),
+    "half": (np.ones(3, np.float16), TypeError, "found float16"),
+    "long double": (
+        np.ones(3, np.longdouble),
+        TypeError,
+        "params: expected dtype float32 or float64",
+    ),
+    "complex": (np.ones(3, complex), TypeError, "found complex128"),
+    "objects": (np.ones(3, object), TypeError, "found object"),
+    "byte-swapped": (
+        np.ones(3, ">f4"),
+        TypeError,
+        "params: expected this machine's byte order",
+    ),
+    "read-only": (
+        read_only(),
+        ValueError,
+        "params: expected a writable array, found a read-only one",
+    ),
+    "strided": (np.ones(8)[::2], ValueError, "params: expected a dense array (C or Fortran order)"),
+    "reversed": (
+        np.ones(8)[::-1],
+        ValueError,
+        "params: expected a dense array (C or Fortran order)",
+    ),
+    "column": (np.ones((8, 8))[:, :2], ValueError, "params: expected a dense array"),
+    "misaligned": (misaligned(4), ValueError, "params: expected memory aligned to 8 bytes"),
+    "masked": (
+        np.ma.masked_array([1.0, 2.0]),
+        TypeError,
+        "params: expected an array without a mask",
+    ),
+    "twice": (
+        [SHARED := np.ones(4), SHARED],
+        ValueError,
+        "params[1]: expected parameters and state",
+    ),
+    "overlapping": ([SHARED[:3], SHARED[2:]], ValueError, "found memory shared with params[0]"),
+    "huge, by strides of zero": (
+        np.lib.stride_tricks.as_strided(np.ones(1), (2**31 + 7,), (0,)),
+        ValueError,
+        "params: expected a dense array",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"), REFUSED_PARAMS.values(), ids=REFUSED_PARAMS
+)
+def test_params_that_are_refused(params, error, message):
+    with pytest.raises(error) as caught:
+        fo.Adam(params)
+    assert message in str(caught.value)
+
+
+def test_readonly_broadcast_param_is_refused():
+    with pytest.raises(ValueError, match="read-only"):
+        fo.Adam(np.broadcast_to(np.ones(1), (4,)))
+
+
+REFUSED_GRADS = {
+    "list": ([1.0, 1.0, 1.0, 1.0], TypeError, "grads[1]: expected a NumPy array, found list"),
+    "scalar": (np.float64(1.0), TypeError, "grads[1]: expected a NumPy array, found float64"),
+    "shape": (np.ones(5), ValueError, "grads[1]: expected shape (4,) as params[1] has, found (5,)"),
+    "would broadcast": (np.ones(1), ValueError, "expected shape (4,) as params[1] has, found (1,)"),
+    "more axes": (np.ones((1, 4)), ValueError, "found (1, 4)"),
+    "dtype": (
+        np.ones(4, np.float32),
+        TypeError,
+        "grads[1]: expected dtype float64 as params[1] has",
+    ),
+    "integers": (np.ones(4, int), TypeError, "found int64"),
+    "objects": (np.ones(4, object), TypeError, "found object"),
+    "byte-swapped": (np.ones(4, ">f8"), TypeError, "found >f8"),
+    "masked": (
+        np.ma.masked_array(np.ones(4)),
+        TypeError,
+        "grads[1]: expected an array without a mask",
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize(("g", "error", "message"), REFUSED_GRADS.values(), ids=REFUSED_GRADS)
+def test_gradients_that_are_refused_change_nothing(g, error, message, backend):
+    optimizer = fo.Adam([np.ones(3), np.ones(4)], backend=backend)
+    optimizer.step([np.ones(3), np.ones(4)])
+    before = snapshot(optimizer)
+    with pytest.raises(error) as caught:
+        optimizer.step([np.ones(3), g])
+    assert message in str(caught.value)
+    assert snapshot(optimizer) == before
+    optimizer.step([np.ones(3), np.ones(4)])
+
+
+def test_gradient_that_shares_memory_with_what_is_written():
+    buffer = np.ones(20)
+    p, q, free = buffer[:4], buffer[4:8], buffer[8:]
+    optimizer = fo.Adam([p, q])
+    for g in (p, q, buffer[2:6], buffer[::-1][14:18], buffer[0:8:2], optimizer.state[1]["v"]):
+        before = snapshot(optimizer)
+        with pytest.raises(
+            ValueError, match=r"grads\[0\]: expected memory apart from all parameters"
+        ):
+            optimizer.step([g, None])
+        assert snapshot(optimizer) == before
+    optimizer.step([free[:4], free[2:6]])  # gradients may share memory with one another
+
+
+def test_parameter_changed_behind_the_optimizers_back():
+    p = np.ones(4)
+    optimizer = fo.SGD(p)
+    p.flags.writeable = False
+    with pytest.raises(ValueError, match="params: expected a writable array"):
+        optimizer.step(np.ones(4))
+    p.flags.writeable = True
+    p.resize(2, refcheck=False)
+    with pytest.raises(
+        ValueError, match="params: expected the memory that the optimizer was given"
+    ):
+        optimizer.step(np.ones(2))
+
+
+def test_state_has_the_layout_of_its_parameter():
+    for make in LAYOUTS.values():
+        p = make(RNG.standard_normal(SHAPE))
+        assert fo.Adam(p).state[0]["m"].strides == p.strides

@@ -1,0 +1,150 @@
+"""The rules as functions on the caller's own state, compiled and in NumPy."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from zoo import DTYPES, OPTIMIZERS, gradients, hyperparameters, name_of, options, same_bits
+
+import fastoptim as fo
+from fastoptim import functional, reference
+
+CASES = [(cls, chosen) for cls in OPTIMIZERS for chosen in options(cls)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize(("cls", "chosen"), CASES, ids=lambda v: name_of(v))
+def test_functions_take_the_steps_of_the_class(cls, chosen, dtype):
+    rule = cls.rule
+    rng = np.random.default_rng(41)
+    start = [rng.standard_normal(37).astype(dtype)]
+    hyper = {**hyperparameters(cls), **chosen}
+    if cls is fo.AdamW:
+        hyper["decoupled_weight_decay"] = True
+    given = {name: v for name, v in hyper.items() if name in rule.__signature__.parameters}
+    optimizer = cls([start[0].copy()], **chosen)
+    runs = []
+    for module in (functional, reference):
+        state = [
+            np.full(37, rule.start_of(s, hyper), dtype) if s in rule.state_for(hyper) else None
+            for s in rule.state
+        ]
+        runs.append((getattr(module, rule.name), start[0].copy(), state))
+    for step in range(1, 6):
+        g = gradients(rng, start)
+        optimizer.step(g)
+        for function, p, state in runs:
+            function(p, g[0], *state, step=step, **given)
+    for _, p, state in runs:
+        assert same_bits(p, optimizer.param_groups[0]["params"][0])
+        for name, array in zip(rule.state, state, strict=True):
+            if array is not None:
+                assert same_bits(array, optimizer.state[0][name])
+
+
+def test_they_look_like_functions():
+    assert functional.adam.__name__ == "adam"
+    assert "fastoptim.Adam" in functional.adam.__doc__
+    assert str(inspect.signature(functional.adam)).startswith(
+        "(p, g, m, v, v_max=None, *, step, lr="
+    )
+    assert dir(functional) == ["adagrad", "adam", "momentum", "rmsprop", "sgd"]
+    with pytest.raises(AttributeError, match="no attribute 'adan'"):
+        functional.adan  # noqa: B018
+    assert repr(reference.sgd).startswith("<rule sgd(p, g, v=None, *, step, lr=0.001")
+
+
+def ones(n=3, dtype=np.float64):
+    return np.ones(n, dtype)
+
+
+BUFFER = ones(8)
+
+REFUSED = {
+    "no step": (((ones(), ones(), ones(), ones()), {}), TypeError, "step"),
+    "step 0": (
+        ((ones(), ones(), ones(), ones()), {"step": 0}),
+        ValueError,
+        "step: expected a whole number >= 1",
+    ),
+    "step 1.0": (
+        ((ones(), ones(), ones(), ones()), {"step": 1.0}),
+        TypeError,
+        "step: expected a whole number",
+    ),
+    "unknown": (((ones(), ones(), ones(), ones()), {"step": 1, "beta1": 0.9}), TypeError, "beta1"),
+    "bad lr": (
+        ((ones(), ones(), ones(), ones()), {"step": 1, "lr": -1}),
+        ValueError,
+        "lr: expected",
+    ),
+    "no v": (((ones(), ones(), ones()), {"step": 1}), TypeError, "v"),
+    "v is None": (
+        ((ones(), ones(), ones(), None), {"step": 1}),
+        TypeError,
+        "v: expected an array, found None",
+    ),
+    "no v_max": (
+        ((ones(), ones(), ones(), ones()), {"step": 1, "amsgrad": True}),
+        TypeError,
+        "v_max: expected an array with amsgrad=True, found None",
+    ),
+    "v_max for nothing": (
+        ((ones(), ones(), ones(), ones(), ones()), {"step": 1}),
+        TypeError,
+        "v_max: expected None with amsgrad=False, found an array",
+    ),
+    "p": ((([1.0], ones(), ones(), ones()), {"step": 1}), TypeError, "p: expected a NumPy array"),
+    "g": (
+        ((ones(), ones(4), ones(), ones()), {"step": 1}),
+        ValueError,
+        "g: expected shape (3,) as p has",
+    ),
+    "m dtype": (
+        ((ones(), ones(), ones(3, np.float32), ones()), {"step": 1}),
+        TypeError,
+        "m: expected dtype float64 as p has, found float32",
+    ),
+    "m shape": (
+        ((ones(), ones(), ones(4), ones()), {"step": 1}),
+        ValueError,
+        "m: expected shape (3,)",
+    ),
+    "v layout": (
+        (
+            (np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 3), order="F")),
+            {"step": 1},
+        ),
+        ValueError,
+        "v: expected the memory layout of p",
+    ),
+    "v strided": (
+        ((ones(), ones(), ones(), ones(6)[::2]), {"step": 1}),
+        ValueError,
+        "v: expected a dense",
+    ),
+    "m and v overlap": (
+        ((ones(), ones(), BUFFER[:3], BUFFER[2:5]), {"step": 1}),
+        ValueError,
+        "p: expected parameters and state with memory of their own, found memory shared with p",
+    ),
+    "g is m": (
+        ((ones(), BUFFER[:3], BUFFER[:3], ones()), {"step": 1}),
+        ValueError,
+        "g: expected memory apart",
+    ),
+    "too many": (((ones(),) * 7, {"step": 1}), TypeError, "too many positional"),
+}
+
+
+@pytest.mark.parametrize("module", [functional, reference], ids=["functional", "reference"])
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_calls_change_nothing(call, error, message, module):
+    args, kwargs = call
+    before = [None if a is None else np.array(a).tobytes() for a in args]
+    with pytest.raises(error) as caught:
+        module.adam(*args, **kwargs)
+    assert message in str(caught.value)
+    assert [None if a is None else np.array(a).tobytes() for a in args] == before

@@ -1,0 +1,64 @@
+"""Every optimizer finds the minimum of a quadratic and makes its way along Rosenbrock's valley."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from zoo import DTYPES, OPTIMIZERS, name_of, options
+
+import fastoptim as fo
+
+CASES = [
+    (cls, chosen)
+    for cls in OPTIMIZERS
+    for chosen in options(cls)
+    # a decay of 0.3 moves the minimum; lr_decay stops before it
+    if not (chosen.get("weight_decay") or chosen.get("maximize") or chosen.get("lr_decay"))
+]
+LR = {
+    fo.SGD: 0.05,
+    fo.Momentum: 0.1,
+    fo.RMSprop: 0.01,
+    fo.Adagrad: 0.5,
+    fo.Adam: 0.05,
+    fo.AdamW: 0.05,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize(("cls", "chosen"), CASES, ids=lambda v: name_of(v))
+def test_quadratic(cls, chosen, dtype):
+    curvature = np.array([0.5, 1.0, 3.0], dtype)
+    target = np.array([1.0, -2.0, 3.0], dtype)
+    p = np.zeros(3, dtype)
+    kwargs = {"weight_decay": 0.0} if cls is fo.AdamW else {}
+    optimizer = cls(p, **{**chosen, **kwargs, "lr": LR[cls]})
+    for t in range(2000):
+        if t == 1500:
+            optimizer.lr /= 10
+        optimizer.step(curvature * (p - target))
+    np.testing.assert_allclose(p, target, atol=0.02)
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+def test_maximize_climbs(cls):
+    p = np.full(3, 0.5)
+    optimizer = cls(p, lr=0.05, maximize=True)
+    for _ in range(500):
+        optimizer.step(-(p - 2.0))
+    assert np.all(p > 1.0)
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+def test_rosenbrock(cls):
+    def value(x, y):
+        return (1 - x) ** 2 + 100 * (y - x * x) ** 2
+
+    p = np.array([-1.5, 2.0])
+    start = value(*p)
+    lr = {fo.SGD: 1e-3, fo.Momentum: 1e-3, fo.RMSprop: 1e-3, fo.Adagrad: 0.3}.get(cls, 1e-2)
+    optimizer = cls(p, lr=lr)
+    for _ in range(5000):
+        x, y = p
+        optimizer.step(np.array([-2 * (1 - x) - 400 * x * (y - x * x), 200 * (y - x * x)]))
+    assert value(*p) < start / 100

@@ -1,0 +1,192 @@
+"""The references against hand-computed steps, extended precision and torch."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+from zoo import CASE_IDS, CASES, OPTIMIZERS, gradients, hyperparameters, name_of
+
+import fastoptim as fo
+
+BACKENDS = ["compiled", "reference"]
+
+
+def two_steps(cls, backend, p=1.0, grads=(2.0, -1.0), **kwargs):
+    """Return the parameter after each of two steps from p, computed in float64."""
+    params = np.array([p])
+    optimizer = cls(params, backend=backend, **kwargs)
+    values = []
+    for g in grads:
+        optimizer.step(np.array([g]))
+        values.append(params[0])
+    return values
+
+
+# Each expectation is worked out by hand for p = 1, g = 2 and then g = -1.
+BY_HAND = [
+    (fo.SGD, {"lr": 0.1}, [0.8, 0.9]),
+    (fo.SGD, {"lr": 0.1, "maximize": True}, [1.2, 1.1]),
+    # v = 2, then 0.9 * 2 - 1 = 0.8
+    (fo.SGD, {"lr": 0.1, "momentum": 0.9}, [0.8, 0.72]),
+    # v = 2 (dampening spares the first), then 1.8 - 0.5 = 1.3
+    (fo.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}, [0.8, 0.67]),
+    # steps 2 + 0.9 * 2 = 3.8, then -1 + 0.9 * 0.8 = -0.28
+    (fo.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}, [0.62, 0.648]),
+    # g = 2 + 0.5 * 1 = 2.5, then -1 + 0.5 * 0.75 = -0.625
+    (fo.SGD, {"lr": 0.1, "weight_decay": 0.5}, [0.75, 0.8125]),
+    # v = 0.2, then 0.18 - 0.1 = 0.08
+    (fo.Momentum, {"lr": 0.1}, [0.98, 0.972]),
+    # v = -0.2, then -0.18 + 0.1 = -0.08
+    (fo.Momentum, {"lr": 0.1, "form": "heavy_ball"}, [0.8, 0.72]),
+    # v = 0.25 * 4 = 1, then 0.75 + 0.25 = 1
+    (fo.RMSprop, {"lr": 0.1, "alpha": 0.75, "eps": 0.0}, [0.8, 0.9]),
+    # b = 2, then 1.8 - 1 = 0.8
+    (fo.RMSprop, {"lr": 0.1, "alpha": 0.75, "eps": 0.0, "momentum": 0.9}, [0.8, 0.72]),
+    # mean 0.5 * 2 = 1, v = 2, variance 1; then mean 0, v = 1.5
+    (
+        fo.RMSprop,
+        {"lr": 0.1, "alpha": 0.5, "eps": 0.0, "centered": True},
+        [0.8, 0.8 + 0.1 / math.sqrt(1.5)],
+    ),
+    # h = 4, then 5
+    (fo.Adagrad, {"lr": 0.1, "eps": 0.0}, [0.9, 0.9 + 0.1 / math.sqrt(5)]),
+    # the second step is 1 / (1 + 1 * 1) as long
+    (fo.Adagrad, {"lr": 0.1, "eps": 0.0, "lr_decay": 1.0}, [0.9, 0.9 + 0.05 / math.sqrt(5)]),
+    # h = 5 + 4, then 10
+    (
+        fo.Adagrad,
+        {"lr": 0.3, "eps": 0.0, "initial_accumulator_value": 5.0},
+        [0.8, 0.8 + 0.3 / math.sqrt(10)],
+    ),
+    # m = 1, v = 1, corrected 2 and 4; then m = 0: no step
+    (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0}, [0.9, 0.9]),
+    # eps is added to the corrected root: 0.1 * 2 / (2 + 2)
+    (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 2.0}, [0.95, 0.95]),
+    # (1 - 0.1 * 0.5) * 1 - 0.1, then 0.95 * 0.85
+    (fo.AdamW, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.5}, [0.85, 0.8075]),
+    # m = -1: the maximum lies the other way
+    (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "maximize": True}, [1.1, 1.1]),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("cls", "kwargs", "expected"), BY_HAND, ids=lambda v: name_of(v))
+def test_first_steps_by_hand(cls, kwargs, expected, backend):
+    assert two_steps(cls, backend, **kwargs) == pytest.approx(expected, rel=1e-14)
+
+
+def test_amsgrad_by_hand():
+    """The mean square v is 4 and then 0.75 * 4 = 3; the step still divides by 2, not by sqrt(3)."""
+    kwargs = {"lr": 0.1, "betas": (0.0, 0.75), "eps": 0.0, "grads": (4.0, 1e-8)}
+    v1, c1, c2 = 4.0, 0.25, 1 - 0.75**2
+    first = 1 - 0.1 * 4 / math.sqrt(v1 / c1)
+    expected = [first, first - 0.1 * 1e-8 / math.sqrt(v1 / c2)]
+    for backend in BACKENDS:
+        assert two_steps(fo.Adam, backend, amsgrad=True, **kwargs) == pytest.approx(
+            expected, rel=1e-15
+        )
+    without = two_steps(fo.Adam, "reference", **kwargs)
+    assert without[0] - without[1] > first - expected[1]
+
+
+def test_bias_correction_is_computed_in_double_precision():
+    """In float32, 1 - 0.9999999 would be 1.19e-7: the first step 9 % too long."""
+    p = np.zeros(1, np.float32)
+    fo.Adam(p, lr=1.0, betas=(0.9999999, 0.9999999)).step(np.ones(1, np.float32))
+    assert p[0] == pytest.approx(-1.0, rel=1e-6)
+
+
+def test_centered_rmsprop_stays_finite_where_rounding_makes_the_variance_negative():
+    p = np.full(1000, 1.0, np.float32)
+    g = np.linspace(0.1, 3.0, 1000, dtype=np.float32)
+    optimizer = fo.RMSprop(p, lr=1e-3, centered=True, alpha=0.5)
+    for _ in range(100):
+        optimizer.step(g)
+    v, g_avg = optimizer.state[0]["v"], optimizer.state[0]["g_avg"]
+    assert (v - g_avg * g_avg < 0).any(), "the case that this test is for"
+    assert np.isfinite(p).all()
+
+
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps, reason="long double is double here"
+)
+@pytest.mark.parametrize(("cls", "chosen"), CASES, ids=CASE_IDS)
+def test_against_extended_precision(cls, chosen):
+    """The rule in long double, from the same twin: float64 and float32 differ by rounding alone."""
+    rng = np.random.default_rng(11)
+    start = rng.standard_normal(200)
+    grads = [rng.standard_normal(200) for _ in range(10)]
+    hyper = cls.rule.check({**hyperparameters(cls), **chosen, "lr": 0.01})
+    if cls is fo.AdamW:
+        hyper["decoupled_weight_decay"] = True
+
+    exact = start.astype(np.longdouble)
+    names = cls.rule.state_for(hyper)
+    arrays = {s: np.full(200, cls.rule.start_of(s, hyper), np.longdouble) for s in names}
+    for t, g in enumerate(grads, start=1):
+        scalars = map(np.longdouble, cls.rule.scalars(t, **hyper))
+        cls.rule.update(exact, g, *(arrays.get(s) for s in cls.rule.state), *scalars)
+
+    for dtype, tolerance in ((np.float64, 1e-13), (np.float32, 1e-4)):
+        p = start.astype(dtype)
+        optimizer = cls(p, **{**chosen, "lr": 0.01})
+        for g in grads:
+            optimizer.step(g.astype(dtype))
+        # centered RMSprop divides by a small difference of large numbers
+        loose = 1000 if chosen.get("centered") else 1
+        np.testing.assert_allclose(
+            p, exact.astype(dtype), rtol=tolerance * loose, atol=tolerance * loose
+        )
+
+
+SHARED_WITH_TORCH = [cls for cls in OPTIMIZERS if cls is not fo.Momentum]
+TORCH_CASES = [(cls, chosen) for cls, chosen in CASES if cls in SHARED_WITH_TORCH]
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="torch is not installed (extra `torch`)")
+
+
+@pytest.mark.parametrize("cls", SHARED_WITH_TORCH, ids=name_of)
+def test_signature_is_torchs(cls, torch):
+    """The same names, in the same order, with the same defaults."""
+    theirs = inspect.signature(getattr(torch.optim, cls.__name__)).parameters
+    left_out = {"foreach", "capturable", "differentiable", "fused"}
+    positional = [
+        (p.name, p.default)
+        for p in theirs.values()
+        if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in {*left_out, "maximize"}
+    ]
+    ours = inspect.signature(cls).parameters
+    assert [(p.name, p.default) for p in ours.values()][: len(positional)] == positional
+    for name, p in theirs.items():
+        if name not in left_out:
+            assert ours[name].default == p.default
+
+
+@pytest.mark.parametrize(
+    ("cls", "chosen"), TORCH_CASES, ids=[f"{name_of(c)}-{name_of(o)}" for c, o in TORCH_CASES]
+)
+def test_against_torch(cls, chosen, torch):
+    rng = np.random.default_rng(13)
+    start = [rng.standard_normal(300), rng.standard_normal((4, 5))]
+    ours = [p.copy() for p in start]
+    theirs = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
+    a = cls(ours, **{**chosen, "lr": 0.01})
+    b = getattr(torch.optim, cls.__name__)(theirs, **{**chosen, "lr": 0.01})
+    for t in range(25):
+        grads = gradients(rng, start)
+        if t % 5 == 3:
+            grads[1] = None
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = None if g is None else torch.from_numpy(g)
+        a.step(grads)
+        b.step()
+    for p, q, s in zip(ours, theirs, start, strict=True):
+        moved = np.abs(p - s)
+        np.testing.assert_allclose(p, q.detach().numpy(), rtol=1e-12, atol=1e-12)
+        assert np.median(moved) > 1e-4

@@ -1,0 +1,74 @@
+"""The hot loops are vector code: the compiled modules hold packed square roots and divisions."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from zoo import LEVELS
+
+from fastoptim import _engine
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64"
+    or not _engine.compiler.startswith("gcc")
+    or not shutil.which("objdump")
+    or not sys.platform.startswith("linux"),
+    reason="needs objdump, and what GCC makes of the loops on x86-64 Linux",
+)
+
+REGISTER = {"base": "xmm", "v3": "ymm"}
+LETTER = {32: "s", 64: "d"}
+KERNELS = {"sgd": "mul", "rmsprop": "div", "adagrad": "div", "adam": "div"}
+
+
+def disassembly(level: str, bits: int) -> dict[str, str]:
+    """Return the machine code of each kernel of a module, in words."""
+    module = __import__(f"fastoptim._kernels_{level}_f{bits}", fromlist=["KERNELS"])
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", module.__file__],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    parts = re.split(r"^[0-9a-f]+ <([^>]+)>:$", text, flags=re.MULTILINE)
+    functions = dict(zip(parts[1::2], parts[2::2], strict=True))
+    result = {}
+    for name in KERNELS:
+        # the C function may be split in two (name, name.cold)
+        found = [code for symbol, code in functions.items() if re.search(rf"_{name}(\.|$)", symbol)]
+        result[name] = "".join(found)
+    return result
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_kernel_is_vectorised(level, bits):
+    register, letter = REGISTER[level], LETTER[bits]
+    for name, code in disassembly(level, bits).items():
+        assert code, f"no function for {name}"
+        wanted = {KERNELS[name]} | ({"sqrt"} if KERNELS[name] == "div" else set())
+        for operation in wanted:
+            packed = rf"\bv?{operation}p{letter}\b[^\n]*%{register}"
+            assert re.search(packed, code), f"{name}: no packed {operation} in {register} registers"
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_precision_is_mixed_and_nothing_is_fused(level, bits):
+    """A conversion between float and double, or a fused multiply-add, would change bits."""
+    for name, code in disassembly(level, bits).items():
+        assert not re.search(r"\bv?cvt(ss2sd|sd2ss|ps2pd|pd2ps)\b", code), f"{name} converts"
+        assert not re.search(r"\bvfn?m(add|sub)", code), f"{name} fuses"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_option_has_its_vector_loop(level):
+    """Adam: weight decay or not, amsgrad or not: four loops, each with its packed square root."""
+    for bits, letter in LETTER.items():
+        code = disassembly(level, bits)["adam"]
+        assert len(re.findall(rf"\bv?sqrtp{letter}\b[^\n]*%{REGISTER[level]}", code)) >= 4

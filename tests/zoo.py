@@ -1,0 +1,136 @@
+"""What the tests are run over: every optimizer, every option, every level, every ugly array."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+import fastoptim as fo
+from fastoptim import _engine, _levels, optimizers
+from fastoptim._rule import Choice, Flag, Real
+
+OPTIMIZERS = [getattr(optimizers, name) for name in optimizers.__all__]
+DTYPES = [np.float32, np.float64]
+LEVELS = _levels.available()
+
+TASK = 16384  # elements of a task, as in _engine.pyx
+TILE = 512  # elements of a gathered gradient at a time
+
+# 0 to 65 hold every count of lanes and every tail up to AVX-512 float32, four vectors deep; then
+# the edges of tiles and tasks, and a size with an odd tail that several threads share.
+EDGES = [n + d for n in (128, 256, TILE, 4096, TASK, 2 * TASK) for d in (-1, 0, 1)]
+SIZES = [*range(66), *EDGES, 100_003]
+
+
+def hyperparameters(cls: type[fo.Optimizer]) -> dict[str, Any]:
+    """Return the hyperparameters of a class's signature, with their defaults."""
+    parameters = inspect.signature(cls).parameters
+    return {name: parameters[name].default for name in cls.rule.kinds if name in parameters}
+
+
+def options(cls: type[fo.Optimizer]) -> list[dict[str, Any]]:
+    """Return every combination of a class's options: flags on and off, words, zero and not."""
+    values: dict[str, list[Any]] = {}
+    for name, default in hyperparameters(cls).items():
+        kind = cls.rule.kinds[name]
+        if isinstance(kind, Flag):
+            values[name] = [False, True]
+        elif isinstance(kind, Choice):
+            values[name] = list(kind.words)
+        elif isinstance(kind, Real) and default == 0:
+            values[name] = [0.0, 0.3]
+    combinations = [
+        dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
+    ]
+    return [chosen for chosen in combinations if is_allowed(cls, chosen)]
+
+
+def is_allowed(cls: type[fo.Optimizer], chosen: dict[str, Any]) -> bool:
+    try:
+        cls.rule.check(chosen)
+    except ValueError:
+        return False
+    return True
+
+
+def name_of(value: Any) -> str:
+    """Return a readable test id."""
+    if isinstance(value, dict):
+        given = [f"{k}={v}" for k, v in value.items() if v is not False and str(v) != "0.0"]
+        return ",".join(given) or "plain"
+    return getattr(value, "__name__", str(value))
+
+
+CASES = [(cls, chosen) for cls in OPTIMIZERS for chosen in options(cls)]
+CASE_IDS = [f"{name_of(cls)}-{name_of(chosen)}" for cls, chosen in CASES]
+
+
+@contextmanager
+def engine(level: str | None = None, threads: int | None = None) -> Iterator[None]:
+    """Run on a level and a number of threads, however small the work."""
+    kernels, grain, limit = _levels.kernels, _engine.set_grain(1), _engine.set_limit(threads or 0)
+    try:
+        if level is not None:
+            _levels.kernels = _levels.load(level)
+        yield
+    finally:
+        _levels.kernels = kernels
+        _engine.set_limit(limit)
+        _engine.set_grain(grain)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Tell whether two arrays hold the same bits, where any NaN is as good as any other."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    bits = np.dtype(f"u{a.itemsize}")
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    return bool(np.all((a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))))
+
+
+def assert_same(ours: fo.Optimizer, reference: fo.Optimizer) -> None:
+    """Assert that two optimizers have the same parameters, state and step counts."""
+    for a, b in zip(arrays_of(ours), arrays_of(reference), strict=True):
+        assert a[0] == b[0]
+        assert same_bits(a[1], b[1]), f"{a[0]} differs in {first_difference(a[1], b[1])}"
+    assert ours._plan.steps == reference._plan.steps
+
+
+def arrays_of(optimizer: fo.Optimizer) -> list[tuple[str, np.ndarray]]:
+    """Return all parameters and state arrays of an optimizer, with names."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    named = [(f"param {key!r}", p) for key, p in zip(optimizer.state, params, strict=True)]
+    for key, arrays in optimizer.state.items():
+        named += [(f"state {key!r} {name}", array) for name, array in arrays.items()]
+    return named
+
+
+def first_difference(a: np.ndarray, b: np.ndarray) -> str:
+    where = np.flatnonzero(~((a == b) | (np.isnan(a) & np.isnan(b))).reshape(-1))
+    if not where.size:
+        return "the sign of a zero"
+    i = where[0]
+    return f"{where.size} of {a.size}, first [{i}]: {a.reshape(-1)[i]!r} {b.reshape(-1)[i]!r}"
+
+
+def snapshot(optimizer: fo.Optimizer) -> tuple[Any, ...]:
+    """Return everything that a refused call must leave as it was."""
+    return (
+        [(name, a.tobytes()) for name, a in arrays_of(optimizer)],
+        optimizer._plan.steps,
+        [dict(group.hyper) for group in optimizer.param_groups],
+    )
+
+
+def gradients(rng: np.random.Generator, params: list[np.ndarray]) -> list[np.ndarray]:
+    """Return gradients over many magnitudes, with some exact zeros."""
+    result = []
+    for p in params:
+        g = rng.standard_normal(p.shape) * 10.0 ** rng.integers(-6, 4, p.shape)
+        result.append(np.where(rng.random(p.shape) < 0.05, 0.0, g).astype(p.dtype))
+    return result
