@@ -34,13 +34,13 @@ with _workers_that_do_not_spin():
 from ._rule import Count, checked  # noqa: E402
 
 
-def set_num_threads(n: int) -> None:
+def set_num_threads(n: int | None) -> None:
     """Set the most threads that a step uses.
 
     Parameters
     ----------
-    n : int
-        At least 1. Small steps use fewer.
+    n : int or None
+        At least 1 (small steps use fewer), or None for what it was when fastoptim was imported.
 
     Raises
     ------
@@ -50,13 +50,12 @@ def set_num_threads(n: int) -> None:
     Examples
     --------
     >>> import fastoptim as fo
-    >>> before = fo.get_num_threads()
     >>> fo.set_num_threads(1)
     >>> fo.get_num_threads()
     1
-    >>> fo.set_num_threads(before)
+    >>> fo.set_num_threads(None)
     """
-    _engine.set_limit(checked("n", Count(1), n))
+    _engine.set_limit(_default if n is None else checked("n", Count(1), n))
 
 
 def get_num_threads() -> int:
@@ -70,8 +69,13 @@ def get_num_threads() -> int:
     return _engine.get_limit()
 
 
-if "FASTOPTIM_NUM_THREADS" in os.environ:
-    _value = os.environ["FASTOPTIM_NUM_THREADS"]
-    set_num_threads(
-        checked("FASTOPTIM_NUM_THREADS", Count(1), int(_value) if _value.isdigit() else _value)
-    )
+def _threads_of_environment() -> int:
+    value = os.environ.get("FASTOPTIM_NUM_THREADS")
+    if value is None:
+        return 0  # the engine then asks the OpenMP runtime
+    number = int(value) if value.isdecimal() else value
+    return int(checked("FASTOPTIM_NUM_THREADS", Count(1), number))
+
+
+_default = _threads_of_environment()
+set_num_threads(None)
