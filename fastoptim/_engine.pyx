@@ -399,7 +399,7 @@ cdef class Plan:
             raise RuntimeError("step: this optimizer is taking a step already, in another thread")
         self.busy = True
         try:
-            held = tuple(grads)  # another thread may change the caller's list meanwhile
+            held = list(grads)  # another thread may change the caller's meanwhile
             self.bind(held)
             self.fill_rows(scalars)
             if self.updates and self.updates[0] is not None:
@@ -412,7 +412,8 @@ cdef class Plan:
         finally:
             self.busy = False
 
-    cdef bind(self, tuple grads):
+    cdef bind(self, list grads):
+        """Check all gradients and note where they are; make arrays of those that are not quite."""
         cdef Py_ssize_t i
         cdef Tensor* tensor
         if len(grads) != self.count:
@@ -424,8 +425,12 @@ cdef class Plan:
             if g is None:
                 tensor.row = -1
                 continue
+            if type(g) is not np.ndarray:
+                # NumPy's reductions give scalars, which are gradients of 0-d parameters
+                g = np.asarray(g) if isinstance(g, np.floating) else as_array(self.labels[i][1], g)
+                grads[i] = g
             self.check_param(i)
-            self.bind_one(i, tensor, g if type(g) is np.ndarray else as_array(self.labels[i][1], g))
+            self.bind_one(i, tensor, g)
             tensor.row = 0
             self.traffic += tensor.traffic
 
@@ -511,14 +516,14 @@ cdef class Plan:
         self.scalars32 = <float*> narrow
         self.row_capacity = rows
 
-    cdef run_updates(self, tuple grads):
+    cdef run_updates(self, list grads):
         """Step with the NumPy updates, on the same arrays and the same scalars."""
         with np.errstate(all="ignore"):
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
-                    p, g = self.params[i], as_array(self.labels[i][1], grads[i])
+                    p = self.params[i]
                     values = map(p.dtype.type, self.row_scalars[self.tensors[i].row])
-                    self.updates[i](p, g, *self.states[i], *values)
+                    self.updates[i](p, grads[i], *self.states[i], *values)
 
     cdef run(self):
         cdef Py_ssize_t task, tasks = self.tasks

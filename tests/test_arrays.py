@@ -92,6 +92,16 @@ def test_odd_shapes(shape, order):
     check(np.array(p, order=order), g)
 
 
+def test_scalar_as_gradient_of_a_0d_parameter():
+    """What NumPy's reductions return, as in ``residual.mean()``."""
+    p = np.array(1.0, np.float32)
+    optimizer = fo.SGD([p], lr=0.5)
+    optimizer.step([np.full(3, 0.5, np.float32).mean()])
+    assert p == 0.75
+    with pytest.raises(TypeError, match=r"grads\[0\]: expected dtype float32 .* found float64"):
+        optimizer.step([np.float64(1.0)])
+
+
 def test_matrix_and_memmap(tmp_path):
     p, g = RNG.standard_normal((3, 4)), RNG.standard_normal((3, 4))
     with pytest.warns(PendingDeprecationWarning):
@@ -186,7 +196,8 @@ def test_readonly_broadcast_param_is_refused():
 
 REFUSED_GRADS = {
     "list": ([1.0, 1.0, 1.0, 1.0], TypeError, "grads[1]: expected a NumPy array, found list"),
-    "scalar": (np.float64(1.0), TypeError, "grads[1]: expected a NumPy array, found float64"),
+    "number": (1.0, TypeError, "grads[1]: expected a NumPy array, found float"),
+    "scalar": (np.float64(1.0), ValueError, "expected shape (4,) as params[1] has, found ()"),
     "shape": (np.ones(5), ValueError, "grads[1]: expected shape (4,) as params[1] has, found (5,)"),
     "would broadcast": (np.ones(1), ValueError, "expected shape (4,) as params[1] has, found (1,)"),
     "more axes": (np.ones((1, 4)), ValueError, "found (1, 4)"),
