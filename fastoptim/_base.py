@@ -91,7 +91,12 @@ class ParamGroup(MutableMapping[str, Any]):
     def __init__(self, rule: Rule, container: Container, hyper: Mapping[str, Any]) -> None:
         self._rule = rule
         self.container = container
-        self.hyper = rule.check(hyper)
+        self.adopt(rule.check(hyper))
+
+    def adopt(self, hyper: dict[str, Any]) -> None:
+        """Take hyperparameters that the rule has checked."""
+        self.hyper = hyper
+        self.state_names = self._rule.state_for(hyper)
 
     def __getitem__(self, name: str) -> Any:
         return list(self.container.arrays) if name == "params" else self.hyper[name]
@@ -99,7 +104,7 @@ class ParamGroup(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if name == "params":
             raise TypeError("params: a group's arrays stay; add_param_group takes further ones")
-        self.hyper = self._rule.check({**self.hyper, name: value})
+        self.adopt(self._rule.check({**self.hyper, name: value}))
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name}: a hyperparameter can be changed, not deleted")
@@ -114,10 +119,6 @@ class ParamGroup(MutableMapping[str, Any]):
         hyper = ", ".join(f"{name}={value!r}" for name, value in self.hyper.items())
         arrays = self.container.arrays
         return f"{hyper}; {len(arrays)} arrays, {sum(a.size for a in arrays):,} elements"
-
-    def state_names(self) -> tuple[str, ...]:
-        """Return the names of the state arrays that exist with these hyperparameters."""
-        return self._rule.state_for(self.hyper)
 
 
 class Optimizer:
@@ -151,6 +152,7 @@ class Optimizer:
     """
 
     rule: ClassVar[Rule]
+    _backend: str
 
     def __init__(self, params: Params, *, backend: str | None = None, **hyper: Any) -> None:
         label = "FASTOPTIM_BACKEND" if backend is None else "backend"
@@ -167,6 +169,11 @@ class Optimizer:
                 self._add_groups(params)
                 return
         self._add_groups([{"params": params}])
+
+    @property
+    def backend(self) -> str:
+        """What computes the steps: "compiled" or "reference"."""
+        return self._backend
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add a group of parameters, which start with fresh state.
@@ -204,7 +211,7 @@ class Optimizer:
         RuntimeError
             If another thread is in a step of this optimizer.
         """
-        if self._state_names != [group.state_names() for group in self.param_groups]:
+        if self._state_names != [group.state_names for group in self.param_groups]:
             self._lay_out(self.param_groups, self.state, self._plan.steps)
         self._plan.step(self._ordered(grads), self._scalars)
 
@@ -283,7 +290,7 @@ class Optimizer:
         if name in self.rule.kinds:
             hypers = [self.rule.check({**g.hyper, name: value}) for g in self.param_groups]
             for group, hyper in zip(self.param_groups, hypers, strict=True):
-                group.hyper = hyper
+                group.adopt(hyper)
         elif name.startswith("_") or name in ("param_groups", "state"):
             super().__setattr__(name, value)
         else:
@@ -321,7 +328,7 @@ class Optimizer:
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         plan = Plan(list(self._tensors(groups, complete, steps)))
         self.param_groups, self.state, self._plan = groups, complete, plan
-        self._state_names = [group.state_names() for group in groups]
+        self._state_names = [group.state_names for group in groups]
 
     def _tensors(
         self,
@@ -335,7 +342,7 @@ class Optimizer:
         update = None if compiled else self.rule.update
         rest = zip(state.items(), steps, strict=True)
         for number, group in enumerate(groups):
-            exists = group.state_names()
+            exists = group.state_names
             where = f"[{number}]" if len(groups) > 1 else ""
             for index, p in zip(group.container.indices(), group.container.arrays, strict=True):
                 (key, arrays), t = next(rest)
@@ -383,7 +390,7 @@ class Optimizer:
         for (group, p), (key, arrays) in zip(params, saved.items(), strict=True):
             label = f"{where}[{key!r}]"
             steps.append(checked(f"{label}['step']", Count(0), _entry(label, arrays, "step")))
-            for name in group.state_names():
+            for name in group.state_names:
                 _entry(label, arrays, name)
             state[key] = {}
             for name, array in arrays.items():

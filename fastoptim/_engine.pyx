@@ -78,8 +78,9 @@ cdef struct Range:
     uintptr_t high
     Py_ssize_t owner
 
-# A second thread must earn its wake-up. In bytes of memory traffic per thread; tests lower it.
-cdef Py_ssize_t grain = 4 << 20
+# The bytes of memory traffic that a further thread must be given: it takes some 80 us to wake up,
+# and two broke even with one at 8 to 9 MB in all, for Adam as for SGD. Tests lower it.
+cdef Py_ssize_t grain = 5 << 20
 cdef int limit = 0  # set_num_threads; 0: whatever the OpenMP runtime says
 
 openmp = FO_OPENMP

@@ -273,8 +273,8 @@ def test_state_that_a_hyperparameter_calls_for_later():
 
 def test_backend_from_the_environment(monkeypatch):
     monkeypatch.setenv("FASTOPTIM_BACKEND", "reference")
-    assert fo.Adam(ones())._backend == "reference"
-    assert fo.Adam(ones(), backend="compiled")._backend == "compiled"
+    assert fo.Adam(ones()).backend == "reference"
+    assert fo.Adam(ones(), backend="compiled").backend == "compiled"
     monkeypatch.setenv("FASTOPTIM_BACKEND", "numpy")
     with pytest.raises(ValueError, match="FASTOPTIM_BACKEND: expected 'compiled' or 'reference'"):
         fo.Adam(ones())

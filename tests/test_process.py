@@ -158,7 +158,7 @@ class TestEnvironmentVariables:
         assert "FASTOPTIM_NUM_THREADS: expected a whole number >= 1, found" in last
 
     def test_backend(self):
-        code = "import numpy as np, fastoptim as fo; print(fo.SGD(np.ones(1))._backend)"
+        code = "import numpy as np, fastoptim as fo; print(fo.SGD(np.ones(1)).backend)"
         assert output(code, FASTOPTIM_BACKEND="reference") == "reference"
 
 

@@ -1,0 +1,395 @@
+"""The command line, from outside where it matters: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+
+import fastoptim as fo
+from fastoptim import demo
+from fastoptim.cli import COMMANDS, main
+
+EXTRAS = ("matplotlib", "mlxtend", "rich")
+for _module in EXTRAS:
+    pytest.importorskip(_module, reason=f"{_module} is not installed (extra `demo`)")
+
+METHODS = ["SGD", "Momentum", "RMSprop", "Adagrad", "Adam"]
+PNG = b"\x89PNG\r\n\x1a\n"
+# A program for `python -c`, to which some packages are not installed.
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {missing}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing)
+from fastoptim.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def python(*args, cwd):
+    # On a busy machine, products this small take far longer on two threads than on one.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *args],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def fastoptim(*args, cwd):
+    return python("-m", "fastoptim", *args, cwd=cwd)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def real():
+    return demo.load_digits()
+
+
+@pytest.fixture
+def short(monkeypatch, real):
+    """Make a training that no one minds waiting for."""
+    monkeypatch.setattr(demo, "load_digits", lambda: real)
+    monkeypatch.setattr(demo, "QUICK_BATCHES", demo.BLOCK)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def compare(*_):
+        raise AssertionError("the problem shows before the training")
+
+    monkeypatch.setattr(demo, "compare", compare)
+
+
+def one_line(capsys):
+    """Return the only line of stderr, of a run that printed nothing else."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return err
+
+
+# The program
+
+
+def test_help(folder):
+    result = fastoptim("--help", cwd=folder)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert all(command in result.stdout for command in COMMANDS)
+
+
+def test_help_of_the_demo(folder):
+    result = fastoptim("demo", "--help", cwd=folder)
+    assert result.returncode == 0
+    for option in ("--quick", "--data", "--plot", "--example", "quadratic", "regression"):
+        assert option in result.stdout
+
+
+def test_version(folder):
+    result = fastoptim("--version", cwd=folder)
+    assert (result.returncode, result.stdout) == (0, f"fastoptim {fo.__version__}\n")
+
+
+def test_console_script_is_the_same_program():
+    (script,) = entry_points(group="console_scripts", name="fastoptim")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize("args", [[], ["frobnicate"], ["demo", "--example", "cubic"]])
+def test_wrong_arguments(args, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    assert exit_.value.code == 2
+    assert "usage: fastoptim" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], *([c, "--help"] for c in COMMANDS)], ids=" ".join
+)
+def test_with_numpy_alone(args, folder):
+    result = python("-c", WITHOUT.format(missing=EXTRAS), *args, cwd=folder)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("missing", EXTRAS)
+def test_demo_without_an_extra(missing, folder):
+    result = python("-c", WITHOUT.format(missing=[missing]), "demo", cwd=folder)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"fastoptim demo: the module {missing} is not installed: "
+        'python -m pip install "fastoptim[demo]"\n'
+    )
+
+
+@pytest.mark.usefixtures("short")
+def test_interrupt(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "compare", interrupted)
+    assert main(["demo"]) == 130
+
+
+# The demo
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("quick")
+    return fastoptim("demo", "--quick", cwd=cwd), cwd
+
+
+def test_quick_demo(quick):
+    result, cwd = quick
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()]
+    rows = [row for row in rows if row and row[0] in METHODS]
+    assert [row[0] for row in rows] == METHODS
+    for row in rows:
+        percent = re.fullmatch(r"(\d+\.\d)%", row[2])
+        assert percent
+        assert float(percent[1]) >= 90
+        assert row[-1] == "yes"
+    assert str(demo.PLOT) in result.stdout
+    assert os.listdir(cwd) == [str(demo.PLOT)]
+    assert (cwd / demo.PLOT).read_bytes().startswith(PNG)
+
+
+def test_output_is_fit_for_a_file(quick):
+    """No colours, the progress bars apart, no line of the table cut or broken."""
+    result, _ = quick
+    assert all(name in result.stderr and "100%" in result.stderr for name in METHODS)
+    assert "100%" not in result.stdout
+    assert "\x1b" not in result.stdout
+    assert "…" not in result.stdout
+    table = [line for line in result.stdout.splitlines() if line.startswith(tuple(METHODS))]
+    assert len(table) == len(METHODS)
+    assert max(map(len, table)) <= 80
+
+
+def test_weights_that_differ(short, monkeypatch, capsys):
+    """One compiled step leaves one weight off by its last bit."""
+    right = fo.Adam.step
+
+    def wrong(self, grads):
+        right(self, grads)
+        if self.backend == "compiled":
+            weights = self.param_groups[0]["params"][2]
+            weights[5, 5] = np.nextafter(weights[5, 5], np.float32(1))
+
+    monkeypatch.setattr(fo.Adam, "step", wrong)
+    assert main(["demo", "--quick"]) == 1
+    out, err = capsys.readouterr()
+    last = {line.split()[0]: line.split()[-1] for line in out.splitlines() if line.strip()}
+    assert [last[name] for name in METHODS] == ["yes"] * 4 + ["NO"]
+    assert err.endswith("\nfastoptim demo: weights differ: Adam\n")
+
+
+@pytest.mark.parametrize("plot", ["no/such/folder/loss.png", "."])
+def test_plot_that_cannot_be_written(plot, no_training, capsys):
+    assert main(["demo", "--plot", plot]) == 2
+    assert f"--plot {plot}: " in one_line(capsys)
+
+
+def test_check_of_the_plot_leaves_no_trace(folder, no_training, capsys):
+    (folder / "old.png").write_bytes(b"old")
+    for plot in ("old.png", "new.png"):
+        assert main(["demo", "--plot", plot, "--data", "none.npz"]) == 2
+    assert os.listdir(folder) == ["old.png"]
+    assert (folder / "old.png").read_bytes() == b"old"
+
+
+def test_disk_that_is_full_after_the_training(short, monkeypatch, capsys):
+    def savefig(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    assert main(["demo", "--quick", "--plot", "loss.png"]) == 2
+    out, err = capsys.readouterr()
+    assert all(name in out for name in METHODS), "the result is not lost"
+    assert err.endswith("\nfastoptim demo: --plot loss.png: No space left on device\n")
+
+
+# The demo with other images
+
+
+@pytest.fixture(scope="module")
+def arrays(real):
+    """Return 60 real digits as Keras stores them."""
+    images = (real.x_train[:60] * 255).round().astype(np.uint8).reshape(-1, 28, 28)
+    labels = real.y_train[:60].astype(np.uint8)
+    return {
+        "x_train": images[:30],
+        "y_train": labels[:30],
+        "x_test": images[30:],
+        "y_test": labels[30:],
+    }
+
+
+@pytest.mark.parametrize(
+    ("save", "labels"), [(np.savez, np.uint8), (np.savez_compressed, np.int64)]
+)
+def test_data(arrays, save, labels, folder, short, capsys):
+    changed = {name: arrays[name].astype(labels) for name in ("y_train", "y_test")}
+    save(folder / "mnist.npz", **{**arrays, **changed}, other=np.arange(3))
+    assert main(["demo", "--quick", "--data", "mnist.npz", "--plot", "loss.png"]) == 0
+    assert "30 images for training, 30 held out" in capsys.readouterr().out
+    assert (folder / "loss.png").read_bytes().startswith(PNG)
+
+
+def test_data_are_read_as_they_are(arrays, real, folder):
+    np.savez(folder / "mnist.npz", **arrays)
+    found = demo.load_npz(folder / "mnist.npz")
+    assert found.x_train.tobytes() == real.x_train[:30].tobytes()
+    assert found.x_test.tobytes() == real.x_train[30:60].tobytes()
+    assert found.y_test.tolist() == real.y_train[30:60].tolist()
+
+
+def refused(data, capsys):
+    assert main(["demo", "--data", str(data)]) == 2
+    line = one_line(capsys)
+    prefix = f"fastoptim demo: --data {data}: "
+    assert line.startswith(prefix)
+    return line.removeprefix(prefix).rstrip()
+
+
+WRONG_ARRAYS = [
+    ("x_train", lambda x: x / 255, "expected images, uint8 .* found float64 of shape"),
+    ("x_train", lambda x: x.astype(np.int64), "expected images, uint8 .* found int64"),
+    ("x_test", lambda x: x.reshape(-1, 784), r"shape \(N, 28, 28\), found uint8 .*\(30, 784\)"),
+    ("x_test", lambda x: x[..., None], r"found uint8 of shape \(30, 28, 28, 1\)"),
+    ("x_test", lambda x: x[:, 1:], r"found uint8 of shape \(30, 27, 28\)"),
+    ("x_test", lambda x: x[0], r"found uint8 of shape \(28, 28\)"),
+    ("x_train", lambda x: x[:0], "expected at least one image, found none"),
+    ("x_train", lambda x: x.astype(object), "Object arrays cannot be loaded"),
+    ("y_train", lambda y: y.astype(object), "Object arrays cannot be loaded"),
+    ("y_train", lambda y: y[1:], r"integers of shape \(30,\), found uint8 of shape \(29,\)"),
+    ("y_train", lambda y: y[:0], r"integers of shape \(30,\), found uint8 of shape \(0,\)"),
+    ("y_train", lambda y: y.astype(np.float32), "expected labels, integers .* found float32"),
+    ("y_train", lambda y: y.astype(bool), "expected labels, integers .* found bool"),
+    ("y_train", lambda y: y.astype(str), "expected labels, integers .* found <U3"),
+    ("y_test", lambda y: np.eye(10, dtype=np.uint8)[y], r"found uint8 of shape \(30, 10\)"),
+    ("y_test", lambda y: np.uint8(3), r"found uint8 of shape \(\)"),
+    ("y_test", lambda y: np.where(y == y[0], 10, y), "expected labels from 0 to 9, found . to 10"),
+    ("y_test", lambda y: y.astype(int) - 1 - y.min(), "expected labels from 0 to 9, found -1 to"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), WRONG_ARRAYS)
+def test_data_with_a_wrong_array(name, change, message, arrays, folder, no_training, capsys):
+    np.savez(folder / "wrong.npz", **{**arrays, name: change(arrays[name])})
+    assert re.search(message, refused("wrong.npz", capsys))
+
+
+@pytest.mark.parametrize("name", demo.KEYS)
+def test_data_without_an_array(name, arrays, folder, no_training, capsys):
+    np.savez(folder / "wrong.npz", **{key: arrays[key] for key in arrays if key != name})
+    assert refused("wrong.npz", capsys) == f"expected an array named {name}, found none"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x_train,y_train\n", pickle.dumps({"x_train": [1]}), b"\x93NUMPY\x01\x00"],
+    ids=["empty", "text", "pickle", "npy"],
+)
+def test_data_that_are_no_archive(content, folder, no_training, capsys):
+    (folder / "wrong.npz").write_bytes(content)
+    assert refused("wrong.npz", capsys) == "expected an .npz file, found no zip archive"
+
+
+def test_data_without_a_file(folder, no_training, capsys):
+    assert refused("none.npz", capsys) == "No such file or directory"
+    assert refused(folder, capsys) == "Is a directory"
+
+
+def test_damaged_data(arrays, folder, no_training, capsys):
+    """Whichever bytes are lost: one line, no traceback."""
+    np.savez_compressed(folder / "good.npz", **{key: array[:2] for key, array in arrays.items()})
+    good = (folder / "good.npz").read_bytes()
+    rng = np.random.default_rng(1)
+    for start in range(0, len(good), len(good) // 60):
+        bad = bytearray(good)
+        bad[start : start + 8] = rng.bytes(8)
+        (folder / "bad.npz").write_bytes(bad)
+        try:
+            demo.load_npz(folder / "bad.npz")  # the loss of a date, say, does not matter
+        except demo.CommandError:
+            refused("bad.npz", capsys)
+        (folder / "short.npz").write_bytes(good[:start])
+        refused("short.npz", capsys)
+
+
+def test_archive_of_something_else(folder, no_training, capsys):
+    with zipfile.ZipFile(folder / "wrong.npz", "w") as archive:
+        for key in demo.KEYS:
+            archive.writestr(key, "some text")
+    assert "expected images, uint8" in refused("wrong.npz", capsys)
+
+
+def test_wrong_data_from_outside(folder):
+    (folder / "wrong.npz").write_text("text")
+    result = fastoptim("demo", "--data", "wrong.npz", cwd=folder)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "fastoptim demo: --data wrong.npz: expected an .npz file, found no zip archive\n"
+    )
+
+
+# The worked examples
+
+
+def test_quadratic(folder):
+    result = fastoptim("demo", "--example", "quadratic", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in METHODS:
+        x, f = re.search(rf"^{name}\(.*?\) +(\S+) +(\S+)$", result.stdout, re.MULTILINE).groups()
+        assert abs(float(x)) < 1e-5
+        assert float(f) == pytest.approx(float(x) ** 2, rel=0.1)
+
+
+def test_regression(folder):
+    result = fastoptim("demo", "--example", "regression", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = re.findall(r"^(.*?) +(-?\d\.\d+) +(-?\d\.\d+)$", result.stdout, re.MULTILINE)
+    fits = {name.split(",")[0]: np.array([float(w0), float(w1)]) for name, w0, w1 in rows}
+    exact = fits["least squares"]
+    np.testing.assert_allclose(exact, [3, 2], atol=0.05)
+    assert np.abs(fits["start"] - exact).min() > 1
+    for method in ("gradient descent", "momentum"):
+        np.testing.assert_allclose(fits[method], exact, atol=2e-6)
+
+
+def test_examples_need_numpy_alone(folder):
+    args = ("demo", "--example", "quadratic")
+    assert python("-c", WITHOUT.format(missing=EXTRAS), *args, cwd=folder).returncode == 0
+
+
+@pytest.mark.parametrize("other", [["--quick"], ["--data", "mnist.npz"], ["--plot", "loss.png"]])
+def test_example_beside_other_options(other, capsys):
+    assert main(["demo", "--example", "quadratic", *other]) == 2
+    assert "--example: expected no other option" in one_line(capsys)
