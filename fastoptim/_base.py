@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -141,14 +142,6 @@ class Optimizer:
         If an argument is not as described; the message names it, what was found and what was
         expected.
 
-    Attributes
-    ----------
-    param_groups : tuple of ParamGroup
-        ``opt.param_groups[0]["lr"]`` reads and sets a hyperparameter of one group, ``opt.lr``
-        that of all groups.
-    state : dict
-        The state arrays of each parameter by name, ``opt.state[0]["m"]``. The key of a parameter
-        is its name where ``params`` is a mapping, else its number, counted over all groups.
     """
 
     rule: ClassVar[Rule]
@@ -160,8 +153,8 @@ class Optimizer:
             backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
         self._backend = checked(label, BACKENDS, backend)
         self._defaults = self.rule.check(hyper)
-        self.param_groups: tuple[ParamGroup, ...] = ()
-        self.state: dict[Any, dict[str, Array]] = {}
+        self._groups: tuple[ParamGroup, ...] = ()
+        self._state: dict[Any, dict[str, Array]] = {}
         self._plan = Plan([])
         if isinstance(params, Iterable) and not isinstance(params, (np.ndarray, Mapping, str)):
             params = list(params)
@@ -169,6 +162,26 @@ class Optimizer:
                 self._add_groups(params)
                 return
         self._add_groups([{"params": params}])
+
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """The param groups.
+
+        ``opt.param_groups[0]["lr"]`` reads and sets a hyperparameter of one group, ``opt.lr``
+        that of all groups.
+        """
+        return self._groups
+
+    @property
+    def state(self) -> Mapping[Any, Mapping[str, Array]]:
+        """The state arrays of each parameter by name, as in ``opt.state[0]["m"]``.
+
+        The key of a parameter is its name where ``params`` is a mapping, else its number, counted
+        over all groups. The arrays may be changed in place, not replaced.
+        """
+        return MappingProxyType(
+            {key: MappingProxyType(arrays) for key, arrays in self._state.items()}
+        )
 
     @property
     def backend(self) -> str:
@@ -211,8 +224,8 @@ class Optimizer:
         RuntimeError
             If another thread is in a step of this optimizer.
         """
-        if self._state_names != [group.state_names for group in self.param_groups]:
-            self._lay_out(self.param_groups, self.state, self._plan.steps)
+        if self._state_names != [group.state_names for group in self._groups]:
+            self._lay_out(self._groups, self._state, self._plan.steps)
         self._plan.step(self._ordered(grads), self._scalars)
 
     def state_dict(self) -> dict[str, Any]:
@@ -228,12 +241,12 @@ class Optimizer:
         """
         state = {
             key: {"step": step, **{name: array.copy(order="K") for name, array in arrays.items()}}
-            for (key, arrays), step in zip(self.state.items(), self._plan.steps, strict=True)
+            for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
         }
-        keys = iter(self.state)
+        keys = iter(self._state)
         groups = [
             {**group.hyper, "params": [next(keys) for _ in group.container.arrays]}
-            for group in self.param_groups
+            for group in self._groups
         ]
         return {
             "optimizer": type(self).__name__,
@@ -262,10 +275,10 @@ class Optimizer:
         if not isinstance(found, Sequence):
             kind = type(found).__name__
             raise TypeError(f"state_dict['param_groups']: expected a sequence, found {kind}")
-        _expect("state_dict['param_groups']: number", len(self.param_groups), len(found))
-        keys = list(self.state)
+        _expect("state_dict['param_groups']: number", len(self._groups), len(found))
+        keys = list(self._state)
         groups = []
-        for number, (group, saved) in enumerate(zip(self.param_groups, found, strict=True)):
+        for number, (group, saved) in enumerate(zip(self._groups, found, strict=True)):
             label = f"state_dict['param_groups'][{number}]"
             count = len(group.container.arrays)
             _expect(f"{label}['params']", keys[:count], list(_entry(label, saved, "params")))
@@ -279,7 +292,7 @@ class Optimizer:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self.rule.kinds:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        first, *others = (group.hyper[name] for group in self.param_groups)
+        first, *others = (group.hyper[name] for group in self._groups)
         if any(other != first for other in others):
             raise AttributeError(
                 f"{name}: the param groups differ; see opt.param_groups[i][{name!r}]"
@@ -288,10 +301,10 @@ class Optimizer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.rule.kinds:
-            hypers = [self.rule.check({**g.hyper, name: value}) for g in self.param_groups]
-            for group, hyper in zip(self.param_groups, hypers, strict=True):
+            hypers = [self.rule.check({**g.hyper, name: value}) for g in self._groups]
+            for group, hyper in zip(self._groups, hypers, strict=True):
                 group.adopt(hyper)
-        elif name.startswith("_") or name in ("param_groups", "state"):
+        elif name.startswith("_") or hasattr(type(self), name):
             super().__setattr__(name, value)
         else:
             known = ", ".join(self.rule.kinds)
@@ -300,12 +313,12 @@ class Optimizer:
             )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'; '.join(map(repr, self.param_groups))})"
+        return f"{type(self).__name__}({'; '.join(map(repr, self._groups))})"
 
     def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         added = []
-        total = len(self.param_groups) + len(groups)
-        for number, group in enumerate(groups, start=len(self.param_groups)):
+        total = len(self._groups) + len(groups)
+        for number, group in enumerate(groups, start=len(self._groups)):
             label = f"params[{number}]" if total > 1 else "params"
             if not isinstance(group, Mapping) or "params" not in group:
                 raise TypeError(
@@ -316,7 +329,7 @@ class Optimizer:
             container = Container(label, group["params"])
             added.append(ParamGroup(self.rule, container, {**self._defaults, **hyper}))
         steps = self._plan.steps + [0] * sum(len(group.container.arrays) for group in added)
-        self._lay_out((*self.param_groups, *added), self.state, steps)
+        self._lay_out((*self._groups, *added), self._state, steps)
 
     def _lay_out(
         self,
@@ -327,7 +340,7 @@ class Optimizer:
         """Allocate the state that is missing and plan the steps; only then change anything."""
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         plan = Plan(list(self._tensors(groups, complete, steps)))
-        self.param_groups, self.state, self._plan = groups, complete, plan
+        self._groups, self._state, self._plan = groups, complete, plan
         self._state_names = [group.state_names for group in groups]
 
     def _tensors(
@@ -358,7 +371,7 @@ class Optimizer:
 
     def _ordered(self, grads: Any) -> Sequence[Any]:
         """Return the gradients in the order of the parameters, over all groups."""
-        groups = self.param_groups
+        groups = self._groups
         if len(groups) == 1:
             return groups[0].container.order("grads", grads)
         if not isinstance(grads, Sequence) or len(grads) != len(groups):
@@ -374,7 +387,7 @@ class Optimizer:
         ]
 
     def _scalars(self, group: int, t: int) -> tuple[float, ...]:
-        return self.rule.scalars(t, **self.param_groups[group].hyper)
+        return self.rule.scalars(t, **self._groups[group].hyper)
 
     def _loaded_state(
         self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]
@@ -383,7 +396,7 @@ class Optimizer:
         where = "state_dict['state']"
         if not isinstance(saved, Mapping):
             raise TypeError(f"{where}: expected a mapping, found {type(saved).__name__}")
-        _expect(f"{where}: keys", list(self.state), list(saved))
+        _expect(f"{where}: keys", list(self._state), list(saved))
         state: dict[Any, dict[str, Array]] = {}
         steps = []
         params = [(group, p) for group in groups for p in group.container.arrays]

@@ -16,6 +16,7 @@ depends neither on the number of threads nor on who ran which task.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange
 from libc.stdint cimport uintptr_t
@@ -42,7 +43,7 @@ cdef extern from "parallel.h":
     int omp_in_parallel() nogil
 
 cdef enum:
-    STATES = 3  # state arrays of a kernel
+    ARRAYS = 4  # that a kernel writes: p, and up to 3 state arrays
     SCALARS = 16  # scalars of a step, at the most
     TILE = 512  # elements of a gathered gradient at a time: 4 KB on the stack
     TASK = 16384  # elements of the flat space that a thread takes at a time
@@ -60,9 +61,9 @@ cdef struct Walk:
     Py_ssize_t[AXES] strides
 
 cdef struct Tensor:
-    char* p
+    (PyObject*)[ARRAYS] arrays  # p and the state arrays, NULL where there is none
+    (char*)[ARRAYS] data
     char* g
-    (char*)[STATES] state
     Py_ssize_t size
     Py_ssize_t itemsize
     Py_ssize_t traffic  # bytes that a step moves
@@ -104,6 +105,11 @@ def get_limit():
     if fo_is_forked_child or omp_in_parallel() or not FO_OPENMP:
         return 1
     return limit if limit > 0 else omp_get_max_threads()
+
+
+cpdef int threads_for(Py_ssize_t traffic):
+    """Return how many threads a step uses that moves so many bytes."""
+    return <int> max(1, min(<Py_ssize_t> get_limit(), traffic // grain))
 
 
 def set_grain(Py_ssize_t n):
@@ -231,7 +237,8 @@ def check_target(label, array):
 def check_state(label, p_label, array, param):
     """Raise unless an array can be state of a parameter."""
     check_target(label, array)
-    check_fit(label, p_label, array, param)
+    if not fits(array, param):
+        raise_unfit(label, p_label, array, param)
     if not same_strides(array, param):
         raise ValueError(
             f"{label}: expected the memory layout of {p_label} (strides {param.strides}), "
@@ -239,18 +246,19 @@ def check_state(label, p_label, array, param):
         )
 
 
-cdef int check_fit(label, p_label, cnp.ndarray a, cnp.ndarray p) except -1:
-    """Raise unless an array has the dtype and the shape of a parameter."""
-    cdef object array = a, param = p
-    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(p) or not cnp.PyArray_ISNOTSWAPPED(a):
-        raise TypeError(
-            f"{label}: expected dtype {param.dtype} as {p_label} has, found {array.dtype}"
-        )
-    if not same_shape(a, p):
-        raise ValueError(
-            f"{label}: expected shape {param.shape} as {p_label} has, found {array.shape}"
-        )
-    return 0
+cdef inline bint fits(cnp.ndarray a, cnp.ndarray p):
+    """Tell whether an array has the dtype and the shape of a parameter."""
+    return (
+        cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(p)
+        and cnp.PyArray_ISNOTSWAPPED(a)
+        and same_shape(a, p)
+    )
+
+
+cdef raise_unfit(label, p_label, a, p):
+    if a.dtype != p.dtype:
+        raise TypeError(f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}")
+    raise ValueError(f"{label}: expected shape {p.shape} as {p_label} has, found {a.shape}")
 
 
 cdef class Plan:
@@ -283,7 +291,7 @@ cdef class Plan:
     def __cinit__(self, list tensors):
         self.count = len(tensors)
         self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
-        self.ranges = <Range*> PyMem_Calloc((1 + STATES) * self.count + 1, sizeof(Range))
+        self.ranges = <Range*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Range))
         if not self.tensors or not self.ranges:
             raise MemoryError
         cdef Py_ssize_t i
@@ -310,20 +318,18 @@ cdef class Plan:
         cdef Tensor* tensor = &self.tensors[i]
         cdef cnp.ndarray array = as_array(labels[0], p)
         check_target(labels[0], array)
-        tensor.p = cnp.PyArray_BYTES(array)
         tensor.size = cnp.PyArray_SIZE(array)
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1
         if kernels is not None:
             tensor.kernel = PyCapsule_GetPointer(kernels[tensor.itemsize], "fastoptim.kernel")
-        self.own(array, i)
+        self.own(array, i, 0)
         arrays = []
         for k, s in enumerate(state):
             if s is not None:
                 s = as_array(labels[2 + k], s)
                 check_state(labels[2 + k], labels[0], s, array)
-                tensor.state[k] = cnp.PyArray_BYTES(s)
-                self.own(s, i)
+                self.own(s, i, 1 + k)
             arrays.append(s)
         # g is read; p and each state array are read and written
         tensor.traffic = cnp.PyArray_NBYTES(array) * (3 + 2 * sum(s is not None for s in arrays))
@@ -332,7 +338,10 @@ cdef class Plan:
         self.states.append(arrays)
         self.updates.append(update)
 
-    cdef own(self, cnp.ndarray array, Py_ssize_t i):
+    cdef own(self, cnp.ndarray array, Py_ssize_t i, Py_ssize_t k):
+        """Note where an array is that a step writes; the plan's lists keep it alive."""
+        self.tensors[i].arrays[k] = <PyObject*> array
+        self.tensors[i].data[k] = cnp.PyArray_BYTES(array)
         self.ranges[self.range_count] = memory_of(array, i)
         self.range_count += 1
 
@@ -430,29 +439,34 @@ cdef class Plan:
                 # NumPy's reductions give scalars, which are gradients of 0-d parameters
                 g = np.asarray(g) if isinstance(g, np.floating) else as_array(self.labels[i][1], g)
                 grads[i] = g
-            self.check_param(i)
+            self.check_owned(i, tensor)
             self.bind_one(i, tensor, g)
             tensor.row = 0
             self.traffic += tensor.traffic
 
-    cdef int check_param(self, Py_ssize_t i) except -1:
-        """Raise if a parameter was frozen, or its memory moved, since the plan was made."""
-        cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
-        cdef Tensor* tensor = &self.tensors[i]
-        if not cnp.PyArray_ISWRITEABLE(p):
-            label = self.labels[i][0]
-            raise ValueError(f"{label}: expected a writable array, found a read-only one")
-        if cnp.PyArray_BYTES(p) != tensor.p or cnp.PyArray_SIZE(p) != tensor.size:
-            raise ValueError(
-                f"{self.labels[i][0]}: expected the memory that the optimizer was given, "
-                "found an array resized since"
-            )
+    cdef int check_owned(self, Py_ssize_t i, Tensor* tensor) except -1:
+        """Raise if an array was frozen, or its memory moved, since the plan was made."""
+        cdef cnp.ndarray a
+        cdef Py_ssize_t k
+        for k in range(ARRAYS):
+            if not tensor.arrays[k]:
+                continue
+            a = <cnp.ndarray> tensor.arrays[k]
+            if not cnp.PyArray_ISWRITEABLE(a):
+                label = self.labels[i][k + 1 if k else 0]
+                raise ValueError(f"{label}: expected a writable array, found a read-only one")
+            if cnp.PyArray_BYTES(a) != tensor.data[k] or cnp.PyArray_SIZE(a) != tensor.size:
+                label = self.labels[i][k + 1 if k else 0]
+                raise ValueError(
+                    f"{label}: expected the memory that the optimizer was given, "
+                    "found an array resized since"
+                )
         return 0
 
     cdef int bind_one(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
-        cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
-        labels = self.labels[i]
-        check_fit(labels[1], labels[0], g, p)
+        cdef cnp.ndarray p = <cnp.ndarray> tensor.arrays[0]
+        if not fits(g, p):
+            raise_unfit(self.labels[i][1], self.labels[i][0], g, p)
         self.check_overlap(i, g)
         tensor.g = cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, p))
@@ -528,7 +542,7 @@ cdef class Plan:
 
     cdef run(self):
         cdef Py_ssize_t task, tasks = self.tasks
-        cdef int threads = <int> max(1, min(get_limit(), self.traffic // grain, tasks))
+        cdef int threads = threads_for(self.traffic)
         with nogil:
             if threads == 1:
                 for task in range(tasks):
@@ -573,10 +587,10 @@ cdef void run_range(real c, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noex
 cdef inline void call(
     real c, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, real g
 ) noexcept nogil:
-    cdef real p = <real> tensor.p + start
-    cdef real s0 = <real> tensor.state[0] + start if tensor.state[0] else NULL
-    cdef real s1 = <real> tensor.state[1] + start if tensor.state[1] else NULL
-    cdef real s2 = <real> tensor.state[2] + start if tensor.state[2] else NULL
+    cdef real p = <real> tensor.data[0] + start
+    cdef real s0 = <real> tensor.data[1] + start if tensor.data[1] else NULL
+    cdef real s1 = <real> tensor.data[2] + start if tensor.data[2] else NULL
+    cdef real s2 = <real> tensor.data[3] + start if tensor.data[3] else NULL
     if real is f32:
         (<kernel32> tensor.kernel)(n, p, g, s0, s1, s2, c)
     else:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _engine
 from ._config import config
+from ._engine import threads_for
 from ._roofline import stream
 from .cli import CommandError
 from .contenders import (
@@ -42,7 +42,6 @@ from .contenders import (
     prepare,
     torch_default,
 )
-from .threads import get_num_threads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -92,9 +91,12 @@ class Result:
             "median_seconds": {name: median(times) for name, times in self.seconds.items()},
             "gb_per_second": {name: self.rate(name) for name in (SUBJECT, PROBE)},
             "share_of_probe": self.ratio(PROBE),
-            "times_as_fast_as": {name: self.ratio(name) for name in RIVALS if name in self.seconds},
+            "speedup_over": {name: self.ratio(name) for name in RIVALS if name in self.seconds},
             "left_out": dict(self.left_out),
         }
+
+
+Results = dict[Cell, Result]
 
 
 def measure(cell: Cell, budget: float) -> Result:
@@ -117,7 +119,7 @@ def measure(cell: Cell, budget: float) -> Result:
     WrongResultError
         If a contender disagrees with the reference; then nobody is timed.
     """
-    threads = step_threads(cell.traffic)
+    threads = threads_for(cell.traffic)
     steps = {SUBJECT: prepare(SUBJECT, cell), PROBE: probe(cell, threads)}
     left_out = {}
     for name in RIVALS:
@@ -126,13 +128,6 @@ def measure(cell: Cell, budget: float) -> Result:
         except UnavailableError as why:
             left_out[name] = str(why)
     return Result(cell, threads, take_turns(steps, budget), left_out)
-
-
-def step_threads(traffic: int) -> int:
-    """Return how many threads the engine gives a step that moves so many bytes."""
-    grain = _engine.set_grain(1)  # returns what it was
-    _engine.set_grain(grain)
-    return max(1, min(get_num_threads(), traffic // grain))
 
 
 def probe(cell: Cell, threads: int) -> Step:
@@ -198,8 +193,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print the tables, write the record; return 1 if a contender was wrong."""
-    from rich.console import Console
-
     if args.json:
         _check_writable(args.json)
     machine = environment()
@@ -207,17 +200,9 @@ def main(args: argparse.Namespace) -> int:
     try:
         results = _measured(sections, 0 if args.quick else BUDGET)
     except WrongResultError as error:
-        print(f"fastoptim bench: wrong result, nothing timed: {error}", file=sys.stderr)
+        print(f"fastoptim bench: wrong result of {error}", file=sys.stderr)
         return 1
-    console = Console(highlight=False)
-    console.print("; ".join(f"{name} {value}" for name, value in machine.items()))
-    for title, rows in sections.items():
-        console.print(_table(title, {label: results[cell] for label, cell in rows.items()}))
-    console.print(
-        "probe: a loop over one array that moves the same bytes and only adds\n"
-        "NumPy, torch: times as long as fastoptim, the median of the ratios of each round\n"
-        "absent: not installed; none: torch has not written it"
-    )
+    _show(machine, sections, results)
     if args.json:
         record = {"machine": machine, "results": [r.record() for r in results.values()]}
         args.json.write_text(json.dumps(record, indent=2) + "\n")
@@ -226,7 +211,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _check_writable(file: Path) -> None:
     try:
-        file.touch()
+        file.open("a").close()
     except OSError as error:
         raise CommandError(f"--json: cannot write {file}: {error.strerror}") from None
 
@@ -273,13 +258,13 @@ def _sections(optimizer: str | None, quick: bool) -> dict[str, Rows]:
     return sections
 
 
-def _measured(sections: dict[str, Rows], budget: float) -> dict[Cell, Result]:
+def _measured(sections: dict[str, Rows], budget: float) -> Results:
     """Measure every cell, and show on stderr how far that is."""
     from rich.console import Console
     from rich.progress import Progress
 
     cells = [cell for rows in sections.values() for cell in rows.values()]
-    results = {}
+    results: Results = {}
     console = Console(stderr=True)
     # Drawn between the cells only: a thread that draws would take a core from the contenders.
     with Progress(
@@ -291,6 +276,20 @@ def _measured(sections: dict[str, Rows], budget: float) -> dict[Cell, Result]:
             results[cell] = measure(cell, budget)
             progress.advance(task)
     return results
+
+
+def _show(machine: Mapping[str, Any], sections: dict[str, Rows], results: Results) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print("; ".join(f"{name} {value}" for name, value in machine.items()))
+    for title, rows in sections.items():
+        console.print(_table(title, {label: results[cell] for label, cell in rows.items()}))
+    console.print(
+        "probe: a loop over one array that moves the same bytes and only adds\n"
+        "NumPy, torch: times as long as fastoptim, the median of the ratios of each round\n"
+        "absent: not installed; none: torch has not written it"
+    )
 
 
 def _table(title: str, results: Mapping[str, Result]) -> Table:

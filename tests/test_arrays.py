@@ -251,11 +251,31 @@ def test_parameter_changed_behind_the_optimizers_back():
     with pytest.raises(ValueError, match="params: expected a writable array"):
         optimizer.step(np.ones(4))
     p.flags.writeable = True
-    p.resize(2, refcheck=False)
+    p.resize(2, refcheck=False)  # the address stays, and memory behind the end would be written
     with pytest.raises(
         ValueError, match="params: expected the memory that the optimizer was given"
     ):
         optimizer.step(np.ones(2))
+
+
+def test_state_changed_behind_the_optimizers_back():
+    optimizer = fo.Adam(np.ones(4))
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        optimizer.state[0]["m"] = np.ones(4)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        optimizer.state[0] = {}
+    with pytest.raises(AttributeError, match="state"):
+        optimizer.state = {}
+    v = optimizer.state[0]["v"]
+    v.flags.writeable = False
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"state\[0\]\['v'\]: expected a writable array"):
+        optimizer.step(np.ones(4))
+    assert snapshot(optimizer) == before
+    v.flags.writeable = True
+    v.resize(2, refcheck=False)
+    with pytest.raises(ValueError, match=r"state\[0\]\['v'\]: expected the memory that"):
+        optimizer.step(np.ones(4))
 
 
 def test_state_has_the_layout_of_its_parameter():
