@@ -111,7 +111,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_each_round():
     assert bench.Result(ADAM, 1, seconds, {}).ratio("NumPy plain") == 5
 
 
-def test_the_probe_gets_as_many_threads_as_the_step():
+def test_a_large_step_uses_more_threads():
     before = _engine.set_limit(2)
     try:
         assert _engine.threads_for(1000) == 1
