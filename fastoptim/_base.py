@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _levels
 from ._engine import Plan, as_array, check_target
-from ._rule import Choice, Count, Rule, checked
+from ._kinds import Choice, Count, checked
+from ._rule import Rule
+from ._stages import Scalars
 
 Array = NDArray[np.float32] | NDArray[np.float64]
 Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]
@@ -20,6 +22,14 @@ Grads = Array | Sequence[Any] | Mapping[Any, Any]
 
 BACKENDS = Choice(("compiled", "reference"))
 FORMAT = 1  # of state_dict
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments that every optimizer takes beside those of its rule."""
+
+    l1: float
+    max_grad_value: float | None
+    backend: str | None
 
 
 class Container:
@@ -98,6 +108,7 @@ class ParamGroup(MutableMapping[str, Any]):
         """Take hyperparameters that the rule has checked."""
         self.hyper = hyper
         self.state_names = self._rule.state_for(hyper)
+        self.before, self.scalars = self._rule.scalars_of(hyper)
 
     def __getitem__(self, name: str) -> Any:
         return list(self.container.arrays) if name == "params" else self.hyper[name]
@@ -123,18 +134,29 @@ class ParamGroup(MutableMapping[str, Any]):
 
 
 class Optimizer:
-    """What every optimizer does; the subclasses give it a rule and a signature.
+    r"""What every optimizer does; the subclasses give it a rule and a signature.
 
     Parameters
     ----------
     params : ndarray, sequence, mapping, or sequence of group mappings
         The arrays to update in place: float32 or float64, dense (C or Fortran order), writable.
         A group is ``{"params": ..., "lr": ...}`` with hyperparameters of its own.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`, an L2 penalty: the rule sees :math:`g + \lambda p` for g. (Where a
+        class decouples it, as `AdamW` does, it shrinks p instead.)
+    l1 : float, default 0
+        :math:`\lambda_1 \ge 0`: the rule sees :math:`g + \lambda_1 \mathrm{sign}(p)` for g.
+        With ``weight_decay`` it is the elastic net.
+    max_grad_value : float, optional
+        Clip each element of the gradient to [-max_grad_value, max_grad_value], before the
+        penalties. The caller's gradients stay as they are.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
     backend : {"compiled", "reference"}, optional
         What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
         else the compiled kernels. Both give the same bits.
     **hyper
-        The hyperparameters for groups that do not have their own.
+        The hyperparameters of the rule, for groups that do not have their own.
 
     Raises
     ------
@@ -386,8 +408,9 @@ class Optimizer:
             for g in group.container.order(f"grads[{number}]", container)
         ]
 
-    def _scalars(self, group: int, t: int) -> tuple[float, ...]:
-        return self.rule.scalars(t, **self._groups[group].hyper)
+    def _scalars(self, group: int, t: int) -> tuple[Scalars, Scalars]:
+        chosen = self._groups[group]
+        return chosen.before, chosen.scalars(t)
 
     def _loaded_state(
         self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]

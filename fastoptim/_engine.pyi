@@ -1,6 +1,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._stages import Scalars
+
 openmp: int
 compiler: str
 
@@ -18,5 +20,5 @@ class Plan:
     @property
     def steps(self) -> list[int]: ...
     def step(
-        self, grads: Sequence[Any], scalars: Callable[[int, int], tuple[float, ...]]
+        self, grads: Sequence[Any], scalars: Callable[[int, int], tuple[Scalars, Scalars]]
     ) -> None: ...

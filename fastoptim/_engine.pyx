@@ -28,6 +28,8 @@ from fastoptim._kernel cimport f32, f64, kernel32, kernel64
 
 import numpy as np
 
+from fastoptim._stages import before
+
 cnp.import_array()
 
 cdef extern from "cpu.h":
@@ -44,7 +46,8 @@ cdef extern from "parallel.h":
 
 cdef enum:
     ARRAYS = 4  # that a kernel writes: p, and up to 3 state arrays
-    SCALARS = 16  # scalars of a step, at the most
+    OPTIONS = 5  # scalars of the stage before a rule
+    SCALARS = 21  # of a row: these, then the rule's, at the most 16
     TILE = 512  # elements of a gathered gradient at a time: 4 KB on the stack
     TASK = 16384  # elements of the flat space that a thread takes at a time
     AXES = 64  # of a NumPy array, at the most
@@ -395,7 +398,8 @@ cdef class Plan:
         grads : sequence
             A gradient, or None, for each parameter.
         scalars : function
-            ``scalars(group, t)``: the tuple of scalars of a group's t-th step.
+            ``scalars(group, t)``: the scalars of a group's t-th step, a tuple of those of the
+            stage before the rule and one of the rule's.
 
         Raises
         ------
@@ -513,8 +517,8 @@ cdef class Plan:
                 row = seen[group, t]
             tensor.row = row
         self.grow_rows(len(self.row_scalars))
-        for row, values in enumerate(self.row_scalars):
-            for k, value in enumerate(values):
+        for row, (options, own) in enumerate(self.row_scalars):
+            for k, value in enumerate((*options, *own)):
                 self.scalars64[row * SCALARS + k] = value
                 self.scalars32[row * SCALARS + k] = <float> self.scalars64[row * SCALARS + k]
 
@@ -537,8 +541,9 @@ cdef class Plan:
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
                     p = self.params[i]
-                    values = map(p.dtype.type, self.row_scalars[self.tensors[i].row])
-                    self.updates[i](p, grads[i], *self.states[i], *values)
+                    options, own = self.row_scalars[self.tensors[i].row]
+                    g = before(grads[i], p, *map(p.dtype.type, options))
+                    self.updates[i](p, g, *self.states[i], *map(p.dtype.type, own))
 
     cdef run(self):
         cdef Py_ssize_t task, tasks = self.tasks
@@ -592,9 +597,9 @@ cdef inline void call(
     cdef real s1 = <real> tensor.data[2] + start if tensor.data[2] else NULL
     cdef real s2 = <real> tensor.data[3] + start if tensor.data[3] else NULL
     if real is f32:
-        (<kernel32> tensor.kernel)(n, p, g, s0, s1, s2, c)
+        (<kernel32> tensor.kernel)(n, p, g, s0, s1, s2, c, c + OPTIONS)
     else:
-        (<kernel64> tensor.kernel)(n, p, g, s0, s1, s2, c)
+        (<kernel64> tensor.kernel)(n, p, g, s0, s1, s2, c, c + OPTIONS)
 
 
 cdef void gather(

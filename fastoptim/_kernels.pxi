@@ -15,19 +15,24 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 
-cdef inline real prepared(real g, real p, real sign, real wd) noexcept nogil:
-    g = sign * g
+# The stage before every rule, as in _stages.py.
+cdef inline real before(real g, real p, array o) noexcept nogil:
+    scale, wd, rare, limit, l1 = o[0], o[1], o[2], o[3], o[4]
+    g = scale * g
+    if rare != 0:
+        g = limit if g > limit else (-limit if g < -limit else g)
+        g = g + (l1 if p > 0 else (-l1 if p < 0 else <real> 0))
     if wd != 0:
         g = g + wd * p
     return g
 
 
 cdef void sgd(
-    Py_ssize_t n, array p, array g, array v, array _1, array _2, array c
+    Py_ssize_t n, array p, array g, array v, array _1, array _2, array o, array c
 ) noexcept nogil:
-    sign, wd, mu, a, nu, lr = c[0], c[1], c[2], c[3], c[4], c[5]
+    mu, a, nu, lr = c[0], c[1], c[2], c[3]
     for i in range(n):
-        gi = prepared(g[i], p[i], sign, wd)
+        gi = before(g[i], p[i], o)
         if v != NULL:
             vi = mu * v[i] + a * gi
             v[i] = vi
@@ -36,11 +41,11 @@ cdef void sgd(
 
 
 cdef void rmsprop(
-    Py_ssize_t n, array p, array g, array v, array g_avg, array b, array c
+    Py_ssize_t n, array p, array g, array v, array g_avg, array b, array o, array c
 ) noexcept nogil:
-    sign, wd, alpha, a, mu, lr, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    alpha, a, mu, lr, eps = c[0], c[1], c[2], c[3], c[4]
     for i in range(n):
-        gi = prepared(g[i], p[i], sign, wd)
+        gi = before(g[i], p[i], o)
         vi = alpha * v[i] + (a * gi) * gi
         v[i] = vi
         if g_avg != NULL:
@@ -58,23 +63,22 @@ cdef void rmsprop(
 
 
 cdef void adagrad(
-    Py_ssize_t n, array p, array g, array h, array _1, array _2, array c
+    Py_ssize_t n, array p, array g, array h, array _1, array _2, array o, array c
 ) noexcept nogil:
-    sign, wd, lr, eps = c[0], c[1], c[2], c[3]
+    lr, eps = c[0], c[1]
     for i in range(n):
-        gi = prepared(g[i], p[i], sign, wd)
+        gi = before(g[i], p[i], o)
         hi = h[i] + gi * gi
         h[i] = hi
         p[i] = p[i] - (lr * gi) / (root(hi) + eps)
 
 
 cdef void adam(
-    Py_ssize_t n, array p, array g, array m, array v, array v_max, array c
+    Py_ssize_t n, array p, array g, array m, array v, array v_max, array o, array c
 ) noexcept nogil:
-    sign, wd, decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
-    lr, r2, eps = c[7], c[8], c[9]
+    decay, b1, a1, b2, a2, lr, r2, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
     for i in range(n):
-        gi = prepared(g[i], p[i], sign, wd)
+        gi = before(g[i], p[i], o)
         mi = b1 * m[i] + a1 * gi
         vi = b2 * v[i] + (a2 * gi) * gi
         m[i] = mi

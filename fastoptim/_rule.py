@@ -1,131 +1,31 @@
-"""What a rule is made of, and the kinds of its hyperparameters."""
+"""What a rule is: scalars, an update in NumPy and a compiled loop, between two common stages."""
 
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from functools import partial
+from typing import Any, get_type_hints
 
-import numpy as np
-
+from . import _stages
 from ._engine import Plan
-
-
-@dataclass(frozen=True)
-class Real:
-    """A finite number with low <= x < high."""
-
-    low: float = -math.inf
-    high: float = math.inf
-
-    def __str__(self) -> str:
-        if self.low == -math.inf:
-            return "a finite number"
-        if self.high == math.inf:
-            return f"a finite number >= {self.low:g}"
-        return f"a number in [{self.low:g}, {self.high:g})"
-
-    def __call__(self, value: Any) -> float:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-            raise TypeError
-        number = float(value)
-        if not (math.isfinite(number) and self.low <= number < self.high):
-            raise ValueError
-        return number
-
-
-@dataclass(frozen=True)
-class Count:
-    """A whole number >= low."""
-
-    low: int = 0
-
-    def __str__(self) -> str:
-        return f"a whole number >= {self.low}"
-
-    def __call__(self, value: Any) -> int:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-            raise TypeError
-        if value < self.low:
-            raise ValueError
-        return int(value)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two values of one kind."""
-
-    kind: Real
-
-    def __str__(self) -> str:
-        return f"two values, each {self.kind}"
-
-    def __call__(self, value: Any) -> tuple[float, float]:
-        first, second = value
-        return self.kind(first), self.kind(second)
-
-
-@dataclass(frozen=True)
-class Flag:
-    """True or False."""
-
-    def __str__(self) -> str:
-        return "True or False"
-
-    def __call__(self, value: Any) -> bool:
-        if not isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        return bool(value)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of a few words."""
-
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return " or ".join(map(repr, self.words))
-
-    def __call__(self, value: Any) -> str:
-        if not isinstance(value, str):
-            raise TypeError
-        if value not in self.words:
-            raise ValueError
-        return value
-
-
-Kind = Real | Count | Pair | Flag | Choice
-
-Number = Annotated[float, Real()]
-NonNegative = Annotated[float, Real(0)]
-Fraction = Annotated[float, Real(0, 1)]
-Betas = Annotated[tuple[float, float], Pair(Real(0, 1))]
-Switch = Annotated[bool, Flag()]
-
-Scalars = tuple[float, ...]
+from ._kinds import Count, Kind, checked
+from ._stages import Scalars
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED = inspect.Parameter.empty
 
 
-def checked(name: str, kind: Kind, value: Any) -> Any:
-    """Return the value as the kind stores it.
+def hyperparameters(scalars: Callable[..., Scalars]) -> tuple[dict[str, Kind], dict[str, Any]]:
+    """Return the kinds and the defaults in the signature of a function of scalars."""
+    hints = get_type_hints(scalars, include_extras=True)
+    _, *found = inspect.signature(scalars).parameters.values()
+    kinds = {h.name: hints[h.name].__metadata__[0] for h in found}
+    return kinds, {h.name: h.default for h in found}
 
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not of that kind; the message names the argument, what was found and what was
-        expected.
-    """
-    try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: expected {kind}, found {value!r}") from None
+
+BEFORE, BEFORE_DEFAULTS = hyperparameters(_stages.before_scalars)
 
 
 class Rule:
@@ -158,17 +58,17 @@ class Rule:
         starts: Mapping[str, str] | None = None,
         name: str | None = None,
     ) -> None:
-        _, *hyper = inspect.signature(scalars).parameters.values()
+        kinds, defaults = hyperparameters(scalars)
         _, _, *rest = inspect.signature(update).parameters.values()
-        hints = get_type_hints(scalars, include_extras=True)
         self.update = update
         self.scalars = scalars
         self.needs = dict(needs or {})
         self.starts = dict(starts or {})
         self.name = name or update.__name__
         self.kernel = update.__name__
-        self.kinds: dict[str, Kind] = {h.name: hints[h.name].__metadata__[0] for h in hyper}
-        self.defaults: dict[str, Any] = {h.name: h.default for h in hyper}
+        self.own = tuple(kinds)
+        self.kinds = kinds | BEFORE
+        self.defaults = defaults | BEFORE_DEFAULTS
         self.state = tuple(a.name for a in rest if a.kind is a.POSITIONAL_ONLY)
 
         self.__name__ = self.name
@@ -213,7 +113,8 @@ class Rule:
         update = self.update if kernels is None else None
         labels = ("p", "g", *self.state)
         plan = Plan([(labels, 0, step - 1, p, tuple(state.values()), kernels, update)])
-        plan.step((g,), lambda _, t: self.scalars(t, **hyper))
+        before, own = self.scalars_of(hyper)
+        plan.step((g,), lambda _, t: (before, own(t)))
 
     def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters, checked one by one and together."""
@@ -225,8 +126,17 @@ class Rule:
             name: checked(name, kind, hyper.get(name, self.defaults[name]))
             for name, kind in self.kinds.items()
         }
-        self.scalars(1, **values)
+        _, own = self.scalars_of(values)
+        own(1)
         return values
+
+    def scalars_of(self, hyper: Mapping[str, Any]) -> tuple[Scalars, Callable[[int], Scalars]]:
+        """Return the scalars of the stage before the rule, and how to get the rule's of a step."""
+        common = {name: hyper[name] for name in BEFORE}
+        if hyper.get("decoupled_weight_decay"):
+            common["weight_decay"] = 0.0
+        own = {name: hyper[name] for name in self.own}
+        return _stages.before_scalars(1.0, **common), partial(self.scalars, **own)
 
     def state_for(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of the state arrays that exist with these hyperparameters."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from . import reference
-from ._base import Optimizer, Params
+from ._base import Optimizer, Options, Params
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Momentum", "RMSprop"]
 
@@ -36,8 +41,8 @@ class SGD(Optimizer):
         Nesterov's look-ahead; needs momentum > 0 and dampening = 0.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
-    backend : {"compiled", "reference"}, optional
-        See `Optimizer`.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
@@ -79,17 +84,17 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
-        backend: str | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
-            backend=backend,
             lr=lr,
             momentum=momentum,
             dampening=dampening,
             weight_decay=weight_decay,
             nesterov=nesterov,
             maximize=maximize,
+            **options,
         )
 
 
@@ -117,8 +122,8 @@ class Momentum(Optimizer):
         :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
-    backend : {"compiled", "reference"}, optional
-        See `Optimizer`.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
@@ -158,16 +163,16 @@ class Momentum(Optimizer):
         form: str = "averaged",
         weight_decay: float = 0.0,
         maximize: bool = False,
-        backend: str | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
-            backend=backend,
             lr=lr,
             momentum=momentum,
             form=form,
             weight_decay=weight_decay,
             maximize=maximize,
+            **options,
         )
 
 
@@ -202,8 +207,8 @@ class RMSprop(Optimizer):
         Scale by the standard deviation.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
-    backend : {"compiled", "reference"}, optional
-        See `Optimizer`.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
@@ -246,11 +251,10 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
-        backend: str | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
-            backend=backend,
             lr=lr,
             alpha=alpha,
             eps=eps,
@@ -258,6 +262,7 @@ class RMSprop(Optimizer):
             momentum=momentum,
             centered=centered,
             maximize=maximize,
+            **options,
         )
 
 
@@ -287,8 +292,8 @@ class Adagrad(Optimizer):
         :math:`\epsilon \ge 0`, added to the root.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
-    backend : {"compiled", "reference"}, optional
-        See `Optimizer`.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
@@ -329,17 +334,17 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         *,
         maximize: bool = False,
-        backend: str | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
-            backend=backend,
             lr=lr,
             lr_decay=lr_decay,
             weight_decay=weight_decay,
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
             maximize=maximize,
+            **options,
         )
 
 
@@ -374,8 +379,8 @@ class Adam(Optimizer):
         Maximise: the rule sees :math:`-g` for g.
     decoupled_weight_decay : bool, default False
         Decay as `AdamW` does instead.
-    backend : {"compiled", "reference"}, optional
-        See `Optimizer`.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
@@ -419,11 +424,10 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
-        backend: str | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
-            backend=backend,
             lr=lr,
             betas=betas,
             eps=eps,
@@ -431,6 +435,7 @@ class Adam(Optimizer):
             amsgrad=amsgrad,
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
+            **options,
         )
 
 
@@ -460,8 +465,8 @@ class AdamW(Adam):
         Never let the denominator shrink.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
-    backend : {"compiled", "reference"}, optional
-        See `Optimizer`.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
@@ -500,7 +505,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
-        backend: str | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -511,5 +516,5 @@ class AdamW(Adam):
             amsgrad,
             maximize=maximize,
             decoupled_weight_decay=True,
-            backend=backend,
+            **options,
         )

@@ -6,9 +6,7 @@ to the type of the parameters. The second updates the arrays; its twin in ``_ker
 same name, the same letters and the same operations in the same order:
 
 ======== ==========================================================================
-p, g     parameters; gradient (of the function to minimise)
-sign     1, or -1 to maximise
-wd       coupled weight decay (L2): ``g + wd p`` takes the place of g
+p, g     parameters; gradient, as `fastoptim._stages` leaves it
 decay    decoupled weight decay: ``decay p`` takes the place of p
 m, v, h  state arrays; the letters are those of the papers
 a        1 minus the decay rate beside it, taken in double precision
@@ -32,15 +30,11 @@ from typing import Annotated
 
 import numpy as np
 
-from ._rule import Betas, Choice, Fraction, NonNegative, Number, Rule, Scalars, Switch, rule
+from ._kinds import Betas, Choice, Fraction, NonNegative, Number, Switch
+from ._rule import Rule, rule
+from ._stages import Scalars
 
 Form = Annotated[str, Choice(("averaged", "heavy_ball"))]
-
-
-def _prepared(g, p, sign, wd):
-    """Return the gradient that the rule sees: with the sign, then with the coupled decay."""
-    g = sign * g
-    return g + wd * p if wd != 0 else g
 
 
 def _sgd_scalars(
@@ -48,9 +42,7 @@ def _sgd_scalars(
     lr: NonNegative = 1e-3,
     momentum: NonNegative = 0.0,
     dampening: Number = 0.0,
-    weight_decay: NonNegative = 0.0,
     nesterov: Switch = False,
-    maximize: Switch = False,
 ) -> Scalars:
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError(
@@ -60,13 +52,12 @@ def _sgd_scalars(
     # The first velocity is the gradient itself, as torch has it.
     mu, a = (0.0, 1.0) if step == 1 else (momentum, 1 - dampening)
     nu = momentum if nesterov else 0.0
-    return (-1.0 if maximize else 1.0), weight_decay, mu, a, nu, lr
+    return mu, a, nu, lr
 
 
 @rule(_sgd_scalars, needs={"v": "momentum"})
-def sgd(p, g, v, /, sign, wd, mu, a, nu, lr):
+def sgd(p, g, v, /, mu, a, nu, lr):
     """Gradient descent, with or without momentum; see `fastoptim.SGD`."""
-    g = _prepared(g, p, sign, wd)
     if v is not None:
         v[...] = mu * v + a * g
         g = g + nu * v if nu != 0 else v
@@ -78,13 +69,10 @@ def _momentum_scalars(
     lr: NonNegative = 0.01,
     momentum: Fraction = 0.9,
     form: Form = "averaged",
-    weight_decay: NonNegative = 0.0,
-    maximize: Switch = False,
 ) -> Scalars:
-    sign = -1.0 if maximize else 1.0
     if form == "heavy_ball":  # v = mu v - lr g; p = p + v
-        return sign, weight_decay, momentum, -lr, 0.0, -1.0
-    return sign, weight_decay, momentum, 1 - momentum, 0.0, lr
+        return momentum, -lr, 0.0, -1.0
+    return momentum, 1 - momentum, 0.0, lr
 
 
 # The same update, with other scalars.
@@ -96,18 +84,15 @@ def _rmsprop_scalars(
     lr: NonNegative = 0.01,
     alpha: Fraction = 0.99,
     eps: NonNegative = 1e-8,
-    weight_decay: NonNegative = 0.0,
     momentum: NonNegative = 0.0,
     centered: Switch = False,
-    maximize: Switch = False,
 ) -> Scalars:
-    return (-1.0 if maximize else 1.0), weight_decay, alpha, 1 - alpha, momentum, lr, eps
+    return alpha, 1 - alpha, momentum, lr, eps
 
 
 @rule(_rmsprop_scalars, needs={"g_avg": "centered", "b": "momentum"})
-def rmsprop(p, g, v, g_avg, b, /, sign, wd, alpha, a, mu, lr, eps):
+def rmsprop(p, g, v, g_avg, b, /, alpha, a, mu, lr, eps):
     """Gradient over its running root mean square; see `fastoptim.RMSprop`."""
-    g = _prepared(g, p, sign, wd)
     v[...] = alpha * v + (a * g) * g
     d = v
     if g_avg is not None:
@@ -126,18 +111,15 @@ def _adagrad_scalars(
     step: int,
     lr: NonNegative = 0.01,
     lr_decay: NonNegative = 0.0,
-    weight_decay: NonNegative = 0.0,
     initial_accumulator_value: NonNegative = 0.0,
     eps: NonNegative = 1e-10,
-    maximize: Switch = False,
 ) -> Scalars:
-    return (-1.0 if maximize else 1.0), weight_decay, lr / (1 + (step - 1) * lr_decay), eps
+    return lr / (1 + (step - 1) * lr_decay), eps
 
 
 @rule(_adagrad_scalars, starts={"h": "initial_accumulator_value"})
-def adagrad(p, g, h, /, sign, wd, lr, eps):
+def adagrad(p, g, h, /, lr, eps):
     """Gradient over the root of the sum of its squares; see `fastoptim.Adagrad`."""
-    g = _prepared(g, p, sign, wd)
     h[...] = h + g * g
     p[...] = p - (lr * g) / (np.sqrt(h) + eps)
 
@@ -149,21 +131,18 @@ def _adam_scalars(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     amsgrad: Switch = False,
-    maximize: Switch = False,
     decoupled_weight_decay: Switch = False,
 ) -> Scalars:
-    sign = -1.0 if maximize else 1.0
-    wd, decay = (0.0, 1 - lr * weight_decay) if decoupled_weight_decay else (weight_decay, 1.0)
+    decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
     b1, b2 = betas
     # Multiplying by the reciprocal root, taken once here, spares each element a division.
     r2 = 1 / math.sqrt(1 - b2**step)
-    return sign, wd, decay, b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**step), r2, eps
+    return decay, b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**step), r2, eps
 
 
 @rule(_adam_scalars, needs={"v_max": "amsgrad"})
-def adam(p, g, m, v, v_max, /, sign, wd, decay, b1, a1, b2, a2, lr, r2, eps):
+def adam(p, g, m, v, v_max, /, decay, b1, a1, b2, a2, lr, r2, eps):
     """Adam, with or without amsgrad; see `fastoptim.Adam` and `fastoptim.AdamW`."""
-    g = _prepared(g, p, sign, wd)
     m[...] = b1 * m + a1 * g
     v[...] = b2 * v + (a2 * g) * g
     if v_max is not None:

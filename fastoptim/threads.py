@@ -31,7 +31,7 @@ def _workers_that_do_not_spin() -> Iterator[None]:
 with _workers_that_do_not_spin():
     from . import _engine
 
-from ._rule import Count, checked  # noqa: E402
+from ._kinds import Count, checked  # noqa: E402
 
 
 def set_num_threads(n: int | None) -> None:

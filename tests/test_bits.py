@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from zoo import (
-    CASE_IDS,
-    CASES,
     DTYPES,
     LEVELS,
     OPTIMIZERS,
+    PAIR_IDS,
+    PAIRS,
     SIZES,
     assert_same,
     engine,
     gradients,
     name_of,
-    options,
+    pairs,
 )
 
 import fastoptim as fo
@@ -41,8 +41,8 @@ def problem(request):
     return params, [gradients(rng, params) for _ in range(STEPS)]
 
 
-@pytest.mark.parametrize(("cls", "chosen"), CASES, ids=CASE_IDS)
-def test_every_option_size_level_and_thread_count(cls, chosen, problem):
+@pytest.mark.parametrize(("cls", "chosen"), PAIRS, ids=PAIR_IDS)
+def test_every_pair_of_options_size_level_and_thread_count(cls, chosen, problem):
     params, grads = problem
     reference = run(cls, params, grads, backend="reference", lr=0.01, **chosen)
     before = np.concatenate(params)
@@ -67,7 +67,7 @@ def test_each_size_alone(cls, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-@pytest.mark.parametrize(("cls", "chosen"), CASES, ids=CASE_IDS)
+@pytest.mark.parametrize(("cls", "chosen"), PAIRS, ids=PAIR_IDS)
 def test_special_values(cls, chosen, dtype):
     """NaN, infinities, zeros of both signs, subnormals and the largest numbers."""
     info = np.finfo(dtype)
@@ -100,7 +100,7 @@ def test_extreme_scalars(cls):
 @st.composite
 def problems(draw):
     cls = draw(st.sampled_from(OPTIMIZERS))
-    chosen = draw(st.sampled_from(options(cls)))
+    chosen = draw(st.sampled_from(pairs(cls)))
     dtype = draw(st.sampled_from(DTYPES))
     shapes = draw(
         st.lists(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0), min_size=1, max_size=4)

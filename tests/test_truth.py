@@ -10,6 +10,7 @@ import pytest
 from zoo import CASE_IDS, CASES, OPTIMIZERS, gradients, hyperparameters, name_of
 
 import fastoptim as fo
+from fastoptim._stages import before
 
 BACKENDS = ["compiled", "reference"]
 
@@ -127,8 +128,10 @@ def test_against_extended_precision(cls, chosen):
     names = cls.rule.state_for(hyper)
     arrays = {s: np.full(200, cls.rule.start_of(s, hyper), np.longdouble) for s in names}
     for t, g in enumerate(grads, start=1):
-        scalars = map(np.longdouble, cls.rule.scalars(t, **hyper))
-        cls.rule.update(exact, g, *(arrays.get(s) for s in cls.rule.state), *scalars)
+        common, own = cls.rule.scalars_of(hyper)
+        seen = before(g, exact, *map(np.longdouble, common))
+        state = (arrays.get(s) for s in cls.rule.state)
+        cls.rule.update(exact, seen, *state, *map(np.longdouble, own(t)))
 
     for dtype, tolerance in ((np.float64, 1e-13), (np.float32, 1e-4)):
         p = start.astype(dtype)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 import fastoptim as fo
 from fastoptim import _engine, _levels, optimizers
-from fastoptim._rule import Choice, Flag, Real
+from fastoptim._kinds import Choice, Flag, Real
 
 OPTIMIZERS = [getattr(optimizers, name) for name in optimizers.__all__]
 DTYPES = [np.float32, np.float64]
@@ -33,8 +34,17 @@ def hyperparameters(cls: type[fo.Optimizer]) -> dict[str, Any]:
     return {name: parameters[name].default for name in cls.rule.kinds if name in parameters}
 
 
-def options(cls: type[fo.Optimizer]) -> list[dict[str, Any]]:
-    """Return every combination of a class's options: flags on and off, words, zero and not."""
+# What every optimizer understands, beside its own hyperparameters.
+COMMON: dict[str, list[Any]] = {
+    "weight_decay": [0.0, 0.3],
+    "l1": [0.0, 0.2],
+    "max_grad_value": [None, 0.5],
+    "maximize": [False, True],
+}
+
+
+def values_of(cls: type[fo.Optimizer]) -> dict[str, list[Any]]:
+    """Return the values to try of a class's own options: flags on and off, words, zero and not."""
     values: dict[str, list[Any]] = {}
     for name, default in hyperparameters(cls).items():
         kind = cls.rule.kinds[name]
@@ -44,10 +54,41 @@ def options(cls: type[fo.Optimizer]) -> list[dict[str, Any]]:
             values[name] = list(kind.words)
         elif isinstance(kind, Real) and default == 0:
             values[name] = [0.0, 0.3]
+    return values
+
+
+def options(cls: type[fo.Optimizer]) -> list[dict[str, Any]]:
+    """Return every combination of the options in a class's signature."""
+    values = values_of(cls)
     combinations = [
         dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
     ]
     return [chosen for chosen in combinations if is_allowed(cls, chosen)]
+
+
+def pairs(cls: type[fo.Optimizer]) -> list[dict[str, Any]]:
+    """Return a few combinations of own and common options in which each two values meet."""
+    own = [{k: v for k, v in chosen.items() if k not in COMMON} for chosen in options(cls)]
+    singles = {item for chosen in own for item in chosen.items()}
+    common = {(name, value) for name, values in COMMON.items() for value in values}
+    missing = set().union(*(couples(chosen.items()) for chosen in own))
+    missing |= {frozenset(couple) for couple in itertools.product(singles, common)}
+    missing |= {couple for couple in couples(common) if len(dict(couple)) == 2}
+    rng, found = random.Random(1), []
+    while missing:
+        drawn = [
+            {**rng.choice(own), **{name: rng.choice(values) for name, values in COMMON.items()}}
+            for _ in range(30)
+        ]
+        best = max(drawn, key=lambda chosen: len(couples(chosen.items()) & missing))
+        if couples(best.items()) & missing:
+            found.append(best)
+            missing -= couples(best.items())
+    return found
+
+
+def couples(items: Iterable[tuple[str, Any]]) -> set[frozenset[tuple[str, Any]]]:
+    return {frozenset(couple) for couple in itertools.combinations(items, 2)}
 
 
 def is_allowed(cls: type[fo.Optimizer], chosen: dict[str, Any]) -> bool:
@@ -61,13 +102,17 @@ def is_allowed(cls: type[fo.Optimizer], chosen: dict[str, Any]) -> bool:
 def name_of(value: Any) -> str:
     """Return a readable test id."""
     if isinstance(value, dict):
-        given = [f"{k}={v}" for k, v in value.items() if v is not False and str(v) != "0.0"]
+        given = [
+            f"{k}={v}" for k, v in value.items() if v is not False and str(v) not in ("0.0", "None")
+        ]
         return ",".join(given) or "plain"
     return getattr(value, "__name__", str(value))
 
 
 CASES = [(cls, chosen) for cls in OPTIMIZERS for chosen in options(cls)]
 CASE_IDS = [f"{name_of(cls)}-{name_of(chosen)}" for cls, chosen in CASES]
+PAIRS = [(cls, chosen) for cls in OPTIMIZERS for chosen in pairs(cls)]
+PAIR_IDS = [f"{name_of(cls)}-{name_of(chosen)}" for cls, chosen in PAIRS]
 
 
 @contextmanager

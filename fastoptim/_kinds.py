@@ -1,0 +1,146 @@
+"""The kinds of arguments: what each expects, and the error that says so."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Real:
+    """A finite number with low <= x < high."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        if self.low == -math.inf:
+            return "a finite number"
+        if self.high == math.inf:
+            return f"a finite number >= {self.low:g}"
+        return f"a number in [{self.low:g}, {self.high:g})"
+
+    def __call__(self, value: Any) -> float:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+            raise TypeError
+        number = float(value)
+        if not (math.isfinite(number) and self.low <= number < self.high):
+            raise ValueError
+        return number
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole number >= low."""
+
+    low: int = 0
+
+    def __str__(self) -> str:
+        return f"a whole number >= {self.low}"
+
+    def __call__(self, value: Any) -> int:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+            raise TypeError
+        if value < self.low:
+            raise ValueError
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two values of one kind."""
+
+    kind: Real
+
+    def __str__(self) -> str:
+        return f"two values, each {self.kind}"
+
+    def __call__(self, value: Any) -> tuple[float, float]:
+        first, second = value
+        return self.kind(first), self.kind(second)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Two numbers low <= high, either of which may be infinite."""
+
+    def __str__(self) -> str:
+        return "two numbers, low <= high"
+
+    def __call__(self, value: Any) -> tuple[float, float]:
+        low, high = (bound if abs(bound) == math.inf else Real()(bound) for bound in value)
+        if not low <= high:
+            raise ValueError
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """A value of some kind, or None."""
+
+    kind: Real | Limits
+
+    def __str__(self) -> str:
+        return f"{self.kind}, or None"
+
+    def __call__(self, value: Any) -> Any:
+        return None if value is None else self.kind(value)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def __str__(self) -> str:
+        return "True or False"
+
+    def __call__(self, value: Any) -> bool:
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(map(repr, self.words))
+
+    def __call__(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError
+        if value not in self.words:
+            raise ValueError
+        return value
+
+
+Kind = Real | Count | Pair | Limits | Maybe | Flag | Choice
+
+Number = Annotated[float, Real()]
+NonNegative = Annotated[float, Real(0)]
+Fraction = Annotated[float, Real(0, 1)]
+Betas = Annotated[tuple[float, float], Pair(Real(0, 1))]
+Switch = Annotated[bool, Flag()]
+MaybeNonNegative = Annotated[float | None, Maybe(Real(0))]
+
+
+def checked(name: str, kind: Kind, value: Any) -> Any:
+    """Return the value as the kind stores it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not of that kind; the message names the argument, what was found and what was
+        expected.
+    """
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: expected {kind}, found {value!r}") from None
