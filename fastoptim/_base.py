@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar, TypedDict
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import _levels
 from ._engine import Plan, as_array, check_target
-from ._kinds import Choice, Count, checked
+from ._kinds import Choice, Count, Kind, Maybe, Real, checked
 from ._rule import Rule
 from ._stages import Scalars
 
@@ -21,7 +23,15 @@ Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, A
 Grads = Array | Sequence[Any] | Mapping[Any, Any]
 
 BACKENDS = Choice(("compiled", "reference"))
+# What belongs to an optimizer as a whole, because it concerns all gradients together.
+SETTINGS: dict[str, Kind] = {
+    "max_grad_norm": Maybe(Real(0)),
+    "nonfinite": Choice(("ignore", "raise", "skip")),
+}
+DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore"}
+POSITIVE, ONE = Real(0, above=True), 1.0
 FORMAT = 1  # of state_dict
+EMA = "ema"  # the name of the average among the state arrays
 
 
 class Options(TypedDict, total=False):
@@ -29,6 +39,11 @@ class Options(TypedDict, total=False):
 
     l1: float
     max_grad_value: float | None
+    max_grad_norm: float | None
+    nonfinite: str
+    bounds: tuple[float, float] | None
+    ema_decay: float | None
+    mask: Any
     backend: str | None
 
 
@@ -52,6 +67,12 @@ class Container:
         if not self.arrays:
             raise ValueError(f"{label}: expected at least one array, found none")
 
+    def like(self, values: list[Any]) -> Any:
+        """Return values in a container like this one."""
+        if self.single:
+            return values[0]
+        return values if self.names is None else dict(zip(self.names, values, strict=True))
+
     def indices(self) -> list[str]:
         """Return what follows the container's name in the name of each array."""
         if self.single:
@@ -74,6 +95,24 @@ class Container:
                 f"found {len(grads)}"
             )
         return grads
+
+    def masks(self, mask: Any) -> list[Any]:
+        """Return a copy of the mask of each array, in its layout, or None."""
+        if mask is None:
+            return [None] * len(self.arrays)
+        found = []
+        for index, p, m in zip(self.indices(), self.arrays, self.order("mask", mask), strict=True):
+            if m is not None:
+                m, label = np.asarray(m), f"mask{index}"
+                if m.dtype != bool:
+                    raise TypeError(f"{label}: expected an array of bool, found {m.dtype}")
+                if m.shape != p.shape:
+                    raise ValueError(
+                        f"{label}: expected shape {p.shape} as its parameter has, found {m.shape}"
+                    )
+                m = np.full_like(p, m, dtype=bool, subok=False)
+            found.append(m)
+        return found
 
     def _order_names(self, label: str, grads: Any) -> Sequence[Any]:
         if not isinstance(grads, Mapping):
@@ -99,16 +138,21 @@ class ParamGroup(MutableMapping[str, Any]):
     anything. ``group["params"]`` is the list of the group's arrays.
     """
 
-    def __init__(self, rule: Rule, container: Container, hyper: Mapping[str, Any]) -> None:
+    def __init__(
+        self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any = None
+    ) -> None:
         self._rule = rule
         self.container = container
+        self.masks = container.masks(mask)
         self.adopt(rule.check(hyper))
 
     def adopt(self, hyper: dict[str, Any]) -> None:
         """Take hyperparameters that the rule has checked."""
         self.hyper = hyper
         self.state_names = self._rule.state_for(hyper)
-        self.before, self.scalars = self._rule.scalars_of(hyper)
+        if hyper["ema_decay"] is not None:
+            self.state_names += (EMA,)
+        self.before, self.after, self.scalars = self._rule.scalars_of(hyper)
 
     def __getitem__(self, name: str) -> Any:
         return list(self.container.arrays) if name == "params" else self.hyper[name]
@@ -152,6 +196,22 @@ class Optimizer:
         penalties. The caller's gradients stay as they are.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
+    bounds : (float, float), optional
+        Clip the parameters to [low, high] after the update; either may be infinite.
+    mask : array of bool, or a container like params, optional
+        Where it is False the parameters are zero after every step. See `fastoptim.prune`. With
+        param groups it belongs into each group. It is copied.
+    ema_decay : float, optional
+        :math:`0 \le d < 1`: keep an exponential moving average of the parameters, which starts
+        as they do: :math:`e = d e + (1 - d) p` after each update. It is at `ema`.
+    max_grad_norm : float, optional
+        Scale the gradients so that the L2 norm of all of them together is at most this, as
+        ``torch.nn.utils.clip_grad_norm_`` does; before ``max_grad_value``. For the optimizer as a
+        whole, not for a group.
+    nonfinite : {"ignore", "raise", "skip"}, default "ignore"
+        What to do if a gradient holds a NaN or an infinity: step all the same, raise
+        FloatingPointError, or take no step and count it in `skipped_steps`. Neither of the last
+        two changes parameters, state or step counts. For the optimizer as a whole.
     backend : {"compiled", "reference"}, optional
         What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
         else the compiled kernels. Both give the same bits.
@@ -169,21 +229,38 @@ class Optimizer:
     rule: ClassVar[Rule]
     _backend: str
 
-    def __init__(self, params: Params, *, backend: str | None = None, **hyper: Any) -> None:
+    def __init__(
+        self,
+        params: Params,
+        *,
+        backend: str | None = None,
+        mask: Any = None,
+        **hyper: Any,
+    ) -> None:
         label = "FASTOPTIM_BACKEND" if backend is None else "backend"
         if backend is None:
             backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
         self._backend = checked(label, BACKENDS, backend)
+        self._settings = {
+            name: checked(name, kind, hyper.pop(name, DEFAULT_SETTINGS[name]))
+            for name, kind in SETTINGS.items()
+        }
         self._defaults = self.rule.check(hyper)
+        self._scale = 1.0  # of all gradients, in the step under way
+        self._norm: float | None = None
+        self._skipped = 0
+        self._shows_ema = False
         self._groups: tuple[ParamGroup, ...] = ()
         self._state: dict[Any, dict[str, Array]] = {}
         self._plan = Plan([])
         if isinstance(params, Iterable) and not isinstance(params, (np.ndarray, Mapping, str)):
             params = list(params)
             if any(isinstance(item, Mapping) for item in params):
+                if mask is not None:
+                    raise TypeError("mask: expected a mask in each param group, found one for all")
                 self._add_groups(params)
                 return
-        self._add_groups([{"params": params}])
+        self._add_groups([{"params": params, "mask": mask}])
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -210,6 +287,64 @@ class Optimizer:
         """What computes the steps: "compiled" or "reference"."""
         return self._backend
 
+    @property
+    def grad_norm(self) -> float | None:
+        """The L2 norm of all gradients of the last step, divided by grad_scale, before clipping.
+
+        It is measured if `max_grad_norm` or `nonfinite` asks for it, else None.
+        """
+        return self._norm
+
+    @property
+    def skipped_steps(self) -> int:
+        """The number of steps that `nonfinite` = "skip" has not taken."""
+        return self._skipped
+
+    @property
+    def ema(self) -> Any:
+        """The average of the parameters, in containers like theirs; None without `ema_decay`."""
+        arrays = iter(self._state.values())
+        averages = [
+            group.container.like([next(arrays).get(EMA) for _ in group.container.arrays])
+            for group in self._groups
+        ]
+        if all(group.hyper["ema_decay"] is None for group in self._groups):
+            return None
+        return averages[0] if len(averages) == 1 else averages
+
+    @contextmanager
+    def use_ema(self) -> Iterator[None]:
+        """Let the parameters hold their averages meanwhile, also if the body raises.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no average, or it is in use already; and from `step` meanwhile.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastoptim as fo
+        >>> p = np.array([1.0, 2.0])
+        >>> opt = fo.SGD(p, lr=0.5, ema_decay=0.5)
+        >>> opt.step(np.array([1.0, 0.0]))
+        >>> with opt.use_ema():
+        ...     print(p)
+        [0.75 2.  ]
+        >>> p
+        array([0.5, 2. ])
+        """
+        if self.ema is None:
+            raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
+        self._refuse_while_ema_shows("use_ema")
+        self._swap_ema()
+        self._shows_ema = True
+        try:
+            yield
+        finally:
+            self._shows_ema = False
+            self._swap_ema()
+
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add a group of parameters, which start with fresh state.
 
@@ -227,7 +362,7 @@ class Optimizer:
         """
         self._add_groups([group])
 
-    def step(self, grads: Grads) -> None:
+    def step(self, grads: Grads, *, grad_scale: float = ONE) -> None:
         """Update the parameters in place.
 
         Parameters
@@ -237,18 +372,26 @@ class Optimizer:
             a sequence of such containers, one for each group. A gradient has its parameter's
             dtype and shape, and any layout; None skips its parameter, whose step count then
             stays as it is.
+        grad_scale : float, default 1
+            Divide the gradients by this before all else: the loss scale, or the number of batches
+            whose gradients were added up.
 
         Raises
         ------
         TypeError, ValueError
             If a gradient does not fit its parameter, or shares memory with parameters or state;
             then nothing has changed.
+        FloatingPointError
+            If a gradient is not finite and `nonfinite` is "raise"; then nothing has changed.
         RuntimeError
-            If another thread is in a step of this optimizer.
+            If another thread is in a step of this optimizer, or the averages are swapped in.
         """
+        self._refuse_while_ema_shows("step")
         if self._state_names != [group.state_names for group in self._groups]:
             self._lay_out(self._groups, self._state, self._plan.steps)
-        self._plan.step(self._ordered(grads), self._scalars)
+        self._scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
+        judge = None if self._settings == DEFAULT_SETTINGS else self._judge
+        self._plan.step(self._ordered(grads), self._scalars, judge)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -256,7 +399,8 @@ class Optimizer:
         Returns
         -------
         dict
-            ``"optimizer"`` (the class's name) and ``"format"`` (a number); ``"state"``: for the
+            ``"optimizer"`` (the class's name), ``"format"`` (a number), ``"settings"``
+            (max_grad_norm and nonfinite), ``"skipped_steps"``; ``"state"``: for the
             key of each parameter its ``"step"`` and copies of its state arrays;
             ``"param_groups"``: for each group the keys of its ``"params"`` and its
             hyperparameters. The parameters themselves are not in it.
@@ -273,6 +417,8 @@ class Optimizer:
         return {
             "optimizer": type(self).__name__,
             "format": FORMAT,
+            "settings": dict(self._settings),
+            "skipped_steps": self._skipped,
             "state": state,
             "param_groups": groups,
         }
@@ -308,10 +454,21 @@ class Optimizer:
             hyper = {name: value for name, value in saved.items() if name != "params"}
             _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper))
             groups.append(ParamGroup(self.rule, group.container, hyper))
+            groups[-1].masks = group.masks
+        settings = _entry("state_dict", state_dict, "settings")
+        settings = {
+            name: checked(name, kind, _entry("state_dict['settings']", settings, name))
+            for name, kind in SETTINGS.items()
+        }
+        skipped = _entry("state_dict", state_dict, "skipped_steps")
+        skipped = checked("state_dict['skipped_steps']", Count(0), skipped)
         state, steps = self._loaded_state(groups, _entry("state_dict", state_dict, "state"))
         self._lay_out(tuple(groups), state, steps)
+        self._settings, self._skipped = settings, skipped
 
     def __getattr__(self, name: str) -> Any:
+        if name in SETTINGS:
+            return self._settings[name]
         if name.startswith("_") or name not in self.rule.kinds:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         first, *others = (group.hyper[name] for group in self._groups)
@@ -322,20 +479,32 @@ class Optimizer:
         return first
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.rule.kinds:
+        if name in SETTINGS:
+            self._settings = {**self._settings, name: checked(name, SETTINGS[name], value)}
+        elif name in self.rule.kinds:
             hypers = [self.rule.check({**g.hyper, name: value}) for g in self._groups]
             for group, hyper in zip(self._groups, hypers, strict=True):
                 group.adopt(hyper)
         elif name.startswith("_") or hasattr(type(self), name):
             super().__setattr__(name, value)
         else:
-            known = ", ".join(self.rule.kinds)
+            known = ", ".join((*self.rule.kinds, *SETTINGS))
             raise AttributeError(
                 f"{name}: expected one of the hyperparameters of {type(self).__name__} ({known})"
             )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'; '.join(map(repr, self._groups))})"
+
+    def _refuse_while_ema_shows(self, what: str) -> None:
+        if self._shows_ema:
+            raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
+
+    def _swap_ema(self) -> None:
+        params = (p for group in self._groups for p in group.container.arrays)
+        for p, arrays in zip(params, self._state.values(), strict=True):
+            if EMA in arrays:
+                p[...], arrays[EMA][...] = arrays[EMA].copy(), p.copy()
 
     def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         added = []
@@ -347,9 +516,10 @@ class Optimizer:
                     f"{label}: expected a param group, a mapping with the key 'params', "
                     f"found {type(group).__name__}"
                 )
-            hyper = {name: value for name, value in group.items() if name != "params"}
+            hyper = {k: value for k, value in group.items() if k not in ("params", "mask")}
             container = Container(label, group["params"])
-            added.append(ParamGroup(self.rule, container, {**self._defaults, **hyper}))
+            hyper = {**self._defaults, **hyper}
+            added.append(ParamGroup(self.rule, container, hyper, group.get("mask")))
         steps = self._plan.steps + [0] * sum(len(group.container.arrays) for group in added)
         self._lay_out((*self._groups, *added), self._state, steps)
 
@@ -361,7 +531,8 @@ class Optimizer:
     ) -> None:
         """Allocate the state that is missing and plan the steps; only then change anything."""
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
-        plan = Plan(list(self._tensors(groups, complete, steps)))
+        loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
+        plan = Plan(list(self._tensors(groups, complete, steps)), self.rule.update, loops)
         self._groups, self._state, self._plan = groups, complete, plan
         self._state_names = [group.state_names for group in groups]
 
@@ -372,24 +543,25 @@ class Optimizer:
         steps: Sequence[int],
     ) -> Iterator[tuple[Any, ...]]:
         """Yield what the engine wants to know of each parameter."""
-        names, compiled = self.rule.state, self._backend == "compiled"
-        kernels = _levels.kernels[self.rule.kernel] if compiled else None
-        update = None if compiled else self.rule.update
+        names = self.rule.state
         rest = zip(state.items(), steps, strict=True)
         for number, group in enumerate(groups):
             exists = group.state_names
             where = f"[{number}]" if len(groups) > 1 else ""
-            for index, p in zip(group.container.indices(), group.container.arrays, strict=True):
+            container = group.container
+            for index, p, mask in zip(
+                container.indices(), container.arrays, group.masks, strict=True
+            ):
                 (key, arrays), t = next(rest)
                 labels = [f"params{where}{index}", f"grads{where}{index}"]
-                labels += [f"state[{key!r}][{name!r}]" for name in names]
+                labels += [f"state[{key!r}][{name!r}]" for name in (*names, EMA)]
                 check_target(labels[0], p := as_array(labels[0], p))
                 for name in exists:
                     if name not in arrays:
-                        start = self.rule.start_of(name, group.hyper)
+                        start = p if name == EMA else self.rule.start_of(name, group.hyper)
                         arrays[name] = np.full_like(p, start)
-                used = tuple(arrays[name] if name in exists else None for name in names)
-                yield labels, number, t, p, used, kernels, update
+                *used, ema = (arrays[name] if name in exists else None for name in (*names, EMA))
+                yield labels, number, t, p, used, ema, mask
 
     def _ordered(self, grads: Any) -> Sequence[Any]:
         """Return the gradients in the order of the parameters, over all groups."""
@@ -408,9 +580,31 @@ class Optimizer:
             for g in group.container.order(f"grads[{number}]", container)
         ]
 
-    def _scalars(self, group: int, t: int) -> tuple[Scalars, Scalars]:
+    def _scalars(self, group: int, t: int) -> tuple[Scalars, Scalars, Scalars]:
         chosen = self._groups[group]
-        return chosen.before, chosen.scalars(t)
+        before = chosen.before
+        if self._scale != 1:
+            before = before[0] * self._scale, *before[1:]
+        return before, chosen.after, chosen.scalars(t)
+
+    def _judge(self) -> bool:
+        """Measure the gradients of the step under way; scale them, or refuse the step."""
+        bad = None
+        norm = math.sqrt(self._plan.sum_of_squares(self._scale))
+        if not math.isfinite(norm):
+            bad = self._plan.first_nonfinite()
+            if bad is None:  # only the squares were too large
+                norm = 2.0**600 * math.sqrt(self._plan.sum_of_squares(self._scale * 2.0**-600))
+        self._norm = norm
+        nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
+        if bad and nonfinite == "raise":
+            raise FloatingPointError(f"{bad}: expected finite numbers, found NaN or infinity")
+        if bad and nonfinite == "skip":
+            self._skipped += 1
+            return False
+        if limit is not None and not limit / (norm + 1e-6) >= 1:  # a NaN scales, too
+            self._scale *= limit / (norm + 1e-6)
+        return True
 
     def _loaded_state(
         self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]
@@ -432,8 +626,8 @@ class Optimizer:
             for name, array in arrays.items():
                 if name == "step":
                     continue
-                if name not in self.rule.state:
-                    known = ", ".join(self.rule.state)
+                if name not in (*self.rule.state, EMA):
+                    known = ", ".join((*self.rule.state, EMA))
                     raise ValueError(f"{label}: expected state named {known}, found {name!r}")
                 array = as_array(f"{label}[{name!r}]", array)
                 _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype)

@@ -24,11 +24,13 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-from fastoptim._kernel cimport f32, f64, kernel32, kernel64
+from fastoptim._kernel cimport (
+    after32, after64, f32, f64, kernel32, kernel64, squares32, squares64
+)
 
 import numpy as np
 
-from fastoptim._stages import before
+from fastoptim._stages import after, before, sum_of_squares
 
 cnp.import_array()
 
@@ -45,11 +47,14 @@ cdef extern from "parallel.h":
     int omp_in_parallel() nogil
 
 cdef enum:
-    ARRAYS = 4  # that a kernel writes: p, and up to 3 state arrays
-    OPTIONS = 5  # scalars of the stage before a rule
-    SCALARS = 21  # of a row: these, then the rule's, at the most 16
+    ARRAYS = 5  # that a step writes: p, up to 3 state arrays, and the average of p
+    EMA = 4  # the last of them
+    BEFORE = 5  # scalars of the stage before a rule
+    AFTER = 4  # and after it
+    SCALARS = 25  # of a row: these, then the rule's, at the most 16
     TILE = 512  # elements of a gathered gradient at a time: 4 KB on the stack
     TASK = 16384  # elements of the flat space that a thread takes at a time
+    SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
     AXES = 64  # of a NumPy array, at the most
 
 ctypedef fused real:
@@ -71,6 +76,10 @@ cdef struct Tensor:
     Py_ssize_t itemsize
     Py_ssize_t traffic  # bytes that a step moves
     void* kernel
+    void* after
+    void* squares
+    const unsigned char* mask
+    bint finished  # whether the stage after the rule has anything to do
     Py_ssize_t group
     Py_ssize_t t  # steps taken
     Py_ssize_t row  # of the scalars of the step under way; -1: no gradient, nothing to do
@@ -270,10 +279,15 @@ cdef class Plan:
     Parameters
     ----------
     tensors : list of tuples
-        ``(labels, group, t, p, state, kernels, update)`` for each parameter: the names of p, g
-        and the state arrays in messages; the number of its group; the steps taken so far; the
-        array; a tuple of state arrays (None where there is none); the rule's kernels by the size
-        of an element, and None; or None, and the function that updates in NumPy.
+        ``(labels, group, t, p, state, ema, mask)`` for each parameter: the names of p, g, the
+        state arrays and the average in messages; the number of its group; the steps taken so far;
+        the array; a tuple of state arrays (None where there is none); the average of p, and the
+        mask of the elements that are kept, an array of bool laid out like p, or None.
+    update : function
+        What updates in NumPy.
+    loops : mapping or None
+        What updates instead of it, by the size of an element: the capsules of the compiled loops
+        ``"rule"``, ``"after"`` and ``"squares"``.
 
     Raises
     ------
@@ -289,16 +303,22 @@ cdef class Plan:
     cdef float* scalars32
     cdef Py_ssize_t count, range_count, total, tasks, rows, row_capacity, traffic
     cdef bint busy
-    cdef list labels, params, states, updates, row_scalars
+    cdef Py_ssize_t tile_count
+    cdef Py_ssize_t* tile_tensor  # of each tile whose squares are summed; made when first needed
+    cdef Py_ssize_t* tile_start
+    cdef double* tile_sums
+    cdef list labels, params, states, emas, masks, grads, row_scalars
+    cdef object update, loops
 
-    def __cinit__(self, list tensors):
+    def __cinit__(self, list tensors, update=None, loops=None):
         self.count = len(tensors)
         self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
         self.ranges = <Range*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Range))
         if not self.tensors or not self.ranges:
             raise MemoryError
         cdef Py_ssize_t i
-        self.labels, self.params, self.states, self.updates = [], [], [], []
+        self.labels, self.params, self.states, self.emas, self.masks = [], [], [], [], []
+        self.update, self.loops = update, loops
         for i in range(self.count):
             self.add(i, tensors[i])
         self.sort_ranges()
@@ -313,19 +333,24 @@ cdef class Plan:
         PyMem_Free(self.ranges)
         PyMem_Free(self.first_tensor)
         PyMem_Free(self.first_element)
+        PyMem_Free(self.tile_tensor)
+        PyMem_Free(self.tile_start)
+        PyMem_Free(self.tile_sums)
         PyMem_Free(self.scalars64)
         PyMem_Free(self.scalars32)
 
     cdef add(self, Py_ssize_t i, tuple entry):
-        labels, group, t, p, state, kernels, update = entry
+        labels, group, t, p, state, ema, mask = entry
         cdef Tensor* tensor = &self.tensors[i]
         cdef cnp.ndarray array = as_array(labels[0], p)
         check_target(labels[0], array)
         tensor.size = cnp.PyArray_SIZE(array)
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1
-        if kernels is not None:
-            tensor.kernel = PyCapsule_GetPointer(kernels[tensor.itemsize], "fastoptim.kernel")
+        if self.loops is not None:
+            tensor.kernel = self.loop("rule", tensor.itemsize)
+            tensor.after = self.loop("after", tensor.itemsize)
+            tensor.squares = self.loop("squares", tensor.itemsize)
         self.own(array, i, 0)
         arrays = []
         for k, s in enumerate(state):
@@ -334,12 +359,24 @@ cdef class Plan:
                 check_state(labels[2 + k], labels[0], s, array)
                 self.own(s, i, 1 + k)
             arrays.append(s)
+        if ema is not None:
+            label = labels[2 + len(state)]
+            ema = as_array(label, ema)
+            check_state(label, labels[0], ema, array)
+            self.own(ema, i, EMA)
+        if mask is not None:
+            tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
         # g is read; p and each state array are read and written
-        tensor.traffic = cnp.PyArray_NBYTES(array) * (3 + 2 * sum(s is not None for s in arrays))
+        written = 1 + sum(s is not None for s in (*arrays, ema))
+        tensor.traffic = cnp.PyArray_NBYTES(array) * (1 + 2 * written)
         self.labels.append(labels)
         self.params.append(array)
         self.states.append(arrays)
-        self.updates.append(update)
+        self.emas.append(ema)
+        self.masks.append(mask)
+
+    cdef void* loop(self, name, Py_ssize_t itemsize) except NULL:
+        return PyCapsule_GetPointer(self.loops[name][itemsize], "fastoptim.kernel")
 
     cdef own(self, cnp.ndarray array, Py_ssize_t i, Py_ssize_t k):
         """Note where an array is that a step writes; the plan's lists keep it alive."""
@@ -390,16 +427,19 @@ cdef class Plan:
         """The number of steps that each parameter has taken."""
         return [self.tensors[i].t for i in range(self.count)]
 
-    def step(self, grads, scalars):
-        """Take one step.
+    def step(self, grads, scalars, judge=None):
+        """Take one step, and tell whether it was taken.
 
         Parameters
         ----------
         grads : sequence
             A gradient, or None, for each parameter.
         scalars : function
-            ``scalars(group, t)``: the scalars of a group's t-th step, a tuple of those of the
-            stage before the rule and one of the rule's.
+            ``scalars(group, t)``: the scalars of a group's t-th step, three tuples: those of the
+            stage before the rule, of the stage after it, and of the rule.
+        judge : function, optional
+            Called without arguments once the gradients are checked and `sum_of_squares` may be
+            asked; the step is taken if it returns True.
 
         Raises
         ------
@@ -413,17 +453,21 @@ cdef class Plan:
             raise RuntimeError("step: this optimizer is taking a step already, in another thread")
         self.busy = True
         try:
-            held = list(grads)  # another thread may change the caller's meanwhile
-            self.bind(held)
+            self.grads = list(grads)  # another thread may change the caller's meanwhile
+            self.bind(self.grads)
+            if judge is not None and not judge():
+                return False
             self.fill_rows(scalars)
-            if self.updates and self.updates[0] is not None:
-                self.run_updates(held)
+            if self.loops is None:
+                self.run_updates()
             else:
                 self.run()
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
                     self.tensors[i].t += 1
+            return True
         finally:
+            self.grads = None
             self.busy = False
 
     cdef bind(self, list grads):
@@ -448,6 +492,13 @@ cdef class Plan:
             tensor.row = 0
             self.traffic += tensor.traffic
 
+    cdef label(self, Py_ssize_t i, Py_ssize_t k):
+        """Return the name of an array that a step writes."""
+        labels = self.labels[i]
+        if k == 0:
+            return labels[0]
+        return labels[len(labels) - 1 if k == EMA else 1 + k]
+
     cdef int check_owned(self, Py_ssize_t i, Tensor* tensor) except -1:
         """Raise if an array was frozen, or its memory moved, since the plan was made."""
         cdef cnp.ndarray a
@@ -457,10 +508,10 @@ cdef class Plan:
                 continue
             a = <cnp.ndarray> tensor.arrays[k]
             if not cnp.PyArray_ISWRITEABLE(a):
-                label = self.labels[i][k + 1 if k else 0]
+                label = self.label(i, k)
                 raise ValueError(f"{label}: expected a writable array, found a read-only one")
             if cnp.PyArray_BYTES(a) != tensor.data[k] or cnp.PyArray_SIZE(a) != tensor.size:
-                label = self.labels[i][k + 1 if k else 0]
+                label = self.label(i, k)
                 raise ValueError(
                     f"{label}: expected the memory that the optimizer was given, "
                     "found an array resized since"
@@ -516,9 +567,13 @@ cdef class Plan:
                     self.row_scalars.append(scalars(group, t + 1))
                 row = seen[group, t]
             tensor.row = row
+            last = self.row_scalars[row][1]
+            tensor.finished = (
+                tensor.data[EMA] or tensor.mask or last[0] != -np.inf or last[1] != np.inf
+            )
         self.grow_rows(len(self.row_scalars))
-        for row, (options, own) in enumerate(self.row_scalars):
-            for k, value in enumerate((*options, *own)):
+        for row, parts in enumerate(self.row_scalars):
+            for k, value in enumerate((*parts[0], *parts[1], *parts[2])):
                 self.scalars64[row * SCALARS + k] = value
                 self.scalars32[row * SCALARS + k] = <float> self.scalars64[row * SCALARS + k]
 
@@ -535,15 +590,86 @@ cdef class Plan:
         self.scalars32 = <float*> narrow
         self.row_capacity = rows
 
-    cdef run_updates(self, list grads):
-        """Step with the NumPy updates, on the same arrays and the same scalars."""
+    cdef run_updates(self):
+        """Step with the NumPy twins, on the same arrays and the same scalars."""
+        with np.errstate(all="ignore"):
+            for i in range(self.count):
+                if self.tensors[i].row < 0:
+                    continue
+                p = self.params[i]
+                first, last, own = self.row_scalars[self.tensors[i].row]
+                g = before(self.grads[i], p, *map(p.dtype.type, first))
+                self.update(p, g, *self.states[i], *map(p.dtype.type, own))
+                after(p, self.emas[i], self.masks[i], *map(p.dtype.type, last))
+
+    def sum_of_squares(self, double scale):
+        """Return the sum of the squares of scale times all gradients of the step under way.
+
+        It is summed in an order that depends on the shapes and layouts of the parameters alone.
+        """
+        cdef Py_ssize_t tile, i
+        cdef double total = 0
+        cdef int threads = threads_for(self.traffic)
+        if self.loops is None:
+            return self.reference_squares(scale)
+        if not self.tile_sums:
+            self.cut_tiles()
+        with nogil:
+            if threads == 1:
+                for tile in range(self.tile_count):
+                    self.sum_tile(tile, scale)
+            else:
+                for tile in prange(
+                    self.tile_count, num_threads=threads, schedule="dynamic", chunksize=16
+                ):
+                    self.sum_tile(tile, scale)
+            for tile in range(self.tile_count):
+                total += self.tile_sums[tile]
+        return total
+
+    cdef reference_squares(self, double scale):
+        cdef double total = 0
         with np.errstate(all="ignore"):
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
-                    p = self.params[i]
-                    options, own = self.row_scalars[self.tensors[i].row]
-                    g = before(grads[i], p, *map(p.dtype.type, options))
-                    self.updates[i](p, g, *self.states[i], *map(p.dtype.type, own))
+                    for part in sum_of_squares(self.grads[i], self.params[i], scale):
+                        total += part
+        return total
+
+    cdef cut_tiles(self):
+        cdef Py_ssize_t i, start, tile = 0
+        for i in range(self.count):
+            self.tile_count += (self.tensors[i].size + SQUARES_TILE - 1) // SQUARES_TILE
+        self.tile_tensor = <Py_ssize_t*> PyMem_Calloc(self.tile_count + 1, sizeof(Py_ssize_t))
+        self.tile_start = <Py_ssize_t*> PyMem_Calloc(self.tile_count + 1, sizeof(Py_ssize_t))
+        self.tile_sums = <double*> PyMem_Calloc(self.tile_count + 1, sizeof(double))
+        if not self.tile_tensor or not self.tile_start or not self.tile_sums:
+            raise MemoryError
+        for i in range(self.count):
+            for start in range(0, self.tensors[i].size, SQUARES_TILE):
+                self.tile_tensor[tile] = i
+                self.tile_start[tile] = start
+                tile += 1
+
+    cdef void sum_tile(self, Py_ssize_t tile, double scale) noexcept nogil:
+        cdef Tensor* tensor = &self.tensors[self.tile_tensor[tile]]
+        if tensor.row < 0:
+            self.tile_sums[tile] = 0
+        elif tensor.itemsize == sizeof(float):
+            self.tile_sums[tile] = sum_squares(
+                <f32> tensor.g, tensor, self.tile_start[tile], scale
+            )
+        else:
+            self.tile_sums[tile] = sum_squares(
+                <f64> tensor.g, tensor, self.tile_start[tile], scale
+            )
+
+    def first_nonfinite(self):
+        """Return the name of the first gradient of the step under way with a NaN or infinity."""
+        for i in range(self.count):
+            if self.tensors[i].row >= 0 and not np.isfinite(self.grads[i]).all():
+                return self.labels[i][1]
+        return None
 
     cdef run(self):
         cdef Py_ssize_t task, tasks = self.tasks
@@ -574,32 +700,63 @@ cdef class Plan:
             i += 1
 
 
-cdef void run_range(real c, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
-    """Step n elements of one array, a tile at a time where the gradient must be gathered."""
+cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Step n elements of one array, a tile at a time where there is more to do than the rule."""
     cdef double[TILE] tile
-    cdef real g = <real> &tile[0]
+    cdef real g
     cdef Py_ssize_t end = start + n
-    if not tensor.gathered:
-        call(c, tensor, start, n, <real> tensor.g + start)
+    if not tensor.gathered and not tensor.finished:
+        call(row, tensor, start, n, <real> tensor.g + start)
         return
     while start < end:
         n = min(<Py_ssize_t> TILE, end - start)
-        gather(g, tensor.walk, tensor.g, start, n)
-        call(c, tensor, start, n, g)
+        if tensor.gathered:
+            g = <real> &tile[0]
+            gather(g, tensor.walk, tensor.g, start, n)
+        else:
+            g = <real> tensor.g + start
+        call(row, tensor, start, n, g)
+        if tensor.finished:
+            finish(row + BEFORE, tensor, start, n)
         start += n
 
 
 cdef inline void call(
-    real c, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, real g
+    real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, real g
 ) noexcept nogil:
     cdef real p = <real> tensor.data[0] + start
     cdef real s0 = <real> tensor.data[1] + start if tensor.data[1] else NULL
     cdef real s1 = <real> tensor.data[2] + start if tensor.data[2] else NULL
     cdef real s2 = <real> tensor.data[3] + start if tensor.data[3] else NULL
     if real is f32:
-        (<kernel32> tensor.kernel)(n, p, g, s0, s1, s2, c, c + OPTIONS)
+        (<kernel32> tensor.kernel)(n, p, g, s0, s1, s2, row, row + BEFORE + AFTER)
     else:
-        (<kernel64> tensor.kernel)(n, p, g, s0, s1, s2, c, c + OPTIONS)
+        (<kernel64> tensor.kernel)(n, p, g, s0, s1, s2, row, row + BEFORE + AFTER)
+
+
+cdef inline void finish(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    cdef real p = <real> tensor.data[0] + start
+    cdef real ema = <real> tensor.data[EMA] + start if tensor.data[EMA] else NULL
+    cdef const unsigned char* mask = tensor.mask + start if tensor.mask else NULL
+    if real is f32:
+        (<after32> tensor.after)(n, p, ema, mask, row)
+    else:
+        (<after64> tensor.after)(n, p, ema, mask, row)
+
+
+cdef double sum_squares(real g, Tensor* tensor, Py_ssize_t start, double scale) noexcept nogil:
+    """Sum the squares of one tile of a gradient."""
+    cdef double[SQUARES_TILE] tile
+    cdef Py_ssize_t n = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
+    if tensor.gathered:
+        g = <real> &tile[0]
+        gather(g, tensor.walk, tensor.g, start, n)
+    else:
+        g = g + start
+    if real is f32:
+        return (<squares32> tensor.squares)(n, g, scale)
+    else:
+        return (<squares64> tensor.squares)(n, g, scale)
 
 
 cdef void gather(

@@ -9,3 +9,11 @@ cdef extern from "real.h":
 # State that is not there is NULL.
 ctypedef void (*kernel32)(Py_ssize_t, f32, f32, f32, f32, f32, f32, f32) noexcept nogil
 ctypedef void (*kernel64)(Py_ssize_t, f64, f64, f64, f64, f64, f64, f64) noexcept nogil
+
+# after(n, p, ema, mask, f): the stage after a rule; f holds its scalars; ema and mask may be NULL.
+ctypedef void (*after32)(Py_ssize_t, f32, f32, const unsigned char*, f32) noexcept nogil
+ctypedef void (*after64)(Py_ssize_t, f64, f64, const unsigned char*, f64) noexcept nogil
+
+# squares(n, g, scale): the sum of the squares of n elements, each multiplied by scale.
+ctypedef double (*squares32)(Py_ssize_t, f32, double) noexcept nogil
+ctypedef double (*squares64)(Py_ssize_t, f64, double) noexcept nogil

@@ -7,7 +7,9 @@
 #
 # How to read and write a kernel:
 # - Names take their type from the arrays and from the scalars c, which the engine has rounded to
-#   the type of the parameters; so no literal with a fraction, which would be a double.
+#   the type of the parameters; so no literal with a fraction, which would be a double, and
+#   `cdef real x` for a name whose new value depends on its old one in a choice. A test looks for
+#   conversions in the machine code.
 # - A condition that is the same for all elements stands inside the loop: the compiler makes one
 #   vector loop of each combination (setup.py sets its limits for that).
 # - A choice between elements is written `a if test else b`, which becomes a blend.
@@ -89,14 +91,56 @@ cdef void adam(
         p[i] = decay * p[i] - (lr * mi) / (root(vi) * r2 + eps)
 
 
-cdef object export(kernel loop):
+# The stage after every rule, as in _stages.py.
+cdef void after(Py_ssize_t n, array p, array ema, const unsigned char* mask, array f) noexcept nogil:
+    cdef real pi
+    low, high, d, a = f[0], f[1], f[2], f[3]
+    for i in range(n):
+        pi = p[i]
+        pi = low if pi < low else (high if pi > high else pi)
+        if mask != NULL:
+            pi = pi if mask[i] else <real> 0
+        p[i] = pi
+        if ema != NULL:
+            ema[i] = d * ema[i] + a * pi
+
+
+# The twin of `sum_of_squares` in _stages.py: 16 running sums, in any vector width the same bits.
+cdef double squares(Py_ssize_t n, array g, double scale) noexcept nogil:
+    cdef double[16] lanes
+    cdef double x
+    cdef Py_ssize_t i, k, whole = n - n % 16
+    for k in range(16):
+        lanes[k] = 0
+    for i in range(0, whole, 16):
+        for k in range(16):
+            x = scale * g[i + k]
+            lanes[k] += x * x
+    for k in range(n - whole):
+        x = scale * g[whole + k]
+        lanes[k] += x * x
+    for k in range(8):
+        lanes[k] += lanes[k + 8]
+    for k in range(4):
+        lanes[k] += lanes[k + 4]
+    for k in range(2):
+        lanes[k] += lanes[k + 2]
+    return lanes[0] + lanes[1]
+
+
+cdef object export(void* loop):
     """Return a capsule with the address of a loop."""
-    return PyCapsule_New(<void*> loop, "fastoptim.kernel", NULL)
+    return PyCapsule_New(loop, "fastoptim.kernel", NULL)
+
+
+cdef object export_rule(kernel loop):  # whose type the compiler checks
+    return export(<void*> loop)
 
 
 KERNELS = {
-    "sgd": export(sgd),
-    "rmsprop": export(rmsprop),
-    "adagrad": export(adagrad),
-    "adam": export(adam),
+    "sgd": export_rule(sgd),
+    "rmsprop": export_rule(rmsprop),
+    "adagrad": export_rule(adagrad),
+    "adam": export_rule(adam),
 }
+STAGES = {"after": export(<void*> after), "squares": export(<void*> squares)}

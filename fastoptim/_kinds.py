@@ -12,16 +12,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Real:
-    """A finite number with low <= x < high."""
+    """A finite number with low <= x < high, or low < x where it must be above."""
 
     low: float = -math.inf
     high: float = math.inf
+    above: bool = False
 
     def __str__(self) -> str:
         if self.low == -math.inf:
             return "a finite number"
         if self.high == math.inf:
-            return f"a finite number >= {self.low:g}"
+            return f"a finite number {'>' if self.above else '>='} {self.low:g}"
         return f"a number in [{self.low:g}, {self.high:g})"
 
     def __call__(self, value: Any) -> float:
@@ -29,6 +30,8 @@ class Real:
             raise TypeError
         number = float(value)
         if not (math.isfinite(number) and self.low <= number < self.high):
+            raise ValueError
+        if self.above and number == self.low:
             raise ValueError
         return number
 
@@ -129,6 +132,8 @@ Fraction = Annotated[float, Real(0, 1)]
 Betas = Annotated[tuple[float, float], Pair(Real(0, 1))]
 Switch = Annotated[bool, Flag()]
 MaybeNonNegative = Annotated[float | None, Maybe(Real(0))]
+MaybeFraction = Annotated[float | None, Maybe(Real(0, 1))]
+MaybeLimits = Annotated[tuple[float, float] | None, Maybe(Limits())]
 
 
 def checked(name: str, kind: Kind, value: Any) -> Any:

@@ -24,11 +24,15 @@ def _is_built(name: str) -> bool:
 
 
 def load(name: str) -> Kernels:
-    """Return the kernels of a level: for each rule, its loop for elements of 4 and of 8 bytes."""
-    single, double = (
-        importlib.import_module(f"fastoptim._kernels_{name}_f{bits}").KERNELS for bits in (32, 64)
-    )
-    return {rule: {4: single[rule], 8: double[rule]} for rule in single}
+    """Return the loops of a level, rules and stages, for elements of 4 and of 8 bytes."""
+    modules = (importlib.import_module(f"fastoptim._kernels_{name}_f{bits}") for bits in (32, 64))
+    single, double = (module.KERNELS | module.STAGES for module in modules)
+    return {loop: {4: single[loop], 8: double[loop]} for loop in single}
+
+
+def loops(rule: str) -> dict[str, dict[int, Any]]:
+    """Return what the engine runs for a rule at the level in use."""
+    return {"rule": kernels[rule], "after": kernels["after"], "squares": kernels["squares"]}
 
 
 def choose() -> str:

@@ -17,15 +17,18 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED = inspect.Parameter.empty
 
 
-def hyperparameters(scalars: Callable[..., Scalars]) -> tuple[dict[str, Kind], dict[str, Any]]:
-    """Return the kinds and the defaults in the signature of a function of scalars."""
+def hyperparameters(
+    scalars: Callable[..., Scalars], first: int = 1
+) -> tuple[dict[str, Kind], dict[str, Any]]:
+    """Return the kinds and the defaults in a signature, from the first hyperparameter on."""
     hints = get_type_hints(scalars, include_extras=True)
-    _, *found = inspect.signature(scalars).parameters.values()
+    found = list(inspect.signature(scalars).parameters.values())[first:]
     kinds = {h.name: hints[h.name].__metadata__[0] for h in found}
     return kinds, {h.name: h.default for h in found}
 
 
 BEFORE, BEFORE_DEFAULTS = hyperparameters(_stages.before_scalars)
+AFTER, AFTER_DEFAULTS = hyperparameters(_stages.after_scalars, first=0)
 
 
 class Rule:
@@ -67,8 +70,8 @@ class Rule:
         self.name = name or update.__name__
         self.kernel = update.__name__
         self.own = tuple(kinds)
-        self.kinds = kinds | BEFORE
-        self.defaults = defaults | BEFORE_DEFAULTS
+        self.kinds = kinds | BEFORE | AFTER
+        self.defaults = defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS
         self.state = tuple(a.name for a in rest if a.kind is a.POSITIONAL_ONLY)
 
         self.__name__ = self.name
@@ -86,7 +89,8 @@ class Rule:
         keywords += [
             inspect.Parameter(name, KEYWORD, default=default)
             for name, default in self.defaults.items()
-            if name not in self.starts.values()  # the caller fills the state
+            # the caller fills the state, and has no arrays for the stage after the rule
+            if name not in self.starts.values() and name not in AFTER
         ]
         return inspect.Signature([*arrays, *keywords])
 
@@ -97,8 +101,8 @@ class Rule:
         """Update p and the state arrays in place, with NumPy."""
         self.apply(None, *args, **kwargs)
 
-    def apply(self, kernels: Any, *args: Any, **kwargs: Any) -> None:
-        """Update p and the state arrays in place, with kernels or (None) with NumPy."""
+    def apply(self, loops: Any, *args: Any, **kwargs: Any) -> None:
+        """Update p and the state arrays in place, with compiled loops or (None) with NumPy."""
         call = self.__signature__.bind(*args, **kwargs).arguments
         p, g, step = call.pop("p"), call.pop("g"), checked("step", Count(1), call.pop("step"))
         state = {name: call.pop(name, None) for name in self.state}
@@ -110,11 +114,9 @@ class Rule:
                 given = f" with {need}={hyper[need]}" if need else ""
                 expected, found = ("an array", "None") if array is None else ("None", "an array")
                 raise TypeError(f"{name}: expected {expected}{given}, found {found}")
-        update = self.update if kernels is None else None
-        labels = ("p", "g", *self.state)
-        plan = Plan([(labels, 0, step - 1, p, tuple(state.values()), kernels, update)])
-        before, own = self.scalars_of(hyper)
-        plan.step((g,), lambda _, t: (before, own(t)))
+        tensor = ("p", "g", *self.state), 0, step - 1, p, tuple(state.values()), None, None
+        before, after, own = self.scalars_of(hyper)
+        Plan([tensor], self.update, loops).step((g,), lambda _, t: (before, after, own(t)))
 
     def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters, checked one by one and together."""
@@ -126,17 +128,24 @@ class Rule:
             name: checked(name, kind, hyper.get(name, self.defaults[name]))
             for name, kind in self.kinds.items()
         }
-        _, own = self.scalars_of(values)
-        own(1)
+        *_, own = self.scalars_of(values)
+        own(1)  # raises where two of them do not go together
         return values
 
-    def scalars_of(self, hyper: Mapping[str, Any]) -> tuple[Scalars, Callable[[int], Scalars]]:
-        """Return the scalars of the stage before the rule, and how to get the rule's of a step."""
-        common = {name: hyper[name] for name in BEFORE}
+    def scalars_of(
+        self, hyper: Mapping[str, Any]
+    ) -> tuple[Scalars, Scalars, Callable[[int], Scalars]]:
+        """Return the scalars of the stages before and after, and how to get those of a step."""
+        before = {name: hyper[name] for name in BEFORE}
         if hyper.get("decoupled_weight_decay"):
-            common["weight_decay"] = 0.0
+            before["weight_decay"] = 0.0
+        after = {name: hyper[name] for name in AFTER}
         own = {name: hyper[name] for name in self.own}
-        return _stages.before_scalars(1.0, **common), partial(self.scalars, **own)
+        return (
+            _stages.before_scalars(1.0, **before),
+            _stages.after_scalars(**after),
+            partial(self.scalars, **own),
+        )
 
     def state_for(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of the state arrays that exist with these hyperparameters."""

@@ -7,16 +7,24 @@ Before: the rule does not see the gradient g but
 where scale is 1, or -1 to maximise. The last three are left out where nobody asked for them: 0 p is
 not 0 where p is not finite, and each would cost the plain step something. Clipping and l1, which
 few ask for, are asked for together, so that there are half as many loops.
+
+After: for the bounds, the mask of pruned weights and the average of the parameters,
+
+    p = clip(p, low, high);  p = p where mask, else 0;  ema = d ema + (1 - d) p
+
+The kernels do this by tiles of the array, while those are in the cache that the rule left them in:
+each stage would otherwise double the number of loops of every rule.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ._kinds import MaybeNonNegative, NonNegative, Switch
+from ._kinds import MaybeFraction, MaybeLimits, MaybeNonNegative, NonNegative, Switch
 
 Scalars = tuple[float, ...]
 
@@ -43,3 +51,40 @@ def before(g: Any, p: Any, scale: Any, wd: Any, rare: Any, limit: Any, l1: Any) 
     if wd != 0:
         g = g + wd * p
     return g
+
+
+def after_scalars(bounds: MaybeLimits = None, ema_decay: MaybeFraction = None) -> Scalars:
+    """Return the scalars of the stage after the rule."""
+    low, high = (-math.inf, math.inf) if bounds is None else bounds
+    d = 0.0 if ema_decay is None else ema_decay
+    return low, high, d, 1 - d
+
+
+def after(p: Any, ema: Any, mask: Any, low: Any, high: Any, d: Any, a: Any) -> None:
+    """Update p and its average in place, once the rule has updated p."""
+    p[...] = np.where(p < low, low, np.where(p > high, high, p))
+    if mask is not None:
+        p[...] = np.where(mask, p, np.zeros_like(low))
+    if ema is not None:
+        ema[...] = d * ema + a * p
+
+
+LANES, SQUARES_TILE = 16, 2048
+
+
+def sum_of_squares(g: Any, like: Any, scale: float) -> Iterator[float]:
+    """Yield the sum of the squares of scale g, tile by tile.
+
+    The elements come in the order in which the memory of `like` runs, cut into tiles of 2,048;
+    within a tile, 16 running sums take them in turn.
+    """
+    axes = sorted(range(g.ndim), key=lambda axis: -like.strides[axis])
+    x = scale * g.transpose(axes).reshape(-1).astype(np.float64)
+    for start in range(0, x.size, SQUARES_TILE):
+        tile = x[start : start + SQUARES_TILE]
+        rows = np.zeros((-(-tile.size // LANES), LANES))
+        rows.reshape(-1)[: tile.size] = tile * tile
+        lanes = np.add.reduce(rows, axis=0)  # row after row
+        while lanes.size > 1:
+            lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
+        yield float(lanes[0])

@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Callable[..., None]:
     rule = RULES[name]
 
     def function(*args: Any, **kwargs: Any) -> None:
-        rule.apply(_levels.kernels[rule.kernel], *args, **kwargs)
+        rule.apply(_levels.loops(rule.kernel), *args, **kwargs)
 
     update_wrapper(function, rule)
     return function

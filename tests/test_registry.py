@@ -32,7 +32,7 @@ def test_class_has_a_kernel_at_each_level(cls, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_kernel_has_a_twin(level):
-    assert set(_levels.load(level)) == {rule.kernel for rule in RULES}
+    assert set(_levels.load(level)) == {rule.kernel for rule in RULES} | {"after", "squares"}
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)

@@ -1,10 +1,20 @@
-"""What every optimizer does around its rule: clipping, penalties, the direction."""
+"""What every optimizer does around its rule: clipping, penalties, bounds, masks, averages."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from zoo import OPTIMIZERS, name_of
+from zoo import (
+    DTYPES,
+    LEVELS,
+    OPTIMIZERS,
+    SIZES,
+    assert_same,
+    engine,
+    gradients,
+    name_of,
+    snapshot,
+)
 
 import fastoptim as fo
 
@@ -81,3 +91,280 @@ def test_refused(kwargs, error, message):
     with pytest.raises(error) as caught:
         fo.Adam(np.ones(2), **kwargs)
     assert message in str(caught.value)
+
+
+def trained(cls, params, steps, backend="compiled", grad_scale=1.0, **kwargs):
+    optimizer = cls([p.copy(order="K") for p in params], backend=backend, **kwargs)
+    for grads in steps:
+        optimizer.step(grads, grad_scale=grad_scale)
+    return optimizer
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+def test_everything_at_once_has_the_bits_of_the_reference(cls, dtype):
+    rng = np.random.default_rng(3)
+    params = [rng.standard_normal(n).astype(dtype) for n in SIZES]
+    params.append(np.asfortranarray(rng.standard_normal((70, 130)).astype(dtype)))
+    mask = [rng.random(p.shape) < 0.7 for p in params]
+    mask[5] = None
+    steps = [gradients(rng, params) for _ in range(6)]
+    for grads in steps:
+        grads[-1] = np.ascontiguousarray(grads[-1])
+    steps[2][7] = None
+    steps[3][30] = np.full_like(steps[3][30], np.nan)
+    kwargs = {
+        "l1": 0.01,
+        "weight_decay": 0.1,
+        "max_grad_value": 0.3,
+        "max_grad_norm": 2.0,
+        "bounds": (-1.0, 0.9),
+        "mask": mask,
+        "ema_decay": 0.8,
+        "nonfinite": "skip",
+        "grad_scale": 3.0,
+    }
+    reference = trained(cls, params, steps, "reference", **kwargs)
+    assert reference.skipped_steps == 1
+    for level in LEVELS:
+        for threads in (1, 2, 3):
+            with engine(level, threads):
+                assert_same(trained(cls, params, steps, **kwargs), reference)
+    for p, m in zip(reference.param_groups[0]["params"], mask, strict=True):
+        assert m is None or not p[~m].any()
+        assert p.size == 0 or (p.min() >= -1.0 and p.max() <= 0.9)
+
+
+class TestNorm:
+    def test_is_that_of_all_gradients_before_clipping(self):
+        optimizer = fo.SGD([np.zeros(2), np.zeros(())], lr=1.0, max_grad_norm=6.5)
+        assert optimizer.grad_norm is None
+        optimizer.step([np.array([3.0, 4.0]), np.array(12.0)])
+        assert optimizer.grad_norm == 13.0
+        p, q = optimizer.param_groups[0]["params"]
+        np.testing.assert_allclose(p, [-1.5, -2.0], rtol=1e-6)
+        np.testing.assert_allclose(q, -6.0, rtol=1e-6)
+        optimizer.step([np.array([3.0, 4.0]), None])
+        assert optimizer.grad_norm == 5.0
+        np.testing.assert_allclose(p, [-4.5, -6.0], rtol=1e-6)
+
+    def test_is_that_of_the_scaled_gradients(self):
+        optimizer = fo.SGD(np.zeros(2), lr=1.0, max_grad_norm=100.0)
+        optimizer.step(np.array([30.0, 40.0]), grad_scale=10)
+        assert optimizer.grad_norm == pytest.approx(5.0)
+
+    @pytest.mark.parametrize("threads", [1, 2, 3])
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_does_not_depend_on_threads_or_level(self, level, threads):
+        rng = np.random.default_rng(9)
+        params = [
+            np.zeros(n, t) for n, t in ((100_003, np.float32), (5_000, np.float64), (3, "f4"))
+        ]
+        grads = gradients(rng, params)
+        with engine("base", 1):
+            expected = trained(fo.SGD, params, [grads], max_grad_norm=1.0)
+        with engine(level, threads):
+            ours = trained(fo.SGD, params, [grads], max_grad_norm=1.0)
+        assert_same(ours, expected)
+        flat = np.concatenate([g.astype(np.longdouble) for g in grads])
+        assert ours.grad_norm == pytest.approx(float(np.sqrt(np.sum(flat * flat))), rel=1e-14)
+
+    def test_of_squares_that_overflow(self):
+        optimizer = fo.SGD(np.zeros(2), lr=1.0, max_grad_norm=1.0, nonfinite="raise")
+        optimizer.step(np.array([3e200, 4e200]))
+        assert optimizer.grad_norm == pytest.approx(5e200)
+        np.testing.assert_allclose(optimizer.param_groups[0]["params"][0], [-0.6, -0.8])
+
+    def test_against_torch(self):
+        torch = pytest.importorskip("torch", reason="torch is not installed (extra `torch`)")
+        rng = np.random.default_rng(4)
+        ours = [rng.standard_normal((30, 4)), rng.standard_normal(7)]
+        theirs = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in ours]
+        a = fo.AdamW(ours, lr=0.01, max_grad_norm=0.5)
+        b = torch.optim.AdamW(theirs, lr=0.01)
+        for t in range(25):
+            grads = [rng.standard_normal(p.shape) * 0.02 * t for p in ours]
+            for p, g in zip(theirs, grads, strict=True):
+                p.grad = torch.from_numpy(g.copy())
+            norm = torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+            b.step()
+            a.step(grads)
+            assert a.grad_norm == pytest.approx(float(norm), rel=1e-13)
+        for p, q in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(p, q.detach().numpy(), rtol=1e-12)
+
+
+class TestNonfinite:
+    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_skip_leaves_everything_and_counts(self, value, backend):
+        optimizer = fo.Adam(
+            [np.ones(3), np.ones(2)], nonfinite="skip", backend=backend, ema_decay=0.5
+        )
+        optimizer.step([np.ones(3), np.ones(2)])
+        before = snapshot(optimizer)
+        optimizer.step([np.ones(3), np.array([1.0, value])])
+        assert snapshot(optimizer) == before
+        assert optimizer.skipped_steps == 1
+        optimizer.step([np.ones(3), np.ones(2)])
+        assert optimizer._plan.steps == [2, 2]
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_raise_names_the_parameter(self, backend):
+        optimizer = fo.Adam({"w": np.ones(3), "b": np.ones(2)}, nonfinite="raise", backend=backend)
+        before = snapshot(optimizer)
+        with pytest.raises(
+            FloatingPointError, match=r"grads\['b'\]: expected finite numbers, found"
+        ):
+            optimizer.step({"w": np.ones(3), "b": np.array([np.nan, 1.0])})
+        assert snapshot(optimizer) == before
+        assert optimizer.skipped_steps == 0
+
+    def test_ignore(self):
+        p = np.ones(2)
+        fo.SGD(p, lr=1.0).step(np.array([np.inf, 1.0]))
+        assert p.tolist() == [-np.inf, 0.0]
+
+
+class TestAverage:
+    def test_by_hand(self):
+        p = np.array([1.0])
+        optimizer = fo.SGD(p, lr=1.0, ema_decay=0.5)
+        assert optimizer.ema is not p
+        assert optimizer.ema.tolist() == [1.0]
+        optimizer.step(np.array([1.0]))  # p = 0
+        assert optimizer.ema.tolist() == [0.5]
+        optimizer.step(np.array([-2.0]))  # p = 2
+        assert optimizer.ema.tolist() == [1.25]
+
+    def test_has_the_containers_of_the_parameters(self):
+        assert fo.SGD(np.ones(2)).ema is None
+        assert list(fo.SGD({"w": np.ones(2)}, ema_decay=0.5).ema) == ["w"]
+        assert len(fo.SGD([np.ones(2), np.ones(3)], ema_decay=0.5).ema) == 2
+        groups = [{"params": np.ones(2), "ema_decay": 0.5}, {"params": [np.ones(3)]}]
+        first, second = fo.SGD(groups).ema
+        assert first.shape == (2,)
+        assert second == [None]
+
+    def test_swaps_and_swaps_back_also_when_the_body_raises(self):
+        p = np.array([1.0, 3.0])
+        optimizer = fo.SGD([p], lr=1.0, ema_decay=0.5)
+        optimizer.step([np.ones(2)])
+        seen = []
+        with pytest.raises(ZeroDivisionError), optimizer.use_ema():
+            seen.append(p.tolist()) or 1 / 0
+        assert seen == [[0.5, 2.5]]
+        assert p.tolist() == [0.0, 2.0]
+        assert optimizer.ema[0].tolist() == [0.5, 2.5]
+
+    def test_no_step_and_no_second_swap_inside(self):
+        optimizer = fo.SGD(np.ones(2), ema_decay=0.5)
+        with optimizer.use_ema():
+            before = snapshot(optimizer)
+            with pytest.raises(RuntimeError, match="step: the parameters hold their averages"):
+                optimizer.step(np.ones(2))
+            with (
+                pytest.raises(RuntimeError, match="use_ema: the parameters hold"),
+                optimizer.use_ema(),
+            ):
+                pass
+            assert snapshot(optimizer) == before
+        optimizer.step(np.ones(2))
+        with (
+            pytest.raises(RuntimeError, match="use_ema: expected an optimizer with ema_decay"),
+            fo.SGD(np.ones(2)).use_ema(),
+        ):
+            pass
+
+    def test_is_saved_and_restored(self):
+        def optimizer(p):
+            return fo.Adam(p, ema_decay=0.9, max_grad_norm=1.0, nonfinite="skip")
+
+        p = np.ones(3)
+        whole = optimizer(p)
+        for _ in range(3):
+            whole.step(np.ones(3))
+        whole.step(np.full(3, np.nan))
+        q = p.copy()
+        resumed = fo.Adam(q)
+        resumed.load_state_dict(whole.state_dict())
+        assert (resumed.max_grad_norm, resumed.nonfinite, resumed.skipped_steps) == (1.0, "skip", 1)
+        for o in (whole, resumed):
+            o.step(np.full(3, 0.5))
+        assert_same(resumed, whole)
+
+
+class TestMask:
+    def test_pruned_weights_stay_zero(self):
+        p = np.ones((2, 3))
+        mask = np.array([[True, False, True], [False, True, True]])
+        optimizer = fo.Adam([p, np.ones(2)], mask=[mask, None], lr=0.1)
+        mask[:] = True  # it was copied
+        for _ in range(3):
+            optimizer.step([np.ones((2, 3)), np.ones(2)])
+        assert (p == 0).tolist() == [[False, True, False], [True, False, False]]
+
+    def test_in_groups(self):
+        p, q = np.ones(2), np.ones(2)
+        groups = [{"params": p, "mask": np.array([True, False])}, {"params": q}]
+        fo.SGD(groups, lr=0.5).step([np.ones(2), np.ones(2)])
+        assert (p.tolist(), q.tolist()) == ([0.5, 0.0], [0.5, 0.5])
+        with pytest.raises(TypeError, match="mask: expected a mask in each param group"):
+            fo.SGD(groups, mask=np.array([True, False]))
+
+    @pytest.mark.parametrize(
+        ("mask", "error", "message"),
+        [
+            (np.ones(2), TypeError, "mask[0]: expected an array of bool, found float64"),
+            (np.ones(3, bool), ValueError, "mask[0]: expected shape (2,) as its parameter has"),
+        ],
+    )
+    def test_refused(self, mask, error, message):
+        with pytest.raises(error) as caught:
+            fo.SGD([np.ones(2)], mask=[mask])
+        assert message in str(caught.value)
+        with pytest.raises(ValueError, match="mask: expected 1 gradients"):
+            fo.SGD([np.ones(2)], mask=[None, None])
+
+
+def test_bounds_by_hand():
+    p = np.array([0.0, 0.0, 0.0, np.nan])
+    fo.SGD(p, lr=1.0, bounds=(-1, np.inf)).step(np.array([5.0, 0.5, -5.0, 0.0]))
+    np.testing.assert_array_equal(p, [-1.0, -0.5, 5.0, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"bounds": (1, 0)}, ValueError, "bounds: expected two numbers, low <= high, or None"),
+        ({"bounds": (np.nan, 0)}, ValueError, "bounds: expected two numbers"),
+        ({"bounds": 1.0}, TypeError, "bounds: expected two numbers"),
+        ({"ema_decay": 1.0}, ValueError, "ema_decay: expected a number in [0, 1), or None"),
+        (
+            {"max_grad_norm": -1.0},
+            ValueError,
+            "max_grad_norm: expected a finite number >= 0, or None",
+        ),
+        ({"nonfinite": "warn"}, ValueError, "nonfinite: expected 'ignore' or 'raise' or 'skip'"),
+    ],
+)
+def test_settings_refused(kwargs, error, message):
+    optimizer = fo.Adam(np.ones(2))
+    (name, value), *_ = kwargs.items()
+    for call in (lambda: fo.Adam(np.ones(2), **kwargs), lambda: setattr(optimizer, name, value)):
+        before = snapshot(optimizer)
+        with pytest.raises(error) as caught:
+            call()
+        assert message in str(caught.value)
+        assert snapshot(optimizer) == before
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, "2", None, True])
+def test_grad_scale_refused(value):
+    optimizer = fo.Adam(np.ones(2))
+    before = snapshot(optimizer)
+    with pytest.raises(
+        (TypeError, ValueError), match="grad_scale: expected a finite number > 0, found"
+    ):
+        optimizer.step(np.ones(2), grad_scale=value)
+    assert snapshot(optimizer) == before

@@ -128,7 +128,7 @@ def test_against_extended_precision(cls, chosen):
     names = cls.rule.state_for(hyper)
     arrays = {s: np.full(200, cls.rule.start_of(s, hyper), np.longdouble) for s in names}
     for t, g in enumerate(grads, start=1):
-        common, own = cls.rule.scalars_of(hyper)
+        common, _, own = cls.rule.scalars_of(hyper)
         seen = before(g, exact, *map(np.longdouble, common))
         state = (arrays.get(s) for s in cls.rule.state)
         cls.rule.update(exact, seen, *state, *map(np.longdouble, own(t)))

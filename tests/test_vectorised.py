@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 REGISTER = {"base": "xmm", "v3": "ymm"}
 LETTER = {32: "s", 64: "d"}
-KERNELS = {"sgd": "mul", "rmsprop": "div", "adagrad": "div", "adam": "div"}
+KERNELS = {"sgd": "mul", "rmsprop": "div", "adagrad": "div", "adam": "div", "after": "mul"}
 
 
 def disassembly(level: str, bits: int) -> dict[str, str]:

@@ -40,6 +40,10 @@ COMMON: dict[str, list[Any]] = {
     "l1": [0.0, 0.2],
     "max_grad_value": [None, 0.5],
     "maximize": [False, True],
+    "bounds": [None, (-0.75, 1.5)],
+    "ema_decay": [None, 0.9],
+    "max_grad_norm": [None, 1.0],
+    "nonfinite": ["ignore", "skip"],
 }
 
 
@@ -103,7 +107,9 @@ def name_of(value: Any) -> str:
     """Return a readable test id."""
     if isinstance(value, dict):
         given = [
-            f"{k}={v}" for k, v in value.items() if v is not False and str(v) not in ("0.0", "None")
+            f"{k}={v}"
+            for k, v in value.items()
+            if v is not False and str(v) not in ("0.0", "None", "ignore")
         ]
         return ",".join(given) or "plain"
     return getattr(value, "__name__", str(value))
@@ -144,6 +150,9 @@ def assert_same(ours: fo.Optimizer, reference: fo.Optimizer) -> None:
         assert a[0] == b[0]
         assert same_bits(a[1], b[1]), f"{a[0]} differs in {first_difference(a[1], b[1])}"
     assert ours._plan.steps == reference._plan.steps
+    assert ours.skipped_steps == reference.skipped_steps
+    norms = ours.grad_norm, reference.grad_norm
+    assert norms[0] == norms[1] or np.isnan(norms).all()
 
 
 def arrays_of(optimizer: fo.Optimizer) -> list[tuple[str, np.ndarray]]:
@@ -169,6 +178,7 @@ def snapshot(optimizer: fo.Optimizer) -> tuple[Any, ...]:
         [(name, a.tobytes()) for name, a in arrays_of(optimizer)],
         optimizer._plan.steps,
         [dict(group.hyper) for group in optimizer.param_groups],
+        dict(optimizer._settings),
     )
 
 
