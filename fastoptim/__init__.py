@@ -11,7 +11,7 @@ if _find_spec("fastoptim._engine") is None:
     )
 
 from . import threads  # before all others: it decides how the OpenMP runtime is loaded  # isort: skip
-from . import functional, init, optimizers, prune, reference
+from . import functional, init, optimizers, prune, reference, schedules
 from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
 from .optimizers import *
@@ -27,6 +27,7 @@ __all__ = [
     "optimizers",
     "prune",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_config",
     "threads",

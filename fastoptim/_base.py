@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from . import _levels
 from ._engine import Plan, as_array, check_target
-from ._kinds import Choice, Count, Kind, Maybe, Real, checked
-from ._rule import Rule
+from ._kinds import Above, Choice, Count, Kind, Maybe, Real, checked
+from ._rule import Rule, is_schedule
 from ._stages import Scalars
 
 Array = NDArray[np.float32] | NDArray[np.float64]
@@ -29,7 +29,7 @@ SETTINGS: dict[str, Kind] = {
     "nonfinite": Choice(("ignore", "raise", "skip")),
 }
 DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore"}
-POSITIVE, ONE = Real(0, above=True), 1.0
+POSITIVE, ONE = Above(0), 1.0
 FORMAT = 1  # of state_dict
 EMA = "ema"  # the name of the average among the state arrays
 
@@ -152,7 +152,17 @@ class ParamGroup(MutableMapping[str, Any]):
         self.state_names = self._rule.state_for(hyper)
         if hyper["ema_decay"] is not None:
             self.state_names += (EMA,)
-        self.before, self.after, self.scalars = self._rule.scalars_of(hyper)
+        self.schedules = {name for name, value in hyper.items() if is_schedule(value)}
+        self._constant = None if self.schedules else self._rule.scalars_of(hyper)
+
+    def scalars(self, t: int, scale: float) -> tuple[Scalars, Scalars, Scalars]:
+        """Return the scalars of the t-th step, for gradients to be multiplied by scale."""
+        before, after, own = self._constant or self._rule.scalars_of(
+            self._rule.at(self.hyper, t - 1)
+        )
+        if scale != 1:
+            before = before[0] * scale, *before[1:]
+        return before, after, own(t)
 
     def __getitem__(self, name: str) -> Any:
         return list(self.container.arrays) if name == "params" else self.hyper[name]
@@ -216,7 +226,9 @@ class Optimizer:
         What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
         else the compiled kernels. Both give the same bits.
     **hyper
-        The hyperparameters of the rule, for groups that do not have their own.
+        The hyperparameters of the rule, for groups that do not have their own. Any of them, and of
+        those above that belong to a group, may be a schedule: a function of the number of steps
+        that a parameter has taken, such as those in `fastoptim.schedules`.
 
     Raises
     ------
@@ -403,7 +415,8 @@ class Optimizer:
             (max_grad_norm and nonfinite), ``"skipped_steps"``; ``"state"``: for the
             key of each parameter its ``"step"`` and copies of its state arrays;
             ``"param_groups"``: for each group the keys of its ``"params"`` and its
-            hyperparameters. The parameters themselves are not in it.
+            hyperparameters. The parameters themselves are not in it, nor are masks and
+            schedules, which the optimizer that loads it must have been made with.
         """
         state = {
             key: {"step": step, **{name: array.copy(order="K") for name, array in arrays.items()}}
@@ -411,7 +424,10 @@ class Optimizer:
         }
         keys = iter(self._state)
         groups = [
-            {**group.hyper, "params": [next(keys) for _ in group.container.arrays]}
+            {
+                "params": [next(keys) for _ in group.container.arrays],
+                **{k: v for k, v in group.hyper.items() if k not in group.schedules},
+            }
             for group in self._groups
         ]
         return {
@@ -451,7 +467,8 @@ class Optimizer:
             count = len(group.container.arrays)
             _expect(f"{label}['params']", keys[:count], list(_entry(label, saved, "params")))
             keys = keys[count:]
-            hyper = {name: value for name, value in saved.items() if name != "params"}
+            hyper = {name: group.hyper[name] for name in group.schedules - saved.keys()}
+            hyper |= {name: value for name, value in saved.items() if name != "params"}
             _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper))
             groups.append(ParamGroup(self.rule, group.container, hyper))
             groups[-1].masks = group.masks
@@ -581,11 +598,7 @@ class Optimizer:
         ]
 
     def _scalars(self, group: int, t: int) -> tuple[Scalars, Scalars, Scalars]:
-        chosen = self._groups[group]
-        before = chosen.before
-        if self._scale != 1:
-            before = before[0] * self._scale, *before[1:]
-        return before, chosen.after, chosen.scalars(t)
+        return self._groups[group].scalars(t, self._scale)
 
     def _judge(self) -> bool:
         """Measure the gradients of the step under way; scale them, or refuse the step."""

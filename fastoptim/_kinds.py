@@ -12,17 +12,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Real:
-    """A finite number with low <= x < high, or low < x where it must be above."""
+    """A finite number with low <= x < high."""
 
     low: float = -math.inf
     high: float = math.inf
-    above: bool = False
 
     def __str__(self) -> str:
         if self.low == -math.inf:
             return "a finite number"
         if self.high == math.inf:
-            return f"a finite number {'>' if self.above else '>='} {self.low:g}"
+            return f"a finite number >= {self.low:g}"
         return f"a number in [{self.low:g}, {self.high:g})"
 
     def __call__(self, value: Any) -> float:
@@ -31,9 +30,46 @@ class Real:
         number = float(value)
         if not (math.isfinite(number) and self.low <= number < self.high):
             raise ValueError
-        if self.above and number == self.low:
+        return number
+
+
+@dataclass(frozen=True)
+class Above(Real):
+    """A finite number > low."""
+
+    def __str__(self) -> str:
+        return f"a finite number > {self.low:g}"
+
+    def __call__(self, value: Any) -> float:
+        number = super().__call__(value)
+        if number == self.low:
             raise ValueError
         return number
+
+
+@dataclass(frozen=True)
+class Closed(Real):
+    """A number with low <= x <= high."""
+
+    def __str__(self) -> str:
+        return f"a number in [{self.low:g}, {self.high:g}]"
+
+    def __call__(self, value: Any) -> float:
+        number = Real()(value)
+        if not self.low <= number <= self.high:
+            raise ValueError
+        return number
+
+
+@dataclass(frozen=True)
+class Extended(Real):
+    """A number, or an infinity."""
+
+    def __str__(self) -> str:
+        return "a number or an infinity"
+
+    def __call__(self, value: Any) -> float:
+        return float(value) if value in (math.inf, -math.inf) else super().__call__(value)
 
 
 @dataclass(frozen=True)
@@ -85,7 +121,7 @@ class Limits:
 class Maybe:
     """A value of some kind, or None."""
 
-    kind: Real | Limits
+    kind: Real | Count | Limits
 
     def __str__(self) -> str:
         return f"{self.kind}, or None"
@@ -147,5 +183,6 @@ def checked(name: str, kind: Kind, value: Any) -> Any:
     """
     try:
         return kind(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: expected {kind}, found {value!r}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        wrong = TypeError if isinstance(error, TypeError) else ValueError
+        raise wrong(f"{name}: expected {kind}, found {value!r}") from None

@@ -115,7 +115,7 @@ class Rule:
                 expected, found = ("an array", "None") if array is None else ("None", "an array")
                 raise TypeError(f"{name}: expected {expected}{given}, found {found}")
         tensor = ("p", "g", *self.state), 0, step - 1, p, tuple(state.values()), None, None
-        before, after, own = self.scalars_of(hyper)
+        before, after, own = self.scalars_of(self.at(hyper, step - 1))
         Plan([tensor], self.update, loops).step((g,), lambda _, t: (before, after, own(t)))
 
     def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,13 +124,17 @@ class Rule:
             if name not in self.kinds:
                 known = ", ".join(self.kinds)
                 raise TypeError(f"{name}: {self.name} has no such argument; it has {known}")
-        values = {
-            name: checked(name, kind, hyper.get(name, self.defaults[name]))
-            for name, kind in self.kinds.items()
-        }
+        given = {name: hyper.get(name, default) for name, default in self.defaults.items()}
+        values = self.at(given, 0)
         *_, own = self.scalars_of(values)
         own(1)  # raises where two of them do not go together
-        return values
+        return {name: given[name] if is_schedule(given[name]) else values[name] for name in given}
+
+    def at(self, hyper: Mapping[str, Any], t: int) -> dict[str, Any]:
+        """Return the hyperparameters after t steps, in which schedules have become numbers."""
+        return {
+            name: checked(name, kind, value_at(hyper[name], t)) for name, kind in self.kinds.items()
+        }
 
     def scalars_of(
         self, hyper: Mapping[str, Any]
@@ -153,7 +157,19 @@ class Rule:
 
     def start_of(self, state: str, hyper: Mapping[str, Any]) -> float:
         """Return the value that a state array is filled with at the start."""
-        return float(hyper[self.starts[state]]) if state in self.starts else 0.0
+        return float(value_at(hyper[self.starts[state]], 0)) if state in self.starts else 0.0
+
+
+def is_schedule(value: Any) -> bool:
+    """Tell whether a hyperparameter is a schedule, or a pair with one."""
+    return any(map(is_schedule, value)) if isinstance(value, (tuple, list)) else callable(value)
+
+
+def value_at(value: Any, t: int) -> Any:
+    """Return a hyperparameter after t steps."""
+    if isinstance(value, (tuple, list)):
+        return tuple(value_at(item, t) for item in value)
+    return value(t) if callable(value) else value
 
 
 def rule(scalars: Callable[..., Scalars], **options: Any) -> Callable[[Callable[..., None]], Rule]:

@@ -112,8 +112,10 @@ class Training:
     def __init__(self, setup: Setup, method: type[Optimizer], lr: float, backend: str) -> None:
         self.setup = setup
         self.network = Network(batch_norm=setup.batch_norm)
-        self.optimizer = method(self.network.weights, lr=lr, backend=backend)
-        self.schedule = setup.schedule and SCHEDULES[setup.schedule](lr, len(setup.batches))
+        rate: Any = lr
+        if setup.schedule:
+            rate = SCHEDULES[setup.schedule](lr, len(setup.batches))
+        self.optimizer = method(self.network.weights, lr=rate, backend=backend)
         self.stopping = setup.validation and EarlyStopping(setup.validation, setup.patience)
         self.stopped = False
         self.losses: list[float] = []
@@ -134,8 +136,6 @@ class Training:
     def _step(self, batch: Array) -> None:
         x, y = self.setup.digits.x_train[batch], self.setup.digits.y_train[batch]
         loss, gradients = self.network.loss_and_gradients(x, y)
-        if self.schedule:
-            self.optimizer.lr = self.schedule(len(self.losses))
         before = perf_counter()
         self.optimizer.step(gradients)
         self.step_seconds += perf_counter() - before
