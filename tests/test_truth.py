@@ -12,6 +12,11 @@ from zoo import CASE_IDS, CASES, OPTIMIZERS, gradients, hyperparameters, name_of
 import fastoptim as fo
 from fastoptim._stages import before
 
+try:  # after fastoptim, which decides how the OpenMP runtime is loaded
+    import torch
+except ImportError:  # it comes with the extra `torch`
+    torch = None
+
 BACKENDS = ["compiled", "reference"]
 
 
@@ -145,19 +150,34 @@ def test_against_extended_precision(cls, chosen):
         )
 
 
-SHARED_WITH_TORCH = [cls for cls in OPTIMIZERS if cls is not fo.Momentum]
-TORCH_CASES = [(cls, chosen) for cls, chosen in CASES if cls in SHARED_WITH_TORCH]
+def torchs(cls):
+    """Return the parameters of torch's class of the same name, or none."""
+    return inspect.signature(getattr(torch.optim, cls.__name__, object)).parameters
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="torch is not installed (extra `torch`)")
+# A class that torch has, and the options that it has there.
+SHARED_WITH_TORCH = [cls for cls in OPTIMIZERS if torch and torchs(cls)]
+TORCH_CASES = [
+    (cls, {name: value for name, value in chosen.items() if name in torchs(cls)})
+    for cls, chosen in CASES
+    if cls in SHARED_WITH_TORCH
+    and all(name in torchs(cls) for name, value in chosen.items() if value)
+]
+
+
+@pytest.fixture
+def double_scalars():
+    """Let torch keep its scalar state, such as NAdam's product, in double precision, as we do."""
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(old)
 
 
 @pytest.mark.parametrize("cls", SHARED_WITH_TORCH, ids=name_of)
-def test_signature_is_torchs(cls, torch):
+def test_signature_is_torchs(cls):
     """The same names, in the same order, with the same defaults."""
-    theirs = inspect.signature(getattr(torch.optim, cls.__name__)).parameters
+    theirs = torchs(cls)
     left_out = {"foreach", "capturable", "differentiable", "fused"}
     positional = [
         (p.name, p.default)
@@ -174,7 +194,8 @@ def test_signature_is_torchs(cls, torch):
 @pytest.mark.parametrize(
     ("cls", "chosen"), TORCH_CASES, ids=[f"{name_of(c)}-{name_of(o)}" for c, o in TORCH_CASES]
 )
-def test_against_torch(cls, chosen, torch):
+@pytest.mark.usefixtures("double_scalars")
+def test_against_torch(cls, chosen):
     rng = np.random.default_rng(13)
     start = [rng.standard_normal(300), rng.standard_normal((4, 5))]
     ours = [p.copy() for p in start]
