@@ -387,7 +387,8 @@ class Optimizer:
                 for name in exists:
                     if name not in arrays:
                         start = self.rule.start_of(name, group.hyper)
-                        arrays[name] = np.full_like(p, start)
+                        with np.errstate(over="ignore"):  # float32 may round it to infinity
+                            arrays[name] = np.full_like(p, start)
                 used = tuple(arrays[name] if name in exists else None for name in names)
                 yield labels, number, t, p, used, kernels, update
 

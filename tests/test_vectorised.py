@@ -28,6 +28,14 @@ KERNELS = {  # the slowest operations of each
     "rmsprop": {"div", "sqrt"},
     "adagrad": {"div", "sqrt"},
     "adam": {"div", "sqrt"},
+    "adadelta": {"div", "sqrt"},
+    "adamax": {"div"},
+    "nadam": {"div", "sqrt"},
+    "radam": {"div", "sqrt"},
+    "rprop": {"mul"},
+    "asgd": {"mul"},
+    "lion": {"mul"},
+    "adabelief": {"div", "sqrt"},
 }
 
 
