@@ -22,10 +22,10 @@ EXACT = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-
 UNSWITCH = ["--param=max-unswitch-insns=500", "--param=max-unswitch-level=8"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
 LEVELS = {"base": [], "v3": ["-march=x86-64-v3"]} if X86_64 else {"base": []}
-PRECISIONS = {32: ("float", "sqrtf"), 64: ("double", "sqrt")}
+PRECISIONS = {32: ("float", "sqrtf", "fabsf"), 64: ("double", "sqrt", "fabs")}
 KERNELS = """\
 # cython: boundscheck=False, wraparound=False, cdivision=True, infer_types=True
-from libc.math cimport {root} as root
+from libc.math cimport {magnitude} as magnitude, {root} as root
 from fastoptim._kernel cimport f{bits} as array, kernel{bits} as kernel
 
 ctypedef {real} real
@@ -161,10 +161,10 @@ def kernel_modules():
     """Write the source of each kernel module: the types of one precision, and the common loops."""
     Path("build").mkdir(exist_ok=True)
     for level in LEVELS:
-        for bits, (real, root) in PRECISIONS.items():
+        for bits, (real, root, magnitude) in PRECISIONS.items():
             name = f"_kernels_{level}_f{bits}"
             source = Path("build", f"{name}.pyx")
-            text = KERNELS.format(level=level, bits=bits, real=real, root=root)
+            text = KERNELS.format(bits=bits, real=real, root=root, magnitude=magnitude)
             if not source.exists() or source.read_text() != text:
                 source.write_text(text)
             yield module(name, str(source), level)

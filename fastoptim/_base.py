@@ -576,7 +576,8 @@ class Optimizer:
                 for name in exists:
                     if name not in arrays:
                         start = p if name == EMA else self.rule.start_of(name, group.hyper)
-                        arrays[name] = np.full_like(p, start)
+                        with np.errstate(over="ignore"):  # float32 may round it to infinity
+                            arrays[name] = np.full_like(p, start)
                 *used, ema = (arrays[name] if name in exists else None for name in (*names, EMA))
                 yield labels, number, t, p, used, ema, mask
 

@@ -607,7 +607,7 @@ cdef class Plan:
 
         It is summed in an order that depends on the shapes and layouts of the parameters alone.
         """
-        cdef Py_ssize_t tile, i
+        cdef Py_ssize_t tile
         cdef double total = 0
         cdef int threads = threads_for(self.traffic)
         if self.loops is None:

@@ -3,7 +3,8 @@
 #
 # setup.py compiles this file once for each instruction-set level and element type. Before it are
 # defined: `real`, float or double; `array`, a pointer to it that does not alias; `kernel`, a
-# pointer to a loop like those below; `root`, the square root of a real.
+# pointer to a loop like those below; `root` and `magnitude` of a real, the square root and the
+# absolute value.
 #
 # How to read and write a kernel:
 # - Names take their type from the arrays and from the scalars c, which the engine has rounded to
@@ -27,6 +28,11 @@ cdef inline real before(real g, real p, array o) noexcept nogil:
     if wd != 0:
         g = g + wd * p
     return g
+
+
+# As _sign in reference.py.
+cdef inline real sign(real x) noexcept nogil:
+    return <real> 1 if x > 0 else (<real> -1 if x < 0 else x)
 
 
 cdef void sgd(
@@ -91,8 +97,120 @@ cdef void adam(
         p[i] = decay * p[i] - (lr * mi) / (root(vi) * r2 + eps)
 
 
+cdef void adadelta(
+    Py_ssize_t n, array p, array g, array v, array u, array _1, array o, array c
+) noexcept nogil:
+    rho, a, lr, eps = c[0], c[1], c[2], c[3]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        vi = rho * v[i] + (a * gi) * gi
+        d = root(u[i] + eps) / root(vi + eps) * gi
+        v[i] = vi
+        u[i] = rho * u[i] + (a * d) * d
+        p[i] = p[i] - lr * d
+
+
+cdef void adamax(
+    Py_ssize_t n, array p, array g, array m, array u, array _1, array o, array c
+) noexcept nogil:
+    b1, a1, b2, lr, eps = c[0], c[1], c[2], c[3], c[4]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m[i] + a1 * gi
+        d = magnitude(gi) + eps
+        fading = b2 * u[i]
+        ui = fading if fading >= d else d
+        m[i] = mi
+        u[i] = ui
+        p[i] = p[i] - (lr * mi) / ui
+
+
+cdef void nadam(
+    Py_ssize_t n, array p, array g, array m, array v, array _1, array o, array c
+) noexcept nogil:
+    decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4]
+    lr_g, lr_m, r2, eps = c[5], c[6], c[7], c[8]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m[i] + a1 * gi
+        vi = b2 * v[i] + (a2 * gi) * gi
+        m[i] = mi
+        v[i] = vi
+        p[i] = decay * p[i] - (lr_g * gi + lr_m * mi) / (root(vi) * r2 + eps)
+
+
+cdef void radam(
+    Py_ssize_t n, array p, array g, array m, array v, array _1, array o, array c
+) noexcept nogil:
+    decay, b1, a1, b2, a2, lr, rectified, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m[i] + a1 * gi
+        vi = b2 * v[i] + (a2 * gi) * gi
+        m[i] = mi
+        v[i] = vi
+        if rectified != 0:
+            p[i] = decay * p[i] - (lr * mi) / (root(vi) + eps)
+        else:
+            p[i] = decay * p[i] - lr * mi
+
+
+cdef void rprop(
+    Py_ssize_t n, array p, array g, array prev, array step_size, array _1, array o, array c
+) noexcept nogil:
+    eta_minus, eta_plus, low, high = c[0], c[1], c[2], c[3]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        turn = sign(gi) * prev[i]
+        free = (eta_plus if turn > 0 else (eta_minus if turn < 0 else <real> 1)) * step_size[i]
+        h = low if free < low else (high if free > high else free)
+        gi = <real> 0 if turn < 0 else gi
+        step_size[i] = h
+        prev[i] = gi
+        p[i] = p[i] - sign(gi) * h
+
+
+cdef void asgd(
+    Py_ssize_t n, array p, array g, array ax, array _1, array _2, array o, array c
+) noexcept nogil:
+    decay, eta, mu = c[0], c[1], c[2]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        x = decay * p[i] - eta * gi
+        ax[i] = ax[i] + mu * (x - ax[i]) if mu != 1 else x
+        p[i] = x
+
+
+cdef void lion(
+    Py_ssize_t n, array p, array g, array m, array _1, array _2, array o, array c
+) noexcept nogil:
+    decay, b1, a1, b2, a2, lr = c[0], c[1], c[2], c[3], c[4], c[5]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        ci = b1 * m[i] + a1 * gi
+        m[i] = b2 * m[i] + a2 * gi
+        p[i] = decay * p[i] - lr * sign(ci)
+
+
+cdef void adabelief(
+    Py_ssize_t n, array p, array g, array m, array s, array _1, array o, array c
+) noexcept nogil:
+    decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4]
+    lr, r2, eps, eps_root = c[5], c[6], c[7], c[8]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m[i] + a1 * gi
+        d = gi - mi
+        si = b2 * s[i] + (a2 * d) * d + eps_root
+        m[i] = mi
+        s[i] = si
+        p[i] = decay * p[i] - (lr * mi) / (root(si) * r2 + eps)
+
+
 # The stage after every rule, as in _stages.py.
-cdef void after(Py_ssize_t n, array p, array ema, const unsigned char* mask, array f) noexcept nogil:
+cdef void after(
+    Py_ssize_t n, array p, array ema, const unsigned char* mask, array f
+) noexcept nogil:
     cdef real pi
     low, high, d, a = f[0], f[1], f[2], f[3]
     for i in range(n):
@@ -142,5 +260,13 @@ KERNELS = {
     "rmsprop": export_rule(rmsprop),
     "adagrad": export_rule(adagrad),
     "adam": export_rule(adam),
+    "adadelta": export_rule(adadelta),
+    "adamax": export_rule(adamax),
+    "nadam": export_rule(nadam),
+    "radam": export_rule(radam),
+    "rprop": export_rule(rprop),
+    "asgd": export_rule(asgd),
+    "lion": export_rule(lion),
+    "adabelief": export_rule(adabelief),
 }
 STAGES = {"after": export(<void*> after), "squares": export(<void*> squares)}

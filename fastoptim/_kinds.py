@@ -165,6 +165,7 @@ Kind = Real | Count | Pair | Limits | Maybe | Flag | Choice
 Number = Annotated[float, Real()]
 NonNegative = Annotated[float, Real(0)]
 Fraction = Annotated[float, Real(0, 1)]
+NonNegativePair = Annotated[tuple[float, float], Pair(Real(0))]
 Betas = Annotated[tuple[float, float], Pair(Real(0, 1))]
 Switch = Annotated[bool, Flag()]
 MaybeNonNegative = Annotated[float | None, Maybe(Real(0))]

@@ -10,7 +10,22 @@ from ._base import Optimizer, Options, Params
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Momentum", "RMSprop"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "AdaBelief",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "Momentum",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]
 
 
 class SGD(Optimizer):
@@ -516,5 +531,691 @@ class AdamW(Adam):
             amsgrad,
             maximize=maximize,
             decoupled_weight_decay=True,
+            **options,
+        )
+
+
+class Adadelta(Optimizer):
+    r"""Gradient descent whose steps have the size of the steps before, and so the units of p.
+
+    .. math::
+
+        v_t = \rho v_{t-1} + (1 - \rho) g_t^2, \quad
+        \Delta_t = \frac{\sqrt{u_{t-1} + \epsilon}}{\sqrt{v_t + \epsilon}} g_t, \quad
+        u_t = \rho u_{t-1} + (1 - \rho) \Delta_t^2, \quad
+        p_t = p_{t-1} - \eta \Delta_t
+
+    The formula is that of ``torch.optim.Adadelta``.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`.
+    lr : float, default 1.0
+        Learning rate :math:`\eta \ge 0`.
+    rho : float, default 0.9
+        Decay rate of the averages, :math:`0 \le \rho < 1`.
+    eps : float, default 1e-6
+        :math:`\epsilon \ge 0`, under both roots. The first steps are about its root long.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"v"`` and ``"u"`` (torch's ``square_avg`` and ``acc_delta``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    M. D. Zeiler, "ADADELTA: an adaptive learning rate method", 2012, arXiv:1212.5701.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.Adadelta(p, eps=0.01)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p.round(6)
+    array([0.685515, 2.      ])
+    """
+
+    rule = reference.adadelta
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            rho=rho,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class Adamax(Optimizer):
+    r"""Adam with a running maximum of the gradients in place of their root mean square.
+
+    .. math::
+
+        m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad
+        u_t = \max(\beta_2 u_{t-1}, |g_t| + \epsilon), \quad
+        p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \frac{m_t}{u_t}
+
+    The formula is that of ``torch.optim.Adamax``.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`.
+    lr : float, default 2e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-8
+        :math:`\epsilon \ge 0`. With 0, an element whose gradients have all been 0 becomes NaN.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"u"`` (torch's ``exp_avg`` and ``exp_inf``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", section 7.1, ICLR 2015,
+    arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.Adamax(p, lr=0.1)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.9, 2. ])
+    """
+
+    rule = reference.adamax
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class NAdam(Optimizer):
+    r"""Adam with Nesterov's momentum.
+
+    .. math::
+
+        \mu_t = \beta_1 (1 - \tfrac12 0.96^{t \psi}), \quad
+        p_t = p_{t-1} - \eta \left(
+              \frac{1 - \mu_t}{1 - \prod_{i=1}^t \mu_i} g_t
+              + \frac{\mu_{t+1}}{1 - \prod_{i=1}^{t+1} \mu_i} m_t \right) \Big/
+              \left( \sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon \right)
+
+    with :math:`m_t` and :math:`v_t` as in `Adam`. The formula is that of ``torch.optim.NAdam``.
+    The product is a function of the step and of the hyperparameters of this step: after a change of
+    :math:`\beta_1` or :math:`\psi` it is what it would be had they always been so (torch goes on
+    from the product of the old ones).
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`.
+    lr : float, default 2e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-8
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
+    momentum_decay : float, default 4e-3
+        :math:`\psi \ge 0`.
+    decoupled_weight_decay : bool, default False
+        Decay as `AdamW` does instead.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"v"`` (torch's ``exp_avg`` and ``exp_avg_sq``; its
+        ``mu_product`` needs no state here).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    T. Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.NAdam(p, lr=0.1)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p.round(6)
+    array([0.894355, 2.      ])
+    """
+
+    rule = reference.nadam
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum_decay=momentum_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class RAdam(Optimizer):
+    r"""Adam that takes plain momentum steps until its mean square can be relied upon.
+
+    .. math::
+
+        \rho_\infty = \frac{2}{1 - \beta_2} - 1, \quad
+        \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \quad
+        r_t = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+                         {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}}
+
+    .. math::
+
+        p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t} \cdot \begin{cases}
+              r_t \sqrt{1 - \beta_2^t} \; m_t / (\sqrt{v_t} + \epsilon) & \rho_t > 5 \\
+              m_t & \text{otherwise} \end{cases}
+
+    with :math:`m_t` and :math:`v_t` as in `Adam`. The formula is that of ``torch.optim.RAdam``.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`.
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-8
+        :math:`\epsilon \ge 0`, added to the root, which is not corrected.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
+    decoupled_weight_decay : bool, default False
+        Decay as `AdamW` does instead.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"v"`` (torch's ``exp_avg`` and ``exp_avg_sq``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    L. Liu, H. Jiang, P. He, W. Chen, X. Liu, J. Gao, J. Han, "On the variance of the adaptive
+    learning rate and beyond", ICLR 2020, arXiv:1908.03265.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.RAdam(p, lr=0.1)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.7, 2. ])
+    """
+
+    rule = reference.radam
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class Rprop(Optimizer):
+    r"""Resilient backpropagation: step sizes of their own, and only the sign of the gradient.
+
+    Where the gradient has the sign that it had in the step before, the step size
+    :math:`\Delta` is multiplied by :math:`\eta_+`; where the sign has changed, by :math:`\eta_-`,
+    and the gradient is taken for 0, in this step and by the next:
+
+    .. math::
+
+        \Delta_t = \mathrm{clip}(\Delta_{t-1} \eta_\pm, \Delta_{\min}, \Delta_{\max}), \quad
+        p_t = p_{t-1} - \Delta_t \, \mathrm{sign}(g_t)
+
+    For full batches: the signs of stochastic gradients change too often. The formula is that of
+    ``torch.optim.Rprop``, save that signs are compared where torch multiplies the two gradients,
+    whose product vanishes where both are small.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`.
+    lr : float, default 1e-2
+        The step size :math:`\Delta_0 \ge 0` of all elements at the start; to change it later has
+        no effect.
+    etas : (float, float), default (0.5, 1.2)
+        :math:`0 < \eta_- < 1 < \eta_+`.
+    step_sizes : (float, float), default (1e-6, 50.0)
+        :math:`0 \le \Delta_{\min} \le \Delta_{\max}`.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"prev"``, the gradient of the step before, and ``"step_size"``, as
+        torch has them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    M. Riedmiller, H. Braun, "A direct adaptive method for faster backpropagation learning: the
+    RPROP algorithm", ICNN 1993.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.Rprop(p, lr=0.1)
+    >>> for _ in range(2):
+    ...     opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.78, 2.  ])
+    """
+
+    rule = reference.rprop
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50.0),
+        *,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            etas=etas,
+            step_sizes=step_sizes,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class ASGD(Optimizer):
+    r"""Averaged stochastic gradient descent: beside the parameters, their average over the steps.
+
+    .. math::
+
+        \eta_t = \frac{\eta}{(1 + \lambda \eta (t - 1))^\alpha}, \quad
+        p_t = (1 - \lambda \eta_t) p_{t-1} - \eta_t g_t, \quad
+        \bar p_t = \bar p_{t-1} + \mu_t (p_t - \bar p_{t-1}), \quad
+        \mu_t = \frac{1}{\max(1, t - 1 - t_0)}
+
+    The average is ``opt.state[0]["ax"]``; while :math:`\mu_t = 1` it is a copy of p. The formula is
+    that of ``torch.optim.ASGD``, whose :math:`\eta_t` is computed a step ahead: after a change of
+    ``lr`` torch takes one more step with the old one.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`.
+    lr : float, default 1e-2
+        Learning rate :math:`\eta \ge 0`.
+    lambd : float, default 1e-4
+        Decay :math:`\lambda \ge 0`, of p and of the learning rate.
+    alpha : float, default 0.75
+        :math:`\alpha \ge 0`, the power of the learning rate's decay.
+    t0 : float, default 1e6
+        The step after which the average begins.
+    weight_decay : float, default 0
+        An L2 penalty :math:`w \ge 0`: the rule sees :math:`g + w p` for g.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"ax"``, the average, as torch has it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM
+    Journal on Control and Optimization 30(4), 1992.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.ASGD(p, lr=0.1, lambd=0.0, t0=0)
+    >>> for _ in range(3):
+    ...     opt.step(np.array([1.0, 0.0]))
+    >>> p
+    array([0.7, 2. ])
+    >>> opt.state[0]["ax"]  # of the last two
+    array([0.75, 2.  ])
+    """
+
+    rule = reference.asgd
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            lambd=lambd,
+            alpha=alpha,
+            t0=t0,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class Lion(Optimizer):
+    r"""Steps of one size, along the sign of a momentum.
+
+    .. math::
+
+        p_t = (1 - \eta \lambda) p_{t-1}
+              - \eta \, \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t), \quad
+        m_t = \beta_2 m_{t-1} + (1 - \beta_2) g_t
+
+    where :math:`\mathrm{sign}(0) = 0`. The formula is that of ``optax.lion``, whose default is a
+    decay of 0.001.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`.
+    lr : float, default 1e-4
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.99)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    decoupled_weight_decay : bool, default True
+        Decay as `AdamW` does; if False, the rule sees :math:`g + \lambda p` for g instead.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` (optax's ``mu``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    X. Chen et al., "Symbolic discovery of optimization algorithms", NeurIPS 2023,
+    arXiv:2302.06675.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.Lion(p, lr=0.1)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.9, 2. ])
+    """
+
+    rule = reference.lion
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+            **options,
+        )
+
+
+class AdaBelief(Optimizer):
+    r"""Adam, scaled by how far gradients stray from their average.
+
+    .. math::
+
+        m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad
+        s_t = \beta_2 s_{t-1} + (1 - \beta_2) (g_t - m_t)^2 + \epsilon_r, \quad
+        p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t}
+              \frac{m_t}{\sqrt{s_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    The formula is that of ``optax.adabelief``. In the paper :math:`\epsilon` is 1e-8 and
+    :math:`\epsilon_r` 0.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`.
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-16
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    eps_root : float, default 1e-16
+        :math:`\epsilon_r \ge 0`, added to the variance at each step.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    decoupled_weight_decay : bool, default False
+        Decay as `AdamW` does instead.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"s"`` (optax's ``mu`` and ``nu``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    J. Zhuang, T. Tang, Y. Ding, S. Tatikonda, N. Dvornek, X. Papademetris, J. Duncan, "AdaBelief
+    optimizer: adapting stepsizes by the belief in observed gradients", NeurIPS 2020,
+    arXiv:2010.07468.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.AdaBelief(p, lr=0.1)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p.round(6)
+    array([0.888889, 2.      ])
+    """
+
+    rule = reference.adabelief
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        eps_root: float = 1e-16,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            eps_root=eps_root,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
             **options,
         )

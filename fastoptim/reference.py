@@ -8,7 +8,7 @@ same name, the same letters and the same operations in the same order:
 ======== ==========================================================================
 p, g     parameters; gradient, as `fastoptim._stages` leaves it
 decay    decoupled weight decay: ``decay p`` takes the place of p
-m, v, h  state arrays; the letters are those of the papers
+m, v, h  state arrays, and so on; the letters are those of the papers
 a        1 minus the decay rate beside it, taken in double precision
 ======== ==========================================================================
 
@@ -26,11 +26,12 @@ array([0.9, 1.1, 1. ])
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
 
-from ._kinds import Betas, Choice, Fraction, NonNegative, Number, Switch
+from ._kinds import Betas, Choice, Fraction, NonNegative, NonNegativePair, Number, Switch
 from ._rule import Rule, rule
 from ._stages import Scalars
 
@@ -149,3 +150,216 @@ def adam(p, g, m, v, v_max, /, decay, b1, a1, b2, a2, lr, r2, eps):
         v_max[...] = np.where(v_max >= v, v_max, v)  # a NaN in v shows
         v = v_max
     p[...] = decay * p - (lr * m) / (np.sqrt(v) * r2 + eps)
+
+
+def _adadelta_scalars(
+    step: int,
+    lr: NonNegative = 1.0,
+    rho: Fraction = 0.9,
+    eps: NonNegative = 1e-6,
+) -> Scalars:
+    return rho, 1 - rho, lr, eps
+
+
+@rule(_adadelta_scalars)
+def adadelta(p, g, v, u, /, rho, a, lr, eps):
+    """Gradient times a ratio of running root mean squares; see `fastoptim.Adadelta`."""
+    v[...] = rho * v + (a * g) * g
+    d = np.sqrt(u + eps) / np.sqrt(v + eps) * g
+    u[...] = rho * u + (a * d) * d
+    p[...] = p - lr * d
+
+
+def _adamax_scalars(
+    step: int,
+    lr: NonNegative = 2e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+) -> Scalars:
+    b1, b2 = betas
+    return b1, 1 - b1, b2, lr / (1 - b1**step), eps
+
+
+@rule(_adamax_scalars)
+def adamax(p, g, m, u, /, b1, a1, b2, lr, eps):
+    """Adam with a running maximum for its root mean square; see `fastoptim.Adamax`."""
+    m[...] = b1 * m + a1 * g
+    d, fading = np.abs(g) + eps, b2 * u
+    u[...] = np.where(fading >= d, fading, d)  # a NaN in g shows
+    p[...] = p - (lr * m) / u
+
+
+@lru_cache(maxsize=64)
+def _products(b1: float, psi: float) -> dict[int, float]:
+    """Return the products of NAdam's first t momenta found so far, by t."""
+    return {0: 1.0}
+
+
+def _nadam_momentum(step: int, b1: float, psi: float) -> float:
+    return b1 * (1 - 0.5 * math.pow(0.96, step * psi))
+
+
+def _nadam_product(step: int, b1: float, psi: float) -> float:
+    """Return the product of the first momenta, multiplied in their order.
+
+    Those on the way are kept for the steps that follow. Once the product is so small that 1 minus
+    it is 1, no further factor matters.
+    """
+    products = _products(b1, psi)
+    t = len(products) - 1
+    while t < step and products[t] > 1e-20:
+        t += 1
+        products[t] = products[t - 1] * _nadam_momentum(t, b1, psi)
+    return products[min(step, t)]
+
+
+def _nadam_scalars(
+    step: int,
+    lr: NonNegative = 2e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    momentum_decay: NonNegative = 4e-3,
+    decoupled_weight_decay: Switch = False,
+) -> Scalars:
+    decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
+    b1, b2 = betas
+    mu, mu_next = (_nadam_momentum(t, b1, momentum_decay) for t in (step, step + 1))
+    product = _nadam_product(step, b1, momentum_decay)
+    lr_g = lr * (1 - mu) / (1 - product)
+    lr_m = lr * mu_next / (1 - product * mu_next)
+    r2 = 1 / math.sqrt(1 - b2**step)
+    return decay, b1, 1 - b1, b2, 1 - b2, lr_g, lr_m, r2, eps
+
+
+@rule(_nadam_scalars)
+def nadam(p, g, m, v, /, decay, b1, a1, b2, a2, lr_g, lr_m, r2, eps):
+    """Adam with Nesterov's momentum; see `fastoptim.NAdam`."""
+    m[...] = b1 * m + a1 * g
+    v[...] = b2 * v + (a2 * g) * g
+    p[...] = decay * p - (lr_g * g + lr_m * m) / (np.sqrt(v) * r2 + eps)
+
+
+def _radam_scalars(
+    step: int,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    decoupled_weight_decay: Switch = False,
+) -> Scalars:
+    decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
+    b1, b2 = betas
+    c2 = 1 - b2**step
+    rho_inf = 2 / (1 - b2) - 1
+    rho = rho_inf - 2 * step * b2**step / c2
+    lr = lr / (1 - b1**step)
+    rectified = rho > 5
+    if rectified:
+        above, below = (rho - 4) * (rho - 2) * rho_inf, (rho_inf - 4) * (rho_inf - 2) * rho
+        lr = lr * math.sqrt(c2 * above / below)
+    return decay, b1, 1 - b1, b2, 1 - b2, lr, float(rectified), eps
+
+
+@rule(_radam_scalars)
+def radam(p, g, m, v, /, decay, b1, a1, b2, a2, lr, rectified, eps):
+    """Adam that waits until its mean square can be relied upon; see `fastoptim.RAdam`."""
+    m[...] = b1 * m + a1 * g
+    v[...] = b2 * v + (a2 * g) * g
+    if rectified != 0:
+        p[...] = decay * p - (lr * m) / (np.sqrt(v) + eps)
+    else:
+        p[...] = decay * p - lr * m
+
+
+def _sign(x):
+    """Return 1, -1, or x itself where it is zero or NaN."""
+    return np.where(x > 0, 1, np.where(x < 0, -1, x))
+
+
+def _rprop_scalars(
+    step: int,
+    lr: NonNegative = 1e-2,  # where the step sizes start
+    etas: NonNegativePair = (0.5, 1.2),
+    step_sizes: NonNegativePair = (1e-6, 50.0),
+) -> Scalars:
+    if not 0 < etas[0] < 1 < etas[1]:
+        raise ValueError(f"etas: expected two numbers, 0 < first < 1 < second, found {etas}")
+    if not step_sizes[0] <= step_sizes[1]:
+        raise ValueError(f"step_sizes: expected two numbers, low <= high, found {step_sizes}")
+    return *etas, *step_sizes
+
+
+@rule(_rprop_scalars, starts={"step_size": "lr"})
+def rprop(p, g, prev, step_size, /, eta_minus, eta_plus, low, high):
+    """Sign of the gradient times step sizes that follow it; see `fastoptim.Rprop`."""
+    turn = _sign(g) * prev  # not g prev, which may vanish where both are small
+    h = np.where(turn > 0, eta_plus, np.where(turn < 0, eta_minus, 1)) * step_size
+    h = np.where(h < low, low, np.where(h > high, high, h))
+    g = np.where(turn < 0, 0, g)
+    step_size[...] = h
+    prev[...] = g
+    p[...] = p - _sign(g) * h
+
+
+def _asgd_scalars(
+    step: int,
+    lr: NonNegative = 1e-2,
+    lambd: NonNegative = 1e-4,
+    alpha: NonNegative = 0.75,
+    t0: Number = 1e6,
+) -> Scalars:
+    eta = lr * (1 + lambd * lr * (step - 1)) ** -alpha
+    return 1 - lambd * eta, eta, 1 / max(1, step - 1 - t0)
+
+
+@rule(_asgd_scalars)
+def asgd(p, g, ax, /, decay, eta, mu):
+    """Gradient descent with an average of the parameters; see `fastoptim.ASGD`."""
+    x = decay * p - eta * g
+    ax[...] = ax + mu * (x - ax) if mu != 1 else x
+    p[...] = x
+
+
+def _lion_scalars(
+    step: int,
+    lr: NonNegative = 1e-4,
+    betas: Betas = (0.9, 0.99),
+    weight_decay: NonNegative = 0.0,
+    decoupled_weight_decay: Switch = True,
+) -> Scalars:
+    decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
+    b1, b2 = betas
+    return decay, b1, 1 - b1, b2, 1 - b2, lr
+
+
+@rule(_lion_scalars)
+def lion(p, g, m, /, decay, b1, a1, b2, a2, lr):
+    """Sign of a momentum; see `fastoptim.Lion`."""
+    c = b1 * m + a1 * g
+    m[...] = b2 * m + a2 * g
+    p[...] = decay * p - lr * _sign(c)
+
+
+def _adabelief_scalars(
+    step: int,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-16,
+    eps_root: NonNegative = 1e-16,
+    weight_decay: NonNegative = 0.0,
+    decoupled_weight_decay: Switch = False,
+) -> Scalars:
+    decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
+    b1, b2 = betas
+    r2 = 1 / math.sqrt(1 - b2**step)
+    return decay, b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**step), r2, eps, eps_root
+
+
+@rule(_adabelief_scalars)
+def adabelief(p, g, m, s, /, decay, b1, a1, b2, a2, lr, r2, eps, eps_root):
+    """Adam with a variance for its mean square; see `fastoptim.AdaBelief`."""
+    m[...] = b1 * m + a1 * g
+    d = g - m
+    s[...] = b2 * s + (a2 * d) * d + eps_root
+    p[...] = decay * p - (lr * m) / (np.sqrt(s) * r2 + eps)

@@ -50,7 +50,7 @@ def test_they_look_like_functions():
     assert str(inspect.signature(functional.adam)).startswith(
         "(p, g, m, v, v_max=None, *, step, lr="
     )
-    assert dir(functional) == ["adagrad", "adam", "momentum", "rmsprop", "sgd"]
+    assert {"adam", "momentum", "sgd"} <= set(dir(functional)) <= set(dir(reference))
     with pytest.raises(AttributeError, match="no attribute 'adan'"):
         functional.adan  # noqa: B018
     assert repr(reference.sgd).startswith("<rule sgd(p, g, v=None, *, step, lr=0.001")

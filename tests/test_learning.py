@@ -22,6 +22,14 @@ LR = {
     fo.Adagrad: 0.5,
     fo.Adam: 0.05,
     fo.AdamW: 0.05,
+    fo.Adadelta: 1.0,
+    fo.Adamax: 0.05,
+    fo.NAdam: 0.05,
+    fo.RAdam: 0.05,
+    fo.Rprop: 0.05,
+    fo.ASGD: 0.05,
+    fo.Lion: 0.05,
+    fo.AdaBelief: 0.05,
 }
 
 
@@ -43,7 +51,7 @@ def test_quadratic(cls, chosen, dtype):
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
 def test_maximize_climbs(cls):
     p = np.full(3, 0.5)
-    optimizer = cls(p, lr=0.05, maximize=True)
+    optimizer = cls(p, lr=LR[cls], maximize=True)
     for _ in range(500):
         optimizer.step(-(p - 2.0))
     assert np.all(p > 1.0)
@@ -56,8 +64,9 @@ def test_rosenbrock(cls):
 
     p = np.array([-1.5, 2.0])
     start = value(*p)
-    lr = {fo.SGD: 1e-3, fo.Momentum: 1e-3, fo.RMSprop: 1e-3, fo.Adagrad: 0.3}.get(cls, 1e-2)
-    optimizer = cls(p, lr=lr)
+    others = {fo.Adagrad: 0.3, fo.Adadelta: 0.1}
+    gentle = (fo.SGD, fo.Momentum, fo.RMSprop, fo.ASGD)
+    optimizer = cls(p, lr=1e-3 if cls in gentle else others.get(cls, 1e-2))
     for _ in range(5000):
         x, y = p
         optimizer.step(np.array([-2 * (1 - x) - 400 * x * (y - x * x), 200 * (y - x * x)]))

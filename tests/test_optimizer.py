@@ -341,7 +341,7 @@ class TestStateDict:
         state_names = [name for name in saved["state"]["w"] if name != "step"]
         breaks = [
             (lambda d: d.pop("optimizer"), "expected the key 'optimizer'"),
-            (lambda d: d.update(optimizer="Adamax"), "state_dict['optimizer']: expected"),
+            (lambda d: d.update(optimizer="Adam2"), "state_dict['optimizer']: expected"),
             (lambda d: d.update(format=99), "state_dict['format']: expected 1, found 99"),
             (lambda d: d.pop("state"), "state_dict: expected the key 'state'"),
             (lambda d: d.update(state=[]), "state_dict['state']: expected a mapping, found list"),

@@ -10,13 +10,19 @@ import pytest
 from zoo import CASE_IDS, CASES, OPTIMIZERS, gradients, hyperparameters, name_of
 
 import fastoptim as fo
+from fastoptim import reference
 from fastoptim._stages import before
+
+try:  # after fastoptim, which decides how the OpenMP runtime is loaded
+    import torch
+except ImportError:  # it comes with the extra `torch`
+    torch = None
 
 BACKENDS = ["compiled", "reference"]
 
 
-def two_steps(cls, backend, p=1.0, grads=(2.0, -1.0), **kwargs):
-    """Return the parameter after each of two steps from p, computed in float64."""
+def first_steps(cls, backend, p=1.0, grads=(2.0, -1.0), **kwargs):
+    """Return the parameter after each of some steps from p, computed in float64."""
     params = np.array([p])
     optimizer = cls(params, backend=backend, **kwargs)
     values = []
@@ -26,7 +32,7 @@ def two_steps(cls, backend, p=1.0, grads=(2.0, -1.0), **kwargs):
     return values
 
 
-# Each expectation is worked out by hand for p = 1, g = 2 and then g = -1.
+# Each expectation is worked out by hand for p = 1, g = 2 and then g = -1 if nothing else is said.
 BY_HAND = [
     (fo.SGD, {"lr": 0.1}, [0.8, 0.9]),
     (fo.SGD, {"lr": 0.1, "maximize": True}, [1.2, 1.1]),
@@ -68,6 +74,73 @@ BY_HAND = [
     (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 2.0}, [0.95, 0.95]),
     # (1 - 0.1 * 0.5) * 1 - 0.1, then 0.95 * 0.85
     (fo.AdamW, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.5}, [0.85, 0.8075]),
+    # v = 1, d = sqrt(3 / 4) 2, u = 0.75; then v = 1, d = -sqrt(3.75 / 4)
+    (
+        fo.Adadelta,
+        {"lr": 0.1, "rho": 0.75, "eps": 3.0},
+        [1 - 0.1 * math.sqrt(3), 1 - 0.1 * math.sqrt(3) + 0.05 * math.sqrt(3.75)],
+    ),
+    # m = 0.5, corrected 2, u = 2; then m = 0.125, corrected 2/7, u = 1.5
+    (fo.Adamax, {"lr": 0.1, "betas": (0.75, 0.75), "eps": 0.0}, [0.9, 0.9 - 0.4 / 21]),
+    # u = 2 + 2, then 3
+    (fo.Adamax, {"lr": 0.1, "betas": (0.75, 0.75), "eps": 2.0}, [0.95, 0.95 - 0.2 / 21]),
+    # mu = 1/4: g = 2 in full and 4/15 of m = 1, v corrected 4; then 4/5 of g, m = 0, v = 16/7
+    (
+        fo.NAdam,
+        {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "momentum_decay": 0.0},
+        [1 - 1.7 / 15, 1 - 1.7 / 15 + 0.02 * math.sqrt(7)],
+    ),
+    # mu = 1/2, its limit: g = 2 in full and 2/3 of m; then 2/3 of g
+    (
+        fo.NAdam,
+        {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "momentum_decay": 1e9},
+        [1 - 0.4 / 3, 1 - 0.4 / 3 + 0.05 / 3 * math.sqrt(7)],
+    ),
+    # (1 - 0.1 * 0.5) * 1 before the same step
+    (
+        fo.NAdam,
+        {
+            "lr": 0.1,
+            "betas": (0.5, 0.75),
+            "eps": 0.0,
+            "momentum_decay": 0.0,
+            "weight_decay": 0.5,
+            "decoupled_weight_decay": True,
+        },
+        [0.95 - 1.7 / 15, 0.95 * (0.95 - 1.7 / 15) + 0.02 * math.sqrt(7)],
+    ),
+    # too early to divide: m corrected 2, then m = 0
+    (fo.RAdam, {"lr": 0.1, "betas": (0.5, 0.75)}, [0.8, 0.8]),
+    # the sign stays: 1.2 times as long
+    (fo.Rprop, {"lr": 0.1, "grads": (2.0, 1.0)}, [0.9, 0.78]),
+    # the sign changes: no step, half as long after
+    (fo.Rprop, {"lr": 0.1, "grads": (2.0, -1.0, -1.0)}, [0.9, 0.9, 0.95]),
+    # cut to 0.05, and to 0.04 after half of that
+    (
+        fo.Rprop,
+        {"lr": 0.1, "step_sizes": (0.04, 0.05), "grads": (2.0, -1.0, -1.0)},
+        [0.95, 0.95, 0.99],
+    ),
+    # 0.8 * 1 - 0.5 * 2; then eta = 0.5 / 1.2 = 5/12: 5/6 * -0.2 + 5/12
+    (fo.ASGD, {"lr": 0.5, "lambd": 0.4, "alpha": 1.0}, [-0.2, 0.25]),
+    # m = 0, c = 1; then m = 0.5, c = -0.25
+    (fo.Lion, {"lr": 0.1, "betas": (0.5, 0.75)}, [0.9, 1.0]),
+    # 0.95 * 1 - 0.1, then 0.95 * 0.85 + 0.1
+    (fo.Lion, {"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.5}, [0.85, 0.9075]),
+    # sign(0) = 0
+    (fo.Lion, {"lr": 0.1, "grads": (0.0, -0.0)}, [1.0, 1.0]),
+    # m = 0.5, corrected 2, g - m = 1.5; then m = 1/8, corrected 2/7, s = 0.738..., corrected 1.6875
+    (
+        fo.AdaBelief,
+        {"lr": 0.1, "betas": (0.75, 0.75), "eps": 0.0, "eps_root": 0.0},
+        [1 - 0.4 / 3, 1 - 0.4 / 3 - 0.2 / 7 / math.sqrt(1.6875)],
+    ),
+    # s = 0.25 + 0.25, corrected 2; then m = 0
+    (
+        fo.AdaBelief,
+        {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "eps_root": 0.25},
+        [1 - 0.2 / math.sqrt(2)] * 2,
+    ),
     # m = -1: the maximum lies the other way
     (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "maximize": True}, [1.1, 1.1]),
 ]
@@ -76,7 +149,7 @@ BY_HAND = [
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("cls", "kwargs", "expected"), BY_HAND, ids=lambda v: name_of(v))
 def test_first_steps_by_hand(cls, kwargs, expected, backend):
-    assert two_steps(cls, backend, **kwargs) == pytest.approx(expected, rel=1e-14)
+    assert first_steps(cls, backend, **kwargs) == pytest.approx(expected, rel=1e-14)
 
 
 def test_amsgrad_by_hand():
@@ -86,11 +159,72 @@ def test_amsgrad_by_hand():
     first = 1 - 0.1 * 4 / math.sqrt(v1 / c1)
     expected = [first, first - 0.1 * 1e-8 / math.sqrt(v1 / c2)]
     for backend in BACKENDS:
-        assert two_steps(fo.Adam, backend, amsgrad=True, **kwargs) == pytest.approx(
+        assert first_steps(fo.Adam, backend, amsgrad=True, **kwargs) == pytest.approx(
             expected, rel=1e-15
         )
-    without = two_steps(fo.Adam, "reference", **kwargs)
+    without = first_steps(fo.Adam, "reference", **kwargs)
     assert without[0] - without[1] > first - expected[1]
+
+
+def test_radam_by_hand():
+    """Of a constant gradient 2 with beta1 = 0, m = 2 and the corrected root is 2 too."""
+    b2, long = 0.75, 7  # 2 / (1 - 0.75) - 1
+    expected, p = [], 1.0
+    for t in range(1, 13):
+        rho = long - 2 * t * b2**t / (1 - b2**t)
+        if t <= 7:  # rho is 4.84 at the 7th step, 5.22 at the 8th
+            p -= 0.1 * 2
+        else:
+            p -= 0.1 * math.sqrt((rho - 4) * (rho - 2) * long / ((long - 4) * (long - 2) * rho))
+        expected.append(p)
+    for backend in BACKENDS:
+        found = first_steps(fo.RAdam, backend, lr=0.1, betas=(0.0, b2), eps=0.0, grads=[2.0] * 12)
+        assert found == pytest.approx(expected, rel=1e-13)
+
+
+def test_asgd_averages_after_t0():
+    """Of p = 3, 2, 1, 0, ... those after the second step."""
+    p = np.array([4.0])
+    optimizer = fo.ASGD(p, lr=1.0, lambd=0.0, t0=2)
+    averages = []
+    for _ in range(6):
+        optimizer.step(np.ones(1))
+        averages.append(optimizer.state[0]["ax"][0])
+    assert averages == pytest.approx([3.0, 2.0, 1.0, 0.0, -0.5, -1.0])
+
+
+def test_nadam_multiplies_its_momenta_in_order():
+    """A run that goes on from a late step, or skips one, finds the sequential product."""
+    product, products = 1.0, {}
+    for t in range(1, 5001):
+        product *= 0.99 * (1 - 0.5 * 0.96 ** (t * 1e-3))
+        products[t] = product
+    for t in (3000, 1, 2999, 50, 3001, 49, 5000):
+        assert 1 - reference._nadam_product(t, 0.99, 1e-3) == 1 - products[t]
+
+
+def test_rprop_tells_signs_of_gradients_whose_product_vanishes():
+    p = np.zeros(1, np.float32)
+    optimizer = fo.Rprop(p, lr=0.1)
+    for _ in range(2):
+        optimizer.step(np.full(1, 1e-30, np.float32))
+    assert p[0] == pytest.approx(-0.22)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"etas": (1.0, 1.2)}, "etas: expected two numbers, 0 < first < 1 < second"),
+        ({"etas": (0.5, 1.0)}, "etas: expected"),
+        ({"etas": (0.0, 1.2)}, "etas: expected"),
+        ({"etas": (0.5, 1.2, 1.3)}, "etas: expected two values"),
+        ({"step_sizes": (1.0, 0.1)}, "step_sizes: expected two numbers, low <= high"),
+        ({"step_sizes": (-1.0, 1.0)}, "step_sizes: expected two values, each a finite number >= 0"),
+    ],
+)
+def test_rprop_checks_its_pairs(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        fo.Rprop(np.zeros(1), **kwargs)
 
 
 def test_bias_correction_is_computed_in_double_precision():
@@ -145,19 +279,34 @@ def test_against_extended_precision(cls, chosen):
         )
 
 
-SHARED_WITH_TORCH = [cls for cls in OPTIMIZERS if cls is not fo.Momentum]
-TORCH_CASES = [(cls, chosen) for cls, chosen in CASES if cls in SHARED_WITH_TORCH]
+def torchs(cls):
+    """Return the parameters of torch's class of the same name, or none."""
+    return inspect.signature(getattr(torch.optim, cls.__name__, object)).parameters
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="torch is not installed (extra `torch`)")
+# A class that torch has, and the options that it has there.
+SHARED_WITH_TORCH = [cls for cls in OPTIMIZERS if torch and torchs(cls)]
+TORCH_CASES = [
+    (cls, {name: value for name, value in chosen.items() if name in torchs(cls)})
+    for cls, chosen in CASES
+    if cls in SHARED_WITH_TORCH
+    and all(name in torchs(cls) for name, value in chosen.items() if value)
+]
+
+
+@pytest.fixture
+def double_scalars():
+    """Let torch keep its scalar state, such as NAdam's product, in double precision, as we do."""
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(old)
 
 
 @pytest.mark.parametrize("cls", SHARED_WITH_TORCH, ids=name_of)
-def test_signature_is_torchs(cls, torch):
+def test_signature_is_torchs(cls):
     """The same names, in the same order, with the same defaults."""
-    theirs = inspect.signature(getattr(torch.optim, cls.__name__)).parameters
+    theirs = torchs(cls)
     left_out = {"foreach", "capturable", "differentiable", "fused"}
     positional = [
         (p.name, p.default)
@@ -174,13 +323,15 @@ def test_signature_is_torchs(cls, torch):
 @pytest.mark.parametrize(
     ("cls", "chosen"), TORCH_CASES, ids=[f"{name_of(c)}-{name_of(o)}" for c, o in TORCH_CASES]
 )
-def test_against_torch(cls, chosen, torch):
+@pytest.mark.usefixtures("double_scalars")
+def test_against_torch(cls, chosen):
     rng = np.random.default_rng(13)
     start = [rng.standard_normal(300), rng.standard_normal((4, 5))]
     ours = [p.copy() for p in start]
     theirs = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
-    a = cls(ours, **{**chosen, "lr": 0.01})
-    b = getattr(torch.optim, cls.__name__)(theirs, **{**chosen, "lr": 0.01})
+    kwargs = {**chosen, "lr": 1.0 if cls is fo.Adadelta else 0.01}
+    a = cls(ours, **kwargs)
+    b = getattr(torch.optim, cls.__name__)(theirs, **kwargs)
     for t in range(25):
         grads = gradients(rng, start)
         if t % 5 == 3:
@@ -193,3 +344,10 @@ def test_against_torch(cls, chosen, torch):
         moved = np.abs(p - s)
         np.testing.assert_allclose(p, q.detach().numpy(), rtol=1e-12, atol=1e-12)
         assert np.median(moved) > 1e-4
+    for arrays, q in zip(a.state.values(), theirs, strict=True):
+        peers = [s.numpy() for s in b.state[q].values() if s is not None and s.shape == q.shape]
+        assert len(arrays) == len(peers)
+        for name, array in arrays.items():  # which of theirs it is, the docstring says
+            assert any(
+                np.allclose(array, s, rtol=1e-12, atol=1e-12 * np.abs(s).max()) for s in peers
+            ), name

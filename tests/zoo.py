@@ -46,13 +46,21 @@ COMMON: dict[str, list[Any]] = {
     "nonfinite": ["ignore", "skip"],
 }
 
+# Values of which the defaults leave a part of the rule unused in a few steps.
+MORE: dict[str, list[Any]] = {
+    "t0": [1e6, 2.0],
+    "step_sizes": [(1e-6, 50.0), (0.009, 0.011)],
+}
+
 
 def values_of(cls: type[fo.Optimizer]) -> dict[str, list[Any]]:
     """Return the values to try of a class's own options: flags on and off, words, zero and not."""
     values: dict[str, list[Any]] = {}
     for name, default in hyperparameters(cls).items():
         kind = cls.rule.kinds[name]
-        if isinstance(kind, Flag):
+        if name in MORE:
+            values[name] = MORE[name]
+        elif isinstance(kind, Flag):
             values[name] = [False, True]
         elif isinstance(kind, Choice):
             values[name] = list(kind.words)
