@@ -40,7 +40,8 @@ cdef void sgd(
     for i in range(n):
         gi = before(g[i], p[i], o)
         if v != NULL:
-            vi = mu * v[i] + a * gi
+            gi = a * gi
+            vi = mu * v[i] + gi
             v[i] = vi
             gi = gi + nu * vi if nu != 0 else vi
         p[i] = p[i] - lr * gi
@@ -49,7 +50,7 @@ cdef void sgd(
 cdef void rmsprop(
     Py_ssize_t n, array p, array g, array v, array g_avg, array b, array o, array c
 ) noexcept nogil:
-    alpha, a, mu, lr, eps = c[0], c[1], c[2], c[3], c[4]
+    alpha, a, mu, lr, inside, eps = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
         gi = before(g[i], p[i], o)
         vi = alpha * v[i] + (a * gi) * gi
@@ -59,7 +60,7 @@ cdef void rmsprop(
             g_avg[i] = ai
             vi = vi - ai * ai
             vi = <real> 0 if vi < 0 else vi
-        d = root(vi) + eps
+        d = root(vi + inside) + eps
         if b != NULL:
             bi = mu * b[i] + gi / d
             b[i] = bi
@@ -71,12 +72,12 @@ cdef void rmsprop(
 cdef void adagrad(
     Py_ssize_t n, array p, array g, array h, array _1, array _2, array o, array c
 ) noexcept nogil:
-    lr, eps = c[0], c[1]
+    lr, inside, eps = c[0], c[1], c[2]
     for i in range(n):
         gi = before(g[i], p[i], o)
         hi = h[i] + gi * gi
         h[i] = hi
-        p[i] = p[i] - (lr * gi) / (root(hi) + eps)
+        p[i] = p[i] - (lr * gi) / (root(hi + inside) + eps)
 
 
 cdef void adam(
