@@ -11,7 +11,8 @@
 #   the type of the parameters; so no literal with a fraction, which would be a double.
 # - A condition that is the same for all elements stands inside the loop: the compiler makes one
 #   vector loop of each combination (setup.py sets its limits for that).
-# - A choice between elements is written `a if test else b`, which becomes a blend.
+# - A choice between elements is written `a if test else b`, which becomes a blend. It gets a name
+#   of its own: of `a = a if test else b` Cython may infer a double.
 
 from cpython.pycapsule cimport PyCapsule_New
 

@@ -731,9 +731,9 @@ class NAdam(Optimizer):
               \left( \sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon \right)
 
     with :math:`m_t` and :math:`v_t` as in `Adam`. The formula is that of ``torch.optim.NAdam``.
-    The product is a function of the step and of the hyperparameters of this step: after a change of
-    :math:`\beta_1` or :math:`\psi` it is what it would be had they always been so (torch goes on
-    from the product of the old ones).
+    The product is taken in double precision (torch's is float32 by default) from the
+    hyperparameters of this step: after a change of :math:`\beta_1` or :math:`\psi` it is what it
+    would be had they always been so, where torch goes on from the product of the old ones.
 
     Parameters
     ----------
@@ -999,8 +999,9 @@ class ASGD(Optimizer):
         \mu_t = \frac{1}{\max(1, t - 1 - t_0)}
 
     The average is ``opt.state[0]["ax"]``; while :math:`\mu_t = 1` it is a copy of p. The formula is
-    that of ``torch.optim.ASGD``, whose :math:`\eta_t` is computed a step ahead: after a change of
-    ``lr`` torch takes one more step with the old one.
+    that of ``torch.optim.ASGD``, with :math:`\eta_t` and :math:`\mu_t` in double precision (torch's
+    are float32 by default) and from the hyperparameters of this step: after a change of ``lr``
+    torch takes one more step with the old one.
 
     Parameters
     ----------
@@ -1013,7 +1014,7 @@ class ASGD(Optimizer):
     alpha : float, default 0.75
         :math:`\alpha \ge 0`, the power of the learning rate's decay.
     t0 : float, default 1e6
-        The step after which the average begins.
+        :math:`t_0 \ge 0`, the step after which the average begins.
     weight_decay : float, default 0
         An L2 penalty :math:`w \ge 0`: the rule sees :math:`g + w p` for g.
     maximize : bool, default False

@@ -320,7 +320,7 @@ def _asgd_scalars(
     lr: NonNegative = 1e-2,
     lambd: NonNegative = 1e-4,
     alpha: NonNegative = 0.75,
-    t0: Number = 1e6,
+    t0: NonNegative = 1e6,
 ) -> Scalars:
     eta = lr * (1 + lambd * lr * (step - 1)) ** -alpha
     return 1 - lambd * eta, eta, 1 / max(1, step - 1 - t0)
