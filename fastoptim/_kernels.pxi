@@ -13,7 +13,8 @@
 #   conversions in the machine code.
 # - A condition that is the same for all elements stands inside the loop: the compiler makes one
 #   vector loop of each combination (setup.py sets its limits for that).
-# - A choice between elements is written `a if test else b`, which becomes a blend.
+# - A choice between elements is written `a if test else b`, which becomes a blend. It gets a name
+#   of its own: of `a = a if test else b` Cython may infer a double.
 
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -42,7 +43,8 @@ cdef void sgd(
     for i in range(n):
         gi = before(g[i], p[i], o)
         if v != NULL:
-            vi = mu * v[i] + a * gi
+            gi = a * gi
+            vi = mu * v[i] + gi
             v[i] = vi
             gi = gi + nu * vi if nu != 0 else vi
         p[i] = p[i] - lr * gi
@@ -51,7 +53,7 @@ cdef void sgd(
 cdef void rmsprop(
     Py_ssize_t n, array p, array g, array v, array g_avg, array b, array o, array c
 ) noexcept nogil:
-    alpha, a, mu, lr, eps = c[0], c[1], c[2], c[3], c[4]
+    alpha, a, mu, lr, inside, eps = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
         gi = before(g[i], p[i], o)
         vi = alpha * v[i] + (a * gi) * gi
@@ -61,7 +63,7 @@ cdef void rmsprop(
             g_avg[i] = ai
             vi = vi - ai * ai
             vi = <real> 0 if vi < 0 else vi
-        d = root(vi) + eps
+        d = root(vi + inside) + eps
         if b != NULL:
             bi = mu * b[i] + gi / d
             b[i] = bi
@@ -73,12 +75,12 @@ cdef void rmsprop(
 cdef void adagrad(
     Py_ssize_t n, array p, array g, array h, array _1, array _2, array o, array c
 ) noexcept nogil:
-    lr, eps = c[0], c[1]
+    lr, inside, eps = c[0], c[1], c[2]
     for i in range(n):
         gi = before(g[i], p[i], o)
         hi = h[i] + gi * gi
         h[i] = hi
-        p[i] = p[i] - (lr * gi) / (root(hi) + eps)
+        p[i] = p[i] - (lr * gi) / (root(hi + inside) + eps)
 
 
 cdef void adam(

@@ -121,7 +121,9 @@ class Momentum(Optimizer):
         v_t = \mu v_{t-1} + (1 - \mu) g_t, \quad p_t = p_{t-1} - \eta v_t
 
     With ``form="heavy_ball"`` it is Polyak's method, with the learning rate inside the velocity:
-    :math:`v_t = \mu v_{t-1} - \eta g_t`, :math:`p_t = p_{t-1} + v_t`.
+    :math:`v_t = \mu v_{t-1} - \eta g_t`, :math:`p_t = p_{t-1} + v_t`. With ``nesterov`` the steps
+    are :math:`-\eta ((1 - \mu) g_t + \mu v_t)` and :math:`\mu v_t - \eta g_t`; the latter is what
+    scikit-learn's ``SGDOptimizer`` and Keras's ``SGD`` do.
 
     Parameters
     ----------
@@ -133,6 +135,8 @@ class Momentum(Optimizer):
         :math:`0 \le \mu < 1`.
     form : {"averaged", "heavy_ball"}, default "averaged"
         Which of the two formulas.
+    nesterov : bool, default False
+        Nesterov's look-ahead.
     weight_decay : float, default 0
         :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     maximize : bool, default False
@@ -176,6 +180,7 @@ class Momentum(Optimizer):
         momentum: float = 0.9,
         *,
         form: str = "averaged",
+        nesterov: bool = False,
         weight_decay: float = 0.0,
         maximize: bool = False,
         **options: Unpack[Options],
@@ -185,6 +190,7 @@ class Momentum(Optimizer):
             lr=lr,
             momentum=momentum,
             form=form,
+            nesterov=nesterov,
             weight_decay=weight_decay,
             maximize=maximize,
             **options,
@@ -222,6 +228,9 @@ class RMSprop(Optimizer):
         Scale by the standard deviation.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
+    eps_inside : bool, default False
+        Add :math:`\epsilon` under the root instead, as optax and Keras have it: their
+        :math:`\sqrt{v_t + \epsilon}`.
     **options
         What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
@@ -266,6 +275,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        eps_inside: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -277,6 +287,7 @@ class RMSprop(Optimizer):
             momentum=momentum,
             centered=centered,
             maximize=maximize,
+            eps_inside=eps_inside,
             **options,
         )
 
@@ -307,6 +318,9 @@ class Adagrad(Optimizer):
         :math:`\epsilon \ge 0`, added to the root.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
+    eps_inside : bool, default False
+        Add :math:`\epsilon` under the root instead, as optax and Keras have it: their
+        :math:`\sqrt{h_t + \epsilon}`; their :math:`h_0` is 0.1, their :math:`\epsilon` 1e-7.
     **options
         What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
@@ -349,6 +363,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         *,
         maximize: bool = False,
+        eps_inside: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -359,6 +374,7 @@ class Adagrad(Optimizer):
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
             maximize=maximize,
+            eps_inside=eps_inside,
             **options,
         )
 
@@ -394,6 +410,10 @@ class Adam(Optimizer):
         Maximise: the rule sees :math:`-g` for g.
     decoupled_weight_decay : bool, default False
         Decay as `AdamW` does instead.
+    eps_hat : bool, default False
+        Add :math:`\epsilon` to the root that is not corrected, as scikit-learn, Keras and thinc do:
+        the step is :math:`\eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+        \frac{m_t}{\sqrt{v_t} + \epsilon}`.
     **options
         What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
@@ -439,6 +459,7 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        eps_hat: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -450,6 +471,7 @@ class Adam(Optimizer):
             amsgrad=amsgrad,
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
+            eps_hat=eps_hat,
             **options,
         )
 
@@ -480,6 +502,8 @@ class AdamW(Adam):
         Never let the denominator shrink.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
+    eps_hat : bool, default False
+        Add :math:`\epsilon` to the root that is not corrected; see `Adam`.
     **options
         What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
@@ -520,6 +544,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        eps_hat: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -531,6 +556,7 @@ class AdamW(Adam):
             amsgrad,
             maximize=maximize,
             decoupled_weight_decay=True,
+            eps_hat=eps_hat,
             **options,
         )
 
@@ -705,9 +731,9 @@ class NAdam(Optimizer):
               \left( \sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon \right)
 
     with :math:`m_t` and :math:`v_t` as in `Adam`. The formula is that of ``torch.optim.NAdam``.
-    The product is a function of the step and of the hyperparameters of this step: after a change of
-    :math:`\beta_1` or :math:`\psi` it is what it would be had they always been so (torch goes on
-    from the product of the old ones).
+    The product is taken in double precision (torch's is float32 by default) from the
+    hyperparameters of this step: after a change of :math:`\beta_1` or :math:`\psi` it is what it
+    would be had they always been so, where torch goes on from the product of the old ones.
 
     Parameters
     ----------
@@ -973,8 +999,9 @@ class ASGD(Optimizer):
         \mu_t = \frac{1}{\max(1, t - 1 - t_0)}
 
     The average is ``opt.state[0]["ax"]``; while :math:`\mu_t = 1` it is a copy of p. The formula is
-    that of ``torch.optim.ASGD``, whose :math:`\eta_t` is computed a step ahead: after a change of
-    ``lr`` torch takes one more step with the old one.
+    that of ``torch.optim.ASGD``, with :math:`\eta_t` and :math:`\mu_t` in double precision (torch's
+    are float32 by default) and from the hyperparameters of this step: after a change of ``lr``
+    torch takes one more step with the old one.
 
     Parameters
     ----------
@@ -987,7 +1014,7 @@ class ASGD(Optimizer):
     alpha : float, default 0.75
         :math:`\alpha \ge 0`, the power of the learning rate's decay.
     t0 : float, default 1e6
-        The step after which the average begins.
+        :math:`t_0 \ge 0`, the step after which the average begins.
     weight_decay : float, default 0
         An L2 penalty :math:`w \ge 0`: the rule sees :math:`g + w p` for g.
     maximize : bool, default False

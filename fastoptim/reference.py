@@ -60,8 +60,9 @@ def _sgd_scalars(
 def sgd(p, g, v, /, mu, a, nu, lr):
     """Gradient descent, with or without momentum; see `fastoptim.SGD`."""
     if v is not None:
-        v[...] = mu * v + a * g
-        g = g + nu * v if nu != 0 else v
+        g = a * g
+        v[...] = mu * v + g
+        g = g + nu * v if nu != 0 else v  # with nesterov torch has a = 1
     p[...] = p - lr * g
 
 
@@ -70,14 +71,21 @@ def _momentum_scalars(
     lr: NonNegative = 0.01,
     momentum: Fraction = 0.9,
     form: Form = "averaged",
+    nesterov: Switch = False,
 ) -> Scalars:
+    nu = momentum if nesterov else 0.0
     if form == "heavy_ball":  # v = mu v - lr g; p = p + v
-        return momentum, -lr, 0.0, -1.0
-    return momentum, 1 - momentum, 0.0, lr
+        return momentum, -lr, nu, -1.0
+    return momentum, 1 - momentum, nu, lr
 
 
 # The same update, with other scalars.
 momentum = Rule(sgd.update, _momentum_scalars, name="momentum")
+
+
+def _inside_and_added(eps: float, eps_inside: bool) -> tuple[float, float]:
+    """Return what is added to the number under a root, and what to the root."""
+    return (eps, 0.0) if eps_inside else (0.0, eps)
 
 
 def _rmsprop_scalars(
@@ -87,12 +95,13 @@ def _rmsprop_scalars(
     eps: NonNegative = 1e-8,
     momentum: NonNegative = 0.0,
     centered: Switch = False,
+    eps_inside: Switch = False,
 ) -> Scalars:
-    return alpha, 1 - alpha, momentum, lr, eps
+    return alpha, 1 - alpha, momentum, lr, *_inside_and_added(eps, eps_inside)
 
 
 @rule(_rmsprop_scalars, needs={"g_avg": "centered", "b": "momentum"})
-def rmsprop(p, g, v, g_avg, b, /, alpha, a, mu, lr, eps):
+def rmsprop(p, g, v, g_avg, b, /, alpha, a, mu, lr, inside, eps):
     """Gradient over its running root mean square; see `fastoptim.RMSprop`."""
     v[...] = alpha * v + (a * g) * g
     d = v
@@ -100,7 +109,7 @@ def rmsprop(p, g, v, g_avg, b, /, alpha, a, mu, lr, eps):
         g_avg[...] = alpha * g_avg + a * g
         d = v - g_avg * g_avg
         d = np.where(d < 0, 0, d)  # rounding may leave a negative variance
-    d = np.sqrt(d) + eps
+    d = np.sqrt(d + inside) + eps
     if b is not None:
         b[...] = mu * b + g / d
         p[...] = p - lr * b
@@ -114,15 +123,16 @@ def _adagrad_scalars(
     lr_decay: NonNegative = 0.0,
     initial_accumulator_value: NonNegative = 0.0,
     eps: NonNegative = 1e-10,
+    eps_inside: Switch = False,
 ) -> Scalars:
-    return lr / (1 + (step - 1) * lr_decay), eps
+    return lr / (1 + (step - 1) * lr_decay), *_inside_and_added(eps, eps_inside)
 
 
 @rule(_adagrad_scalars, starts={"h": "initial_accumulator_value"})
-def adagrad(p, g, h, /, lr, eps):
+def adagrad(p, g, h, /, lr, inside, eps):
     """Gradient over the root of the sum of its squares; see `fastoptim.Adagrad`."""
     h[...] = h + g * g
-    p[...] = p - (lr * g) / (np.sqrt(h) + eps)
+    p[...] = p - (lr * g) / (np.sqrt(h + inside) + eps)
 
 
 def _adam_scalars(
@@ -133,12 +143,15 @@ def _adam_scalars(
     weight_decay: NonNegative = 0.0,
     amsgrad: Switch = False,
     decoupled_weight_decay: Switch = False,
+    eps_hat: Switch = False,
 ) -> Scalars:
     decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
     b1, b2 = betas
+    lr, root = lr / (1 - b1**step), math.sqrt(1 - b2**step)
+    if eps_hat:  # the correction is in the learning rate, away from eps
+        return decay, b1, 1 - b1, b2, 1 - b2, lr * root, 1.0, eps
     # Multiplying by the reciprocal root, taken once here, spares each element a division.
-    r2 = 1 / math.sqrt(1 - b2**step)
-    return decay, b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**step), r2, eps
+    return decay, b1, 1 - b1, b2, 1 - b2, lr, 1 / root, eps
 
 
 @rule(_adam_scalars, needs={"v_max": "amsgrad"})
@@ -307,7 +320,7 @@ def _asgd_scalars(
     lr: NonNegative = 1e-2,
     lambd: NonNegative = 1e-4,
     alpha: NonNegative = 0.75,
-    t0: Number = 1e6,
+    t0: NonNegative = 1e6,
 ) -> Scalars:
     eta = lr * (1 + lambd * lr * (step - 1)) ** -alpha
     return 1 - lambd * eta, eta, 1 / max(1, step - 1 - t0)

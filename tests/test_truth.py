@@ -48,8 +48,14 @@ BY_HAND = [
     (fo.Momentum, {"lr": 0.1}, [0.98, 0.972]),
     # v = -0.2, then -0.18 + 0.1 = -0.08
     (fo.Momentum, {"lr": 0.1, "form": "heavy_ball"}, [0.8, 0.72]),
+    # steps 0.1 * 2 + 0.9 * 0.2 = 0.38, then -0.1 + 0.9 * 0.08 = -0.028
+    (fo.Momentum, {"lr": 0.1, "nesterov": True}, [0.962, 0.9648]),
+    # v = -0.2, steps 0.9 v - 0.2 = -0.38; then v = -0.08, steps 0.9 v + 0.1 = 0.028
+    (fo.Momentum, {"lr": 0.1, "form": "heavy_ball", "nesterov": True}, [0.62, 0.648]),
     # v = 0.25 * 4 = 1, then 0.75 + 0.25 = 1
     (fo.RMSprop, {"lr": 0.1, "alpha": 0.75, "eps": 0.0}, [0.8, 0.9]),
+    # sqrt(1 + 3) = 2
+    (fo.RMSprop, {"lr": 0.1, "alpha": 0.75, "eps": 3.0, "eps_inside": True}, [0.9, 0.95]),
     # b = 2, then 1.8 - 1 = 0.8
     (fo.RMSprop, {"lr": 0.1, "alpha": 0.75, "eps": 0.0, "momentum": 0.9}, [0.8, 0.72]),
     # mean 0.5 * 2 = 1, v = 2, variance 1; then mean 0, v = 1.5
@@ -60,6 +66,12 @@ BY_HAND = [
     ),
     # h = 4, then 5
     (fo.Adagrad, {"lr": 0.1, "eps": 0.0}, [0.9, 0.9 + 0.1 / math.sqrt(5)]),
+    # 4 + 12 under the root, then 5 + 12
+    (
+        fo.Adagrad,
+        {"lr": 0.1, "eps": 12.0, "eps_inside": True},
+        [0.95, 0.95 + 0.1 / math.sqrt(17)],
+    ),
     # the second step is 1 / (1 + 1 * 1) as long
     (fo.Adagrad, {"lr": 0.1, "eps": 0.0, "lr_decay": 1.0}, [0.9, 0.9 + 0.05 / math.sqrt(5)]),
     # h = 5 + 4, then 10
@@ -72,6 +84,8 @@ BY_HAND = [
     (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0}, [0.9, 0.9]),
     # eps is added to the corrected root: 0.1 * 2 / (2 + 2)
     (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 2.0}, [0.95, 0.95]),
+    # eps is added to the root of v = 1, the step is 0.1 * (0.5 / 0.5) * 1 / (1 + 1)
+    (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 1.0, "eps_hat": True}, [0.95, 0.95]),
     # (1 - 0.1 * 0.5) * 1 - 0.1, then 0.95 * 0.85
     (fo.AdamW, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.5}, [0.85, 0.8075]),
     # v = 1, d = sqrt(3 / 4) 2, u = 0.75; then v = 1, d = -sqrt(3.75 / 4)

@@ -1,0 +1,171 @@
+"""Rules and flavours against the libraries that use them; Keras's formulas are written out here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from zoo import gradients
+
+import fastoptim as fo
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(17)
+    p = rng.standard_normal(300)
+    return p, [gradients(rng, [p])[0] for _ in range(25)]
+
+
+def assert_peers(problem, optimizer, theirs):
+    """Assert that an optimizer arrives where a function of the same start and gradients does."""
+    start, grads = problem
+    p = optimizer.param_groups[0]["params"][0]
+    p[...] = start
+    for g in grads:
+        optimizer.step(g)
+    np.testing.assert_allclose(p, theirs(start.copy(), grads), rtol=1e-12, atol=1e-12)
+    assert np.median(np.abs(p - start)) > 1e-4
+
+
+@pytest.fixture
+def optax():
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+    with pytest.importorskip("jax").enable_x64(True):
+        yield optax
+
+
+DECAYED = {"weight_decay": 0.3}
+CENTERED = {"centered": True}
+INSIDE = {"eps_inside": True}
+OPTAX = [
+    # ours, what we call it, optax's name, what it calls that
+    (fo.Lion, {}, "lion", {"weight_decay": 0.0}),
+    (fo.Lion, DECAYED, "lion", DECAYED),
+    (fo.Lion, {"betas": (0.5, 0.75)}, "lion", {"b1": 0.5, "b2": 0.75, "weight_decay": 0.0}),
+    (fo.AdaBelief, {}, "adabelief", {}),
+    (fo.AdaBelief, {"betas": (0.5, 0.75)}, "adabelief", {"b1": 0.5, "b2": 0.75}),
+    (fo.AdaBelief, {"eps": 1e-3, "eps_root": 1e-2}, "adabelief", {"eps": 1e-3, "eps_root": 1e-2}),
+    (fo.RMSprop, INSIDE, "rmsprop", {"decay": 0.99}),
+    (fo.RMSprop, {**INSIDE, "eps": 1e-2}, "rmsprop", {"decay": 0.99, "eps": 1e-2}),
+    (fo.RMSprop, INSIDE | CENTERED, "rmsprop", {"decay": 0.99} | CENTERED),
+    (fo.RMSprop, {**INSIDE, "momentum": 0.9}, "rmsprop", {"decay": 0.99, "momentum": 0.9}),
+    (fo.RMSprop, {}, "rmsprop", {"decay": 0.99, "eps_in_sqrt": False}),
+    (
+        fo.Adagrad,
+        {**INSIDE, "eps": 1e-7, "initial_accumulator_value": 0.1},
+        "adagrad",
+        {},
+    ),
+]
+
+
+@pytest.mark.parametrize(("cls", "ours", "name", "kwargs"), OPTAX, ids=lambda v: str(v))
+def test_against_optax(cls, ours, name, kwargs, problem, optax):
+    def theirs(p, grads):
+        rule = getattr(optax, name)(0.01, **kwargs)
+        state = rule.init(p)
+        for g in grads:
+            updates, state = rule.update(g, state, p)
+            p = optax.apply_updates(p, updates)
+        assert p.dtype == np.float64
+        return p
+
+    assert_peers(problem, cls(np.zeros(300), lr=0.01, **ours), theirs)
+
+
+@pytest.fixture
+def sklearn():
+    name = "sklearn.neural_network._stochastic_optimizers"
+    return pytest.importorskip(name, reason="scikit-learn is not installed")
+
+
+SKLEARN = [
+    (fo.Adam, {"eps_hat": True}, "AdamOptimizer", {}),
+    (fo.Adam, {"eps_hat": True, "eps": 0.1}, "AdamOptimizer", {"epsilon": 0.1}),
+    (fo.Momentum, {"form": "heavy_ball", "nesterov": True}, "SGDOptimizer", {}),
+    (fo.Momentum, {"form": "heavy_ball"}, "SGDOptimizer", {"nesterov": False}),
+]
+
+
+@pytest.mark.parametrize(("cls", "ours", "name", "kwargs"), SKLEARN, ids=lambda v: str(v))
+def test_against_scikit_learn(cls, ours, name, kwargs, problem, sklearn):
+    def theirs(p, grads):
+        rule = getattr(sklearn, name)([p], 0.01, **kwargs)
+        for g in grads:
+            rule.update_params([p], [g])
+        return p
+
+    assert_peers(problem, cls(np.zeros(300), lr=0.01, **ours), theirs)
+
+
+def keras_sgd(p, grads, lr=0.01, momentum=0.9):
+    v = np.zeros_like(p)
+    for g in grads:
+        v = v * momentum - g * lr
+        p = p + v * momentum - g * lr
+    return p
+
+
+def keras_rmsprop(p, grads, lr=0.01, rho=0.9, eps=1e-7, centered=False):
+    v, average = np.zeros_like(p), np.zeros_like(p)
+    for g in grads:
+        v = v * rho + g**2 * (1 - rho)
+        average = average * rho + g * (1 - rho)
+        p = p - lr * g / np.sqrt((v - average**2 if centered else v) + eps)
+    return p
+
+
+def keras_adagrad(p, grads, lr=0.01, eps=1e-7):
+    h = np.full_like(p, 0.1)
+    for g in grads:
+        h = h + g**2
+        p = p - lr * g / np.sqrt(h + eps)
+    return p
+
+
+def keras_adam(p, grads, lr=0.01, b1=0.9, b2=0.999, eps=1e-7, decay=0.0, amsgrad=False):
+    m, v, v_max = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    for t, g in enumerate(grads, start=1):
+        p = p - p * decay * lr
+        m = m + (g - m) * (1 - b1)
+        v = v + (g**2 - v) * (1 - b2)
+        v_max = np.maximum(v_max, v)
+        rate = lr * np.sqrt(1 - b2**t) / (1 - b1**t)
+        p = p - m * rate / (np.sqrt(v_max if amsgrad else v) + eps)
+    return p
+
+
+HAT = {"eps_hat": True, "eps": 1e-7}
+KERAS = [
+    (fo.Momentum, {"form": "heavy_ball", "nesterov": True}, keras_sgd, {}),
+    (fo.RMSprop, {**INSIDE, "alpha": 0.9, "eps": 1e-7}, keras_rmsprop, {}),
+    (fo.RMSprop, {**INSIDE, "alpha": 0.9, "eps": 1e-7} | CENTERED, keras_rmsprop, CENTERED),
+    (
+        fo.Adagrad,
+        {**INSIDE, "eps": 1e-7, "initial_accumulator_value": 0.1},
+        keras_adagrad,
+        {},
+    ),
+    (fo.Adam, HAT, keras_adam, {}),
+    (fo.Adam, HAT | {"amsgrad": True}, keras_adam, {"amsgrad": True}),
+    (fo.AdamW, HAT | {"weight_decay": 0.3}, keras_adam, {"decay": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("cls", "ours", "theirs", "kwargs"), KERAS, ids=lambda v: str(v))
+def test_against_keras(cls, ours, theirs, kwargs, problem):
+    optimizer = cls(np.zeros(300), lr=0.01, **ours)
+    assert_peers(problem, optimizer, lambda p, grads: theirs(p, grads, **kwargs))
+
+
+def test_a_learning_rate_that_changes(problem, sklearn):
+    """It is inside the velocity: a step before the change keeps the length that it had."""
+    start, grads = problem
+    ours, theirs = start.copy(), start.copy()
+    optimizer = fo.Momentum(ours, form="heavy_ball", nesterov=True)
+    peer = sklearn.SGDOptimizer([theirs])
+    for t, g in enumerate(grads, start=1):
+        optimizer.lr = peer.learning_rate = 0.1 / t
+        optimizer.step(g)
+        peer.update_params([theirs], [g])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
