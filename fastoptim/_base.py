@@ -549,7 +549,8 @@ class Optimizer:
         """Allocate the state that is missing and plan the steps; only then change anything."""
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
-        plan = Plan(list(self._tensors(groups, complete, steps)), self.rule.update, loops)
+        tensors = list(self._tensors(groups, complete, steps))
+        plan = Plan(tensors, self.rule.update, loops, self.rule.trust)
         self._groups, self._state, self._plan = groups, complete, plan
         self._state_names = [group.state_names for group in groups]
 

@@ -21,6 +21,7 @@ class Plan:
         tensors: list[tuple[Any, ...]],
         update: Callable[..., None] | None = None,
         loops: Mapping[str, Mapping[int, Any]] | None = None,
+        trust: bool = False,
     ) -> None: ...
     @property
     def steps(self) -> list[int]: ...

@@ -19,6 +19,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange
+from libc.math cimport INFINITY
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
@@ -30,7 +31,7 @@ from fastoptim._kernel cimport (
 
 import numpy as np
 
-from fastoptim._stages import after, before, sum_of_squares
+from fastoptim._stages import after, before, sum_of_squares, trust_ratio
 
 cnp.import_array()
 
@@ -79,6 +80,7 @@ cdef struct Tensor:
     void* after
     void* squares
     const unsigned char* mask
+    int direction  # where a rule with a trust ratio wants u among its arrays
     bint finished  # whether the stage after the rule has anything to do
     Py_ssize_t group
     Py_ssize_t t  # steps taken
@@ -288,6 +290,8 @@ cdef class Plan:
     loops : mapping or None
         What updates instead of it, by the size of an element: the capsules of the compiled loops
         ``"rule"``, ``"after"`` and ``"squares"``.
+    trust : bool
+        Whether a trust ratio scales the step of each array; see `fastoptim._rule.Rule`.
 
     Raises
     ------
@@ -308,9 +312,11 @@ cdef class Plan:
     cdef Py_ssize_t* tile_start
     cdef double* tile_sums
     cdef list labels, params, states, emas, masks, grads, row_scalars
+    cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
+    cdef bint trust
 
-    def __cinit__(self, list tensors, update=None, loops=None):
+    def __cinit__(self, list tensors, update=None, loops=None, bint trust=False):
         self.count = len(tensors)
         self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
         self.ranges = <Range*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Range))
@@ -318,7 +324,7 @@ cdef class Plan:
             raise MemoryError
         cdef Py_ssize_t i
         self.labels, self.params, self.states, self.emas, self.masks = [], [], [], [], []
-        self.update, self.loops = update, loops
+        self.update, self.loops, self.trust = update, loops, trust
         for i in range(self.count):
             self.add(i, tensors[i])
         self.sort_ranges()
@@ -336,6 +342,7 @@ cdef class Plan:
         PyMem_Free(self.tile_tensor)
         PyMem_Free(self.tile_start)
         PyMem_Free(self.tile_sums)
+        PyMem_Free(self.tile_sums_of_p)
         PyMem_Free(self.scalars64)
         PyMem_Free(self.scalars32)
 
@@ -347,6 +354,7 @@ cdef class Plan:
         tensor.size = cnp.PyArray_SIZE(array)
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1
+        tensor.direction = 1 + len(state)
         if self.loops is not None:
             tensor.kernel = self.loop("rule", tensor.itemsize)
             tensor.after = self.loop("after", tensor.itemsize)
@@ -458,6 +466,8 @@ cdef class Plan:
             if judge is not None and not judge():
                 return False
             self.fill_rows(scalars)
+            if self.trust:
+                self.scale_rows()
             if self.loops is None:
                 self.run_updates()
             else:
@@ -552,7 +562,7 @@ cdef class Plan:
 
     cdef fill_rows(self, scalars):
         """Compute the scalars of this step: one row for each group and step count."""
-        cdef Py_ssize_t i, k, row = -1, group = -1, t = -1
+        cdef Py_ssize_t i, row = -1, group = -1, t = -1
         cdef Tensor* tensor
         self.row_scalars = []
         seen = {}
@@ -560,22 +570,106 @@ cdef class Plan:
             tensor = &self.tensors[i]
             if tensor.row < 0:
                 continue
-            if tensor.group != group or tensor.t != t:
+            if self.trust or tensor.group != group or tensor.t != t:
                 group, t = tensor.group, tensor.t
-                if (group, t) not in seen:
-                    seen[group, t] = len(self.row_scalars)
-                    self.row_scalars.append(scalars(group, t + 1))
-                row = seen[group, t]
+                row = self.row_of(seen, scalars, group, t)
             tensor.row = row
-            last = self.row_scalars[row][1]
-            tensor.finished = (
-                tensor.data[EMA] or tensor.mask or last[0] != -np.inf or last[1] != np.inf
-            )
+        self.store_rows()
+
+    cdef Py_ssize_t row_of(self, dict seen, scalars, Py_ssize_t group, Py_ssize_t t) except -1:
+        row = len(self.row_scalars)
+        first = seen.setdefault((group, t), row)
+        if first == row:
+            self.row_scalars.append(scalars(group, t + 1))
+        elif self.trust:  # each array has a learning rate of its own
+            self.row_scalars.append(self.row_scalars[first])
+        else:
+            row = first
+        return row
+
+    cdef store_rows(self):
+        cdef Py_ssize_t i, k
+        cdef double* bounds
+        cdef Tensor* tensor
         self.grow_rows(len(self.row_scalars))
-        for row, parts in enumerate(self.row_scalars):
-            for k, value in enumerate((*parts[0], *parts[1], *parts[2])):
+        for row, (first, last, own) in enumerate(self.row_scalars):
+            for k, value in enumerate((*first, *last, *own)):
                 self.scalars64[row * SCALARS + k] = value
                 self.scalars32[row * SCALARS + k] = <float> self.scalars64[row * SCALARS + k]
+        for i in range(self.count):
+            tensor = &self.tensors[i]
+            if tensor.row >= 0:
+                bounds = &self.scalars64[tensor.row * SCALARS + BEFORE]
+                tensor.finished = (
+                    tensor.data[EMA] or tensor.mask
+                    or bounds[0] > -INFINITY or bounds[1] < INFINITY
+                )
+
+    cdef scale_rows(self):
+        """Multiply the learning rate of each array by its trust ratio."""
+        sums = self.reference_sums() if self.loops is None else self.direction_sums()
+        for i, p_squares, u_squares in sums:
+            row = self.tensors[i].row
+            first, last, own = self.row_scalars[row]
+            lr = own[0] * trust_ratio(p_squares, u_squares, own[1])
+            self.row_scalars[row] = first, last, (lr, *own[1:])
+        self.store_rows()
+
+    cdef reference_sums(self):
+        """Return the sums of the squares of each parameter and of the direction of its step."""
+        sums = []
+        with np.errstate(all="ignore"):
+            for i in range(self.count):
+                if self.tensors[i].row >= 0:
+                    p, u = self.params[i], np.empty_like(self.params[i])
+                    self.update_one(i, u)
+                    total = [0.0, 0.0]
+                    for part in sum_of_squares(p, p, 1.0):
+                        total[0] += part
+                    for part in sum_of_squares(u, p, 1.0):
+                        total[1] += part
+                    sums.append((i, *total))
+        return sums
+
+    cdef direction_sums(self):
+        """Return what `reference_sums` returns, from the compiled loops."""
+        cdef Py_ssize_t tile, i
+        cdef double p_squares, u_squares
+        cdef int threads = threads_for(self.traffic)
+        self.cut_tiles()
+        with nogil:
+            if threads == 1:
+                for tile in range(self.tile_count):
+                    self.sum_direction(tile)
+            else:
+                for tile in prange(
+                    self.tile_count, num_threads=threads, schedule="dynamic", chunksize=16
+                ):
+                    self.sum_direction(tile)
+        sums, tile = [], 0
+        for i in range(self.count):
+            p_squares = u_squares = 0
+            while tile < self.tile_count and self.tile_tensor[tile] == i:
+                p_squares += self.tile_sums_of_p[tile]
+                u_squares += self.tile_sums[tile]
+                tile += 1
+            if self.tensors[i].row >= 0:
+                sums.append((i, p_squares, u_squares))
+        return sums
+
+    cdef void sum_direction(self, Py_ssize_t tile) noexcept nogil:
+        cdef Tensor* tensor = &self.tensors[self.tile_tensor[tile]]
+        cdef Py_ssize_t start = self.tile_start[tile], row = tensor.row * SCALARS
+        if tensor.row < 0:
+            return
+        if tensor.itemsize == sizeof(float):
+            self.tile_sums[tile] = direction_squares(
+                <f32> &self.scalars32[row], tensor, start, &self.tile_sums_of_p[tile]
+            )
+        else:
+            self.tile_sums[tile] = direction_squares(
+                <f64> &self.scalars64[row], tensor, start, &self.tile_sums_of_p[tile]
+            )
 
     cdef grow_rows(self, Py_ssize_t rows):
         if rows <= self.row_capacity:
@@ -594,13 +688,18 @@ cdef class Plan:
         """Step with the NumPy twins, on the same arrays and the same scalars."""
         with np.errstate(all="ignore"):
             for i in range(self.count):
-                if self.tensors[i].row < 0:
-                    continue
-                p = self.params[i]
-                first, last, own = self.row_scalars[self.tensors[i].row]
-                g = before(self.grads[i], p, *map(p.dtype.type, first))
-                self.update(p, g, *self.states[i], *map(p.dtype.type, own))
-                after(p, self.emas[i], self.masks[i], *map(p.dtype.type, last))
+                if self.tensors[i].row >= 0:
+                    self.update_one(i, None)
+                    p, (_, last, _) = self.params[i], self.row_scalars[self.tensors[i].row]
+                    after(p, self.emas[i], self.masks[i], *map(p.dtype.type, last))
+
+    cdef update_one(self, i, u):
+        """Update one parameter, or only write the direction of its step to u."""
+        p = self.params[i]
+        first, _, own = self.row_scalars[self.tensors[i].row]
+        g = before(self.grads[i], p, *map(p.dtype.type, first))
+        arrays = (*self.states[i], u) if self.trust else self.states[i]
+        self.update(p, g, *arrays, *map(p.dtype.type, own))
 
     def sum_of_squares(self, double scale):
         """Return the sum of the squares of scale times all gradients of the step under way.
@@ -612,8 +711,7 @@ cdef class Plan:
         cdef int threads = threads_for(self.traffic)
         if self.loops is None:
             return self.reference_squares(scale)
-        if not self.tile_sums:
-            self.cut_tiles()
+        self.cut_tiles()
         with nogil:
             if threads == 1:
                 for tile in range(self.tile_count):
@@ -637,13 +735,20 @@ cdef class Plan:
         return total
 
     cdef cut_tiles(self):
+        """Make the table of tiles, unless it is there."""
         cdef Py_ssize_t i, start, tile = 0
+        if self.tile_sums_of_p:
+            return
+        self.tile_count = 0
         for i in range(self.count):
             self.tile_count += (self.tensors[i].size + SQUARES_TILE - 1) // SQUARES_TILE
         self.tile_tensor = <Py_ssize_t*> PyMem_Calloc(self.tile_count + 1, sizeof(Py_ssize_t))
         self.tile_start = <Py_ssize_t*> PyMem_Calloc(self.tile_count + 1, sizeof(Py_ssize_t))
         self.tile_sums = <double*> PyMem_Calloc(self.tile_count + 1, sizeof(double))
         if not self.tile_tensor or not self.tile_start or not self.tile_sums:
+            raise MemoryError
+        self.tile_sums_of_p = <double*> PyMem_Calloc(self.tile_count + 1, sizeof(double))
+        if not self.tile_sums_of_p:
             raise MemoryError
         for i in range(self.count):
             for start in range(0, self.tensors[i].size, SQUARES_TILE):
@@ -706,7 +811,7 @@ cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) no
     cdef real g
     cdef Py_ssize_t end = start + n
     if not tensor.gathered and not tensor.finished:
-        call(row, tensor, start, n, <real> tensor.g + start)
+        call(row, tensor, start, n, <real> tensor.g + start, <real> NULL)
         return
     while start < end:
         n = min(<Py_ssize_t> TILE, end - start)
@@ -715,23 +820,30 @@ cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) no
             gather(g, tensor.walk, tensor.g, start, n)
         else:
             g = <real> tensor.g + start
-        call(row, tensor, start, n, g)
+        call(row, tensor, start, n, g, <real> NULL)
         if tensor.finished:
             finish(row + BEFORE, tensor, start, n)
         start += n
 
 
 cdef inline void call(
-    real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, real g
+    real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, real g, real u
 ) noexcept nogil:
+    """Run the rule's loop; u, unless NULL, is where it writes the direction of the step."""
     cdef real p = <real> tensor.data[0] + start
-    cdef real s0 = <real> tensor.data[1] + start if tensor.data[1] else NULL
-    cdef real s1 = <real> tensor.data[2] + start if tensor.data[2] else NULL
-    cdef real s2 = <real> tensor.data[3] + start if tensor.data[3] else NULL
+    cdef real s0 = state_at(tensor, 1, start, u)
+    cdef real s1 = state_at(tensor, 2, start, u)
+    cdef real s2 = state_at(tensor, 3, start, u)
     if real is f32:
         (<kernel32> tensor.kernel)(n, p, g, s0, s1, s2, row, row + BEFORE + AFTER)
     else:
         (<kernel64> tensor.kernel)(n, p, g, s0, s1, s2, row, row + BEFORE + AFTER)
+
+
+cdef inline real state_at(Tensor* tensor, int k, Py_ssize_t start, real u) noexcept nogil:
+    if tensor.data[k]:
+        return <real> tensor.data[k] + start
+    return u if k == tensor.direction else NULL
 
 
 cdef inline void finish(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
@@ -757,6 +869,26 @@ cdef double sum_squares(real g, Tensor* tensor, Py_ssize_t start, double scale) 
         return (<squares32> tensor.squares)(n, g, scale)
     else:
         return (<squares64> tensor.squares)(n, g, scale)
+
+
+cdef double direction_squares(
+    real row, Tensor* tensor, Py_ssize_t start, double* p_squares
+) noexcept nogil:
+    """Sum the squares of one tile of the direction of a step, and of the parameter."""
+    cdef double[SQUARES_TILE] gathered, direction
+    cdef Py_ssize_t n = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
+    cdef real p = <real> tensor.data[0] + start, u = <real> &direction[0]
+    cdef real g = <real> tensor.g + start
+    if tensor.gathered:
+        g = <real> &gathered[0]
+        gather(g, tensor.walk, tensor.g, start, n)
+    call(row, tensor, start, n, g, u)
+    if real is f32:
+        p_squares[0] = (<squares32> tensor.squares)(n, p, 1)
+        return (<squares32> tensor.squares)(n, u, 1)
+    else:
+        p_squares[0] = (<squares64> tensor.squares)(n, p, 1)
+        return (<squares64> tensor.squares)(n, u, 1)
 
 
 cdef void gather(

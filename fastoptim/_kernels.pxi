@@ -209,6 +209,40 @@ cdef void adabelief(
         p[i] = decay * p[i] - (lr * mi) / (root(si) * r2 + eps)
 
 
+# The next two have a trust ratio: given u, they only write the direction of the step there.
+
+cdef void lamb(
+    Py_ssize_t n, array p, array g, array m, array v, array u, array o, array c
+) noexcept nogil:
+    lr, wd, b1, a1, b2, a2, r1, r2, eps = c[0], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m[i] + a1 * gi
+        vi = b2 * v[i] + (a2 * gi) * gi
+        ui = (r1 * mi) / (root(vi) * r2 + eps) + wd * p[i]
+        if u != NULL:
+            u[i] = ui
+        else:
+            m[i] = mi
+            v[i] = vi
+            p[i] = p[i] - lr * ui
+
+
+cdef void lars(
+    Py_ssize_t n, array p, array g, array v, array u, array _1, array o, array c
+) noexcept nogil:
+    lr, mu, nu = c[0], c[2], c[3]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        if u != NULL:
+            u[i] = gi
+        else:
+            gi = lr * gi
+            vi = mu * v[i] + gi
+            v[i] = vi
+            p[i] = p[i] - (gi + nu * vi if nu != 0 else vi)
+
+
 # The stage after every rule, as in _stages.py.
 cdef void after(
     Py_ssize_t n, array p, array ema, const unsigned char* mask, array f
@@ -270,5 +304,7 @@ KERNELS = {
     "asgd": export_rule(asgd),
     "lion": export_rule(lion),
     "adabelief": export_rule(adabelief),
+    "lamb": export_rule(lamb),
+    "lars": export_rule(lars),
 }
 STAGES = {"after": export(<void*> after), "squares": export(<void*> squares)}

@@ -50,6 +50,10 @@ class Rule:
         start. Others start as zeros.
     name : str, optional
         If it is not the update's name, which is also the compiled loop's.
+    trust : bool, default False
+        Whether the learning rate of each array is multiplied by a trust ratio. The last array of
+        the update is then ``u`` and its first scalars are the learning rate and the coefficient
+        of the ratio; given u, it only writes the direction of the step there.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Rule:
         needs: Mapping[str, str] | None = None,
         starts: Mapping[str, str] | None = None,
         name: str | None = None,
+        trust: bool = False,
     ) -> None:
         kinds, defaults = hyperparameters(scalars)
         _, _, *rest = inspect.signature(update).parameters.values()
@@ -72,7 +77,9 @@ class Rule:
         self.own = tuple(kinds)
         self.kinds = kinds | BEFORE | AFTER
         self.defaults = defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS
-        self.state = tuple(a.name for a in rest if a.kind is a.POSITIONAL_ONLY)
+        arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
+        self.state = tuple(arrays[:-1] if trust else arrays)
+        self.trust = trust
 
         self.__name__ = self.name
         self.__doc__ = update.__doc__
@@ -116,7 +123,8 @@ class Rule:
                 raise TypeError(f"{name}: expected {expected}{given}, found {found}")
         tensor = ("p", "g", *self.state), 0, step - 1, p, tuple(state.values()), None, None
         before, after, own = self.scalars_of(self.at(hyper, step - 1))
-        Plan([tensor], self.update, loops).step((g,), lambda _, t: (before, after, own(t)))
+        plan = Plan([tensor], self.update, loops, self.trust)
+        plan.step((g,), lambda _, t: (before, after, own(t)))
 
     def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters, checked one by one and together."""

@@ -69,6 +69,16 @@ def after(p: Any, ema: Any, mask: Any, low: Any, high: Any, d: Any, a: Any) -> N
         ema[...] = d * ema + a * p
 
 
+def trust_ratio(p_squares: float, u_squares: float, coefficient: float) -> float:
+    """Return what the learning rate of one array is multiplied by: coefficient |p| / |u|.
+
+    It is 1 where either norm is 0.
+    """
+    if p_squares == 0 or u_squares == 0:
+        return 1.0
+    return coefficient * math.sqrt(p_squares) / math.sqrt(u_squares)
+
+
 LANES, SQUARES_TILE = 16, 2048
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
     "AdaBelief",
     "Adadelta",
@@ -1244,5 +1246,176 @@ class AdaBelief(Optimizer):
             weight_decay=weight_decay,
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
+            **options,
+        )
+
+
+class LAMB(Optimizer):
+    r"""Adam whose learning rate is scaled, for each array, by a ratio of norms.
+
+    .. math::
+
+        u_t = \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda p_{t-1}, \quad
+        p_t = p_{t-1} - \eta \frac{\lVert p_{t-1} \rVert}{\lVert u_t \rVert} u_t
+
+    with :math:`\hat m_t` and :math:`\hat v_t` as in `Adam`; the ratio is 1 where either norm is 0.
+    The norms are summed in a fixed order, so they depend on no number of threads. The formula is
+    that of ``optax.lamb``.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`. Each array is a layer
+        with a ratio of its own.
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-6
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`, added to the direction before its norm is taken.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    decoupled_weight_decay : bool, default True
+        As above; if False, the decay is an L2 penalty on the gradient.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"v"`` (optax's ``mu`` and ``nu``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    Y. You et al., "Large batch optimization for deep learning: training BERT in 76 minutes",
+    ICLR 2020, arXiv:1904.00962.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([3.0, 4.0])
+    >>> opt = fo.LAMB(p, lr=0.1)
+    >>> opt.step(np.array([2.0, 0.0]))
+    >>> p.round(6)
+    array([2.5, 4. ])
+    """
+
+    rule = reference.lamb
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+            **options,
+        )
+
+
+class LARS(Optimizer):
+    r"""Momentum whose learning rate is scaled, for each array, by a ratio of norms.
+
+    .. math::
+
+        u_t = g_t + \lambda p_{t-1}, \quad
+        v_t = \mu v_{t-1} + \eta \, c \frac{\lVert p_{t-1} \rVert}{\lVert u_t \rVert} u_t, \quad
+        p_t = p_{t-1} - v_t
+
+    The factor :math:`c \lVert p \rVert / \lVert u \rVert` is 1 where either norm is 0. The norms
+    are summed in a fixed order, so they depend on no number of threads. The formula is that of
+    ``optax.lars``.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`. Each array is a layer
+        with a ratio of its own.
+    lr : float, default 1
+        Learning rate :math:`\eta \ge 0`.
+    momentum : float, default 0.9
+        :math:`\mu \ge 0`.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
+    trust_coefficient : float, default 1e-3
+        :math:`c \ge 0`.
+    nesterov : bool, default False
+        Step along the new velocity's look-ahead, :math:`\mu v_t` plus the new term.
+    maximize : bool, default False
+        Maximise: the rule sees :math:`-g` for g.
+    **options
+        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"v"`` (optax's ``trace``, with the other sign).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    References
+    ----------
+    Y. You, I. Gitman, B. Ginsburg, "Large batch training of convolutional networks", 2017,
+    arXiv:1708.03888.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([3.0, 4.0])
+    >>> opt = fo.LARS(p, lr=1.0, trust_coefficient=0.1)
+    >>> opt.step(np.array([2.0, 0.0]))
+    >>> p.round(6)
+    array([2.5, 4. ])
+    """
+
+    rule = reference.lars
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+        *,
+        nesterov: bool = False,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            trust_coefficient=trust_coefficient,
+            nesterov=nesterov,
+            maximize=maximize,
             **options,
         )

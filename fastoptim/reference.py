@@ -376,3 +376,52 @@ def adabelief(p, g, m, s, /, decay, b1, a1, b2, a2, lr, r2, eps, eps_root):
     d = g - m
     s[...] = b2 * s + (a2 * d) * d + eps_root
     p[...] = decay * p - (lr * m) / (np.sqrt(s) * r2 + eps)
+
+
+def _lamb_scalars(
+    step: int,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-6,
+    weight_decay: NonNegative = 0.0,
+    decoupled_weight_decay: Switch = True,
+) -> Scalars:
+    wd = weight_decay if decoupled_weight_decay else 0.0
+    b1, b2 = betas
+    r1, r2 = 1 / (1 - b1**step), 1 / math.sqrt(1 - b2**step)
+    return lr, 1.0, wd, b1, 1 - b1, b2, 1 - b2, r1, r2, eps
+
+
+@rule(_lamb_scalars, trust=True)
+def lamb(p, g, m, v, u, /, lr, trust, wd, b1, a1, b2, a2, r1, r2, eps):
+    """Adam with a learning rate for each array; see `fastoptim.LAMB`."""
+    m_new = b1 * m + a1 * g
+    v_new = b2 * v + (a2 * g) * g
+    d = (r1 * m_new) / (np.sqrt(v_new) * r2 + eps) + wd * p
+    if u is not None:
+        u[...] = d
+        return
+    m[...] = m_new
+    v[...] = v_new
+    p[...] = p - lr * d
+
+
+def _lars_scalars(
+    step: int,
+    lr: NonNegative = 1.0,
+    momentum: NonNegative = 0.9,
+    trust_coefficient: NonNegative = 1e-3,
+    nesterov: Switch = False,
+) -> Scalars:
+    return lr, trust_coefficient, momentum, momentum if nesterov else 0.0
+
+
+@rule(_lars_scalars, trust=True)
+def lars(p, g, v, u, /, lr, trust, mu, nu):
+    """Momentum with a learning rate for each array; see `fastoptim.LARS`."""
+    if u is not None:
+        u[...] = g
+        return
+    d = lr * g
+    v[...] = mu * v + d
+    p[...] = p - (d + nu * v if nu != 0 else v)

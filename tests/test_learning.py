@@ -30,6 +30,8 @@ LR = {
     fo.ASGD: 0.05,
     fo.Lion: 0.05,
     fo.AdaBelief: 0.05,
+    fo.LAMB: 0.01,
+    fo.LARS: 5.0,
 }
 
 
@@ -62,9 +64,10 @@ def test_rosenbrock(cls):
     def value(x, y):
         return (1 - x) ** 2 + 100 * (y - x * x) ** 2
 
-    p = np.array([-1.5, 2.0])
+    # The valley leads through the origin, where the steps of LARS, as long as p, come to a halt.
+    p = np.array([2.0, 1.0] if cls is fo.LARS else [-1.5, 2.0])
     start = value(*p)
-    others = {fo.Adagrad: 0.3, fo.Adadelta: 0.1}
+    others = {fo.Adagrad: 0.3, fo.LARS: 0.2, fo.Adadelta: 0.1}
     gentle = (fo.SGD, fo.Momentum, fo.RMSprop, fo.ASGD)
     optimizer = cls(p, lr=1e-3 if cls in gentle else others.get(cls, 1e-2))
     for _ in range(5000):

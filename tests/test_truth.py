@@ -166,6 +166,27 @@ def test_first_steps_by_hand(cls, kwargs, expected, backend):
     assert first_steps(cls, backend, **kwargs) == pytest.approx(expected, rel=1e-14)
 
 
+def test_each_array_has_a_trust_ratio_of_its_own():
+    """LARS: |p| / |g| is 5 / 10 and 1 / 2; an array of zeros steps with ratio 1."""
+    for backend in BACKENDS:
+        p, q, z = np.array([3.0, 4.0]), np.array([1.0]), np.zeros(2)
+        optimizer = fo.LARS([p, q, z], lr=1.0, trust_coefficient=0.5, backend=backend)
+        optimizer.step([np.array([6.0, 8.0]), np.array([2.0]), np.array([1.0, 2.0])])
+        np.testing.assert_allclose(p, [1.5, 2.0], rtol=1e-15)
+        np.testing.assert_allclose(q, [0.5], rtol=1e-15)
+        np.testing.assert_allclose(z, [-1.0, -2.0], rtol=1e-15)
+
+
+def test_lamb_by_hand():
+    """The first direction is sign(g) + 0.5 p: (1 + 1.5, 1 + 2), beside |p| = 5."""
+    for backend in BACKENDS:
+        p = np.array([3.0, 4.0])
+        optimizer = fo.LAMB(p, lr=0.1, eps=0.0, weight_decay=0.5, backend=backend)
+        optimizer.step(np.array([7.0, 1e-3]))
+        ratio = 5 / np.hypot(2.5, 3.0)
+        np.testing.assert_allclose(p, [3 - 0.1 * ratio * 2.5, 4 - 0.1 * ratio * 3.0], rtol=1e-14)
+
+
 def test_amsgrad_by_hand():
     """The mean square v is 4 and then 0.75 * 4 = 3; the step still divides by 2, not by sqrt(3)."""
     kwargs = {"lr": 0.1, "betas": (0.0, 0.75), "eps": 0.0, "grads": (4.0, 1e-8)}
@@ -278,8 +299,15 @@ def test_against_extended_precision(cls, chosen):
     for t, g in enumerate(grads, start=1):
         common, _, own = cls.rule.scalars_of(hyper)
         seen = before(g, exact, *map(np.longdouble, common))
-        state = (arrays.get(s) for s in cls.rule.state)
-        cls.rule.update(exact, seen, *state, *map(np.longdouble, own(t)))
+        state = [arrays.get(s) for s in cls.rule.state]
+        scalars = list(map(np.longdouble, own(t)))
+        if cls.rule.trust:
+            u = np.empty_like(exact)
+            cls.rule.update(exact, seen, *state, u, *scalars)
+            norms = np.sqrt(np.sum(exact * exact)), np.sqrt(np.sum(u * u))
+            scalars[0] *= scalars[1] * norms[0] / norms[1]
+            state.append(None)
+        cls.rule.update(exact, seen, *state, *scalars)
 
     for dtype, tolerance in ((np.float64, 1e-13), (np.float32, 1e-4)):
         p = start.astype(dtype)

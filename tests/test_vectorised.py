@@ -36,6 +36,8 @@ KERNELS = {  # the slowest operations of each
     "asgd": {"mul"},
     "lion": {"mul"},
     "adabelief": {"div", "sqrt"},
+    "lamb": {"div", "sqrt"},
+    "lars": {"mul"},
     "after": {"mul"},
 }
 
