@@ -8,6 +8,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastoptim
@@ -24,9 +25,23 @@ def test_examples_of_a_module(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
 def test_python_blocks_of_the_readme():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_one_line_examples_of_the_options():
+    examples = re.findall(r"^\|.*\| `((?:fo|opt)\..*)` \|$", README, re.MULTILINE)
+    assert len(examples) > 8
+    for example in examples:
+        params, grads = [np.ones(3)], [np.ones(3)]
+        names = {"fo": fastoptim, "np": np, "params": params, "grads": grads, "w": np.arange(10.0)}
+        names["opt"] = fastoptim.SGD(params)
+        result = eval(example, names)
+        if isinstance(result, fastoptim.Optimizer):
+            result.step([np.ones_like(p) for p in params] if "params" in example else np.ones(10))
