@@ -155,13 +155,11 @@ class ParamGroup(MutableMapping[str, Any]):
         self.schedules = {name for name, value in hyper.items() if is_schedule(value)}
         self._constant = None if self.schedules else self._rule.scalars_of(hyper)
 
-    def scalars(self, t: int, scale: float) -> tuple[Scalars, Scalars, Scalars]:
-        """Return the scalars of the t-th step, for gradients to be multiplied by scale."""
+    def scalars(self, t: int) -> tuple[Scalars, Scalars, Scalars]:
+        """Return the scalars of the t-th step: of the stages before and after, and the rule's."""
         before, after, own = self._constant or self._rule.scalars_of(
             self._rule.at(self.hyper, t - 1)
         )
-        if scale != 1:
-            before = before[0] * scale, *before[1:]
         return before, after, own(t)
 
     def __getitem__(self, name: str) -> Any:
@@ -253,12 +251,12 @@ class Optimizer:
         if backend is None:
             backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
         self._backend = checked(label, BACKENDS, backend)
-        self._settings = {
+        settings = {
             name: checked(name, kind, hyper.pop(name, DEFAULT_SETTINGS[name]))
             for name, kind in SETTINGS.items()
         }
+        self._adopt_settings(settings)
         self._defaults = self.rule.check(hyper)
-        self._scale = 1.0  # of all gradients, in the step under way
         self._norm: float | None = None
         self._skipped = 0
         self._shows_ema = False
@@ -398,12 +396,13 @@ class Optimizer:
         RuntimeError
             If another thread is in a step of this optimizer, or the averages are swapped in.
         """
-        self._refuse_while_ema_shows("step")
+        if self._shows_ema:
+            self._refuse_while_ema_shows("step")
         if self._state_names != [group.state_names for group in self._groups]:
             self._lay_out(self._groups, self._state, self._plan.steps)
-        self._scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
-        judge = None if self._settings == DEFAULT_SETTINGS else self._judge
-        self._plan.step(self._ordered(grads), self._scalars, judge)
+        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
+        judge = self._judge if self._judges else None
+        self._plan.step(self._ordered(grads), self._scalars, scale, judge)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -481,7 +480,8 @@ class Optimizer:
         skipped = checked("state_dict['skipped_steps']", Count(0), skipped)
         state, steps = self._loaded_state(groups, _entry("state_dict", state_dict, "state"))
         self._lay_out(tuple(groups), state, steps)
-        self._settings, self._skipped = settings, skipped
+        self._adopt_settings(settings)
+        self._skipped = skipped
 
     def __getattr__(self, name: str) -> Any:
         if name in SETTINGS:
@@ -497,7 +497,8 @@ class Optimizer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in SETTINGS:
-            self._settings = {**self._settings, name: checked(name, SETTINGS[name], value)}
+            value = checked(name, SETTINGS[name], value)
+            self._adopt_settings({**self._settings, name: value})
         elif name in self.rule.kinds:
             hypers = [self.rule.check({**g.hyper, name: value}) for g in self._groups]
             for group, hyper in zip(self._groups, hypers, strict=True):
@@ -600,26 +601,31 @@ class Optimizer:
         ]
 
     def _scalars(self, group: int, t: int) -> tuple[Scalars, Scalars, Scalars]:
-        return self._groups[group].scalars(t, self._scale)
+        return self._groups[group].scalars(t)
 
-    def _judge(self) -> bool:
-        """Measure the gradients of the step under way; scale them, or refuse the step."""
+    def _adopt_settings(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._judges = settings != DEFAULT_SETTINGS
+
+    def _judge(self, scale: float) -> float | None:
+        """Measure the gradients of the step under way; return their scale, or None to refuse."""
         bad = None
-        norm = math.sqrt(self._plan.sum_of_squares(self._scale))
+        norm = math.sqrt(self._plan.sum_of_squares(scale))
         if not math.isfinite(norm):
             bad = self._plan.first_nonfinite()
             if bad is None:  # only the squares were too large
-                norm = 2.0**600 * math.sqrt(self._plan.sum_of_squares(self._scale * 2.0**-600))
+                norm = 2.0**600 * math.sqrt(self._plan.sum_of_squares(scale * 2.0**-600))
         self._norm = norm
-        nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
+        nonfinite = self._settings["nonfinite"]
+        limit: float | None = self._settings["max_grad_norm"]
         if bad and nonfinite == "raise":
             raise FloatingPointError(f"{bad}: expected finite numbers, found NaN or infinity")
         if bad and nonfinite == "skip":
             self._skipped += 1
-            return False
-        if limit is not None and not limit / (norm + 1e-6) >= 1:  # a NaN scales, too
-            self._scale *= limit / (norm + 1e-6)
-        return True
+            return None
+        if limit is None or limit / (norm + 1e-6) >= 1:  # a NaN scales, too
+            return scale
+        return scale * (limit / (norm + 1e-6))
 
     def _loaded_state(
         self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]

@@ -29,7 +29,8 @@ class Plan:
         self,
         grads: Sequence[Any],
         scalars: Callable[[int, int], tuple[Scalars, Scalars, Scalars]],
-        judge: Callable[[], bool] | None = None,
+        scale: float = 1.0,
+        judge: Callable[[float], float | None] | None = None,
     ) -> bool: ...
     def sum_of_squares(self, scale: float) -> float: ...
     def first_nonfinite(self) -> str | None: ...

@@ -218,7 +218,7 @@ cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner):
 
 def as_array(label, value):
     """Return an ndarray over the same memory, or say why there is none."""
-    if type(value) is np.ndarray:
+    if cnp.PyArray_CheckExact(value):
         return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{label}: expected a NumPy array, found {type(value).__name__}")
@@ -435,7 +435,7 @@ cdef class Plan:
         """The number of steps that each parameter has taken."""
         return [self.tensors[i].t for i in range(self.count)]
 
-    def step(self, grads, scalars, judge=None):
+    def step(self, grads, scalars, double scale=1.0, judge=None):
         """Take one step, and tell whether it was taken.
 
         Parameters
@@ -445,9 +445,11 @@ cdef class Plan:
         scalars : function
             ``scalars(group, t)``: the scalars of a group's t-th step, three tuples: those of the
             stage before the rule, of the stage after it, and of the rule.
+        scale : float, optional
+            What all gradients are multiplied by.
         judge : function, optional
-            Called without arguments once the gradients are checked and `sum_of_squares` may be
-            asked; the step is taken if it returns True.
+            ``judge(scale)`` is called once the gradients are checked and `sum_of_squares` may be
+            asked; it returns the scale to take the step with, or None to take none.
 
         Raises
         ------
@@ -463,9 +465,12 @@ cdef class Plan:
         try:
             self.grads = list(grads)  # another thread may change the caller's meanwhile
             self.bind(self.grads)
-            if judge is not None and not judge():
-                return False
-            self.fill_rows(scalars)
+            if judge is not None:
+                judged = judge(scale)
+                if judged is None:
+                    return False
+                scale = judged
+            self.fill_rows(scalars, scale)
             if self.trust:
                 self.scale_rows()
             if self.loops is None:
@@ -493,7 +498,7 @@ cdef class Plan:
             if g is None:
                 tensor.row = -1
                 continue
-            if type(g) is not np.ndarray:
+            if not cnp.PyArray_CheckExact(g):
                 # NumPy's reductions give scalars, which are gradients of 0-d parameters
                 g = np.asarray(g) if isinstance(g, np.floating) else as_array(self.labels[i][1], g)
                 grads[i] = g
@@ -560,7 +565,7 @@ cdef class Plan:
             )
         return 0
 
-    cdef fill_rows(self, scalars):
+    cdef fill_rows(self, scalars, double scale):
         """Compute the scalars of this step: one row for each group and step count."""
         cdef Py_ssize_t i, row = -1, group = -1, t = -1
         cdef Tensor* tensor
@@ -572,15 +577,20 @@ cdef class Plan:
                 continue
             if self.trust or tensor.group != group or tensor.t != t:
                 group, t = tensor.group, tensor.t
-                row = self.row_of(seen, scalars, group, t)
+                row = self.row_of(seen, scalars, scale, group, t)
             tensor.row = row
         self.store_rows()
 
-    cdef Py_ssize_t row_of(self, dict seen, scalars, Py_ssize_t group, Py_ssize_t t) except -1:
+    cdef Py_ssize_t row_of(
+        self, dict seen, scalars, double scale, Py_ssize_t group, Py_ssize_t t
+    ) except -1:
         row = len(self.row_scalars)
         first = seen.setdefault((group, t), row)
         if first == row:
-            self.row_scalars.append(scalars(group, t + 1))
+            first_stage, last_stage, own = scalars(group, t + 1)
+            if scale != 1:
+                first_stage = scale * first_stage[0], *first_stage[1:]
+            self.row_scalars.append((first_stage, last_stage, own))
         elif self.trust:  # each array has a learning rate of its own
             self.row_scalars.append(self.row_scalars[first])
         else:
