@@ -11,9 +11,10 @@ if _find_spec("fastoptim._engine") is None:
     )
 
 from . import threads  # before all others: it decides how the OpenMP runtime is loaded  # isort: skip
-from . import functional, init, optimizers, prune, reference, schedules
+from . import functional, gradients, init, optimizers, prune, reference, schedules
 from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
+from .gradients import all_finite, clip_grad_norm_, clip_grad_value_, global_norm
 from .optimizers import *
 from .threads import get_num_threads, set_num_threads
 
@@ -21,8 +22,13 @@ __all__ = [
     "Optimizer",
     "ParamGroup",
     "__version__",
+    "all_finite",
+    "clip_grad_norm_",
+    "clip_grad_value_",
     "functional",
     "get_num_threads",
+    "global_norm",
+    "gradients",
     "init",
     "optimizers",
     "prune",

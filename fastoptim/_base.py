@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from . import _levels
 from ._engine import Plan, as_array, check_target
 from ._kinds import Above, Choice, Count, Kind, Maybe, Real, checked
 from ._rule import Rule, is_schedule
-from ._stages import Scalars
+from ._stages import Scalars, clip_factor, norm_of
 
 Array = NDArray[np.float32] | NDArray[np.float64]
 Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]
@@ -50,7 +49,7 @@ class Options(TypedDict, total=False):
 class Container:
     """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
 
-    def __init__(self, label: str, params: Any) -> None:
+    def __init__(self, label: str, params: Any, at_least: int = 1) -> None:
         self.names: list[Any] | None = None
         self.single = isinstance(params, np.ndarray)
         if isinstance(params, Mapping):
@@ -64,7 +63,7 @@ class Container:
                 f"{label}: expected an array, a sequence or a mapping of arrays, "
                 f"found {type(params).__name__}"
             )
-        if not self.arrays:
+        if len(self.arrays) < at_least:
             raise ValueError(f"{label}: expected at least one array, found none")
 
     def like(self, values: list[Any]) -> Any:
@@ -609,23 +608,14 @@ class Optimizer:
 
     def _judge(self, scale: float) -> float | None:
         """Measure the gradients of the step under way; return their scale, or None to refuse."""
-        bad = None
-        norm = math.sqrt(self._plan.sum_of_squares(scale))
-        if not math.isfinite(norm):
-            bad = self._plan.first_nonfinite()
-            if bad is None:  # only the squares were too large
-                norm = 2.0**600 * math.sqrt(self._plan.sum_of_squares(scale * 2.0**-600))
-        self._norm = norm
-        nonfinite = self._settings["nonfinite"]
-        limit: float | None = self._settings["max_grad_norm"]
+        self._norm, bad = norm_of(self._plan, scale)
+        nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
         if bad and nonfinite == "raise":
             raise FloatingPointError(f"{bad}: expected finite numbers, found NaN or infinity")
         if bad and nonfinite == "skip":
             self._skipped += 1
             return None
-        if limit is None or limit / (norm + 1e-6) >= 1:  # a NaN scales, too
-            return scale
-        return scale * (limit / (norm + 1e-6))
+        return scale if limit is None else scale * clip_factor(self._norm, limit)
 
     def _loaded_state(
         self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]

@@ -20,11 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._kinds import MaybeFraction, MaybeLimits, MaybeNonNegative, NonNegative, Switch
+
+if TYPE_CHECKING:
+    from ._engine import Plan
 
 Scalars = tuple[float, ...]
 
@@ -98,3 +101,23 @@ def sum_of_squares(g: Any, like: Any, scale: float) -> Iterator[float]:
         while lanes.size > 1:
             lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
         yield float(lanes[0])
+
+
+def norm_of(plan: Plan, scale: float) -> tuple[float, str | None]:
+    """Return the L2 norm of scale times the gradients that a plan has bound.
+
+    With it comes the name of the first gradient that holds a NaN or an infinity, if one does.
+    """
+    norm = math.sqrt(plan.sum_of_squares(scale))
+    if math.isfinite(norm):
+        return norm, None
+    bad = plan.first_nonfinite()
+    if bad is None:  # only the squares were too large
+        norm = 2.0**600 * math.sqrt(plan.sum_of_squares(scale * 2.0**-600))
+    return norm, bad
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """Return what gradients of this norm are multiplied by."""
+    factor = max_norm / (norm + 1e-6)
+    return 1.0 if factor >= 1 else factor  # a NaN stays
