@@ -553,6 +553,7 @@ class Optimizer:
         plan = Plan(tensors, self.rule.update, loops, self.rule.trust)
         self._groups, self._state, self._plan = groups, complete, plan
         self._state_names = [group.state_names for group in groups]
+        self._scalars = [group.scalars for group in groups]
 
     def _tensors(
         self,
@@ -598,9 +599,6 @@ class Optimizer:
             for number, (group, container) in enumerate(zip(groups, grads, strict=True))
             for g in group.container.order(f"grads[{number}]", container)
         ]
-
-    def _scalars(self, group: int, t: int) -> tuple[Scalars, Scalars, Scalars]:
-        return self._groups[group].scalars(t)
 
     def _adopt_settings(self, settings: dict[str, Any]) -> None:
         self._settings = settings

@@ -28,7 +28,7 @@ class Plan:
     def step(
         self,
         grads: Sequence[Any],
-        scalars: Callable[[int, int], tuple[Scalars, Scalars, Scalars]],
+        scalars: Sequence[Callable[[int], tuple[Scalars, Scalars, Scalars]]],
         scale: float = 1.0,
         judge: Callable[[float], float | None] | None = None,
     ) -> bool: ...

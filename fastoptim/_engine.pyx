@@ -442,8 +442,8 @@ cdef class Plan:
         ----------
         grads : sequence
             A gradient, or None, for each parameter.
-        scalars : function
-            ``scalars(group, t)``: the scalars of a group's t-th step, three tuples: those of the
+        scalars : sequence of functions
+            ``scalars[group](t)``: the scalars of a group's t-th step, three tuples: those of the
             stage before the rule, of the stage after it, and of the rule.
         scale : float, optional
             What all gradients are multiplied by.
@@ -587,7 +587,7 @@ cdef class Plan:
         row = len(self.row_scalars)
         first = seen.setdefault((group, t), row)
         if first == row:
-            first_stage, last_stage, own = scalars(group, t + 1)
+            first_stage, last_stage, own = scalars[group](t + 1)
             if scale != 1:
                 first_stage = scale * first_stage[0], *first_stage[1:]
             self.row_scalars.append((first_stage, last_stage, own))
@@ -598,14 +598,15 @@ cdef class Plan:
         return row
 
     cdef store_rows(self):
-        cdef Py_ssize_t i, k
+        cdef Py_ssize_t i
         cdef double* bounds
         cdef Tensor* tensor
         self.grow_rows(len(self.row_scalars))
-        for row, (first, last, own) in enumerate(self.row_scalars):
-            for k, value in enumerate((*first, *last, *own)):
-                self.scalars64[row * SCALARS + k] = value
-                self.scalars32[row * SCALARS + k] = <float> self.scalars64[row * SCALARS + k]
+        for i in range(len(self.row_scalars)):
+            first, last, own = self.row_scalars[i]
+            self.store(i * SCALARS, first)
+            self.store(i * SCALARS + BEFORE, last)
+            self.store(i * SCALARS + BEFORE + AFTER, own)
         for i in range(self.count):
             tensor = &self.tensors[i]
             if tensor.row >= 0:
@@ -614,6 +615,12 @@ cdef class Plan:
                     tensor.data[EMA] or tensor.mask
                     or bounds[0] > -INFINITY or bounds[1] < INFINITY
                 )
+
+    cdef store(self, Py_ssize_t at, tuple values):
+        cdef Py_ssize_t k
+        for k in range(len(values)):
+            self.scalars64[at + k] = values[k]
+            self.scalars32[at + k] = <float> self.scalars64[at + k]
 
     cdef scale_rows(self):
         """Multiply the learning rate of each array by its trust ratio."""

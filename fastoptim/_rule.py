@@ -124,7 +124,7 @@ class Rule:
         tensor = ("p", "g", *self.state), 0, step - 1, p, tuple(state.values()), None, None
         before, after, own = self.scalars_of(self.at(hyper, step - 1))
         plan = Plan([tensor], self.update, loops, self.trust)
-        plan.step((g,), lambda _, t: (before, after, own(t)))
+        plan.step((g,), [lambda t: (before, after, own(t))])
 
     def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters, checked one by one and together."""

@@ -126,7 +126,16 @@ def test_search(problem, level, threads):
         assert_same(run(cls, params, grads, **chosen), reference)
 
 
-def test_mixed_dtypes_and_groups_in_one_optimizer():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_grad_norm": 1.0, "nonfinite": "skip"},
+        {"ema_decay": 0.9, "bounds": (-1, 1), "l1": 0.01, "max_grad_value": 0.1},
+    ],
+    ids=name_of,
+)
+def test_mixed_dtypes_and_groups_in_one_optimizer(options):
     rng = np.random.default_rng(5)
     shapes = [(3, 5), (), (0,), (20_000,), (7,)]
     groups = [
@@ -140,9 +149,14 @@ def test_mixed_dtypes_and_groups_in_one_optimizer():
     def trained(**kwargs):
         optimizer = fo.Adam(
             [
-                {"params": [p.copy() for p in groups[0]], "lr": 0.1},
+                {
+                    "params": [p.copy() for p in groups[0]],
+                    "lr": 0.1,
+                    "mask": [p > 0 for p in groups[0]],
+                },
                 {"params": [p.copy() for p in groups[1]], "amsgrad": True, "weight_decay": 0.1},
             ],
+            **options,
             **kwargs,
         )
         for pair in grads:
