@@ -2,14 +2,17 @@
 
 A contender turns a rule and its own copies of the arrays into a function that takes one step. It
 reaches the benchmarks through `prepare` alone, which runs it against the reference first and
-refuses it if the parameters differ by more than rounding.
+refuses it if the parameters, or their averages where it keeps some, differ by more than rounding.
 
-The NumPy versions are generators: the state is local, and each ``next()`` takes a step.
+The NumPy versions of a rule are generators: the state is local, and each ``next()`` takes a step.
+What a case does around its rule, clipping and averaging, concerns all arrays together; a function
+for each library adds it to the step of the rule.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -24,13 +27,12 @@ from . import optimizers as fo
 from ._base import Array, Optimizer
 
 Dtype = Literal["float32", "float64"]
-Step = Callable[[], object]
+Step = Callable[[], Any]  # returns the averages of the parameters, if it keeps some
 Steps = Iterator[None]
 
-# The check turns and scales the gradient between its steps: with the same gradient every time,
-# Adam would pass with any betas. The factors are powers of two whose product is 1, so the
-# gradient is bit for bit as before when the timing starts.
-FACTORS = (1.0, 2.0, -0.5, -1.0)
+# The check turns and scales the gradient for each of its steps: with the same gradient every time,
+# Adam would pass with any betas. The last factor is 1: so is the gradient when the timing starts.
+FACTORS = (1.0, 2.0, -1.0, 1.0)
 TOLERANCE = 8  # units of rounding at 1, which the parameters stay below
 
 
@@ -185,6 +187,77 @@ def _in_place_adam(
         yield
 
 
+# Around the rule. It sees `clipped`, where people would scale g in place: the next step of a
+# benchmark has the same g, and is to clip it again.
+
+
+def _plain_around(
+    rule: Step,
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    clipped: Sequence[Any],
+    max_grad_norm: float,
+    ema_decay: float,
+) -> Step:
+    emas = [p.copy() for p in params]
+
+    def step() -> list[Any]:
+        norm = np.sqrt(sum(np.sum(g**2) for g in grads))
+        for c, g in zip(clipped, grads, strict=True):
+            c[...] = g * min(1.0, max_grad_norm / (norm + 1e-6))
+        rule()
+        for i, p in enumerate(params):
+            emas[i] = ema_decay * emas[i] + (1 - ema_decay) * p
+        return emas
+
+    return step
+
+
+def _in_place_around(
+    rule: Step,
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    clipped: Sequence[Any],
+    max_grad_norm: float,
+    ema_decay: float,
+) -> Step:
+    emas, a = [p.copy() for p in params], np.empty_like(params[0])
+
+    def step() -> list[Any]:
+        norm = math.sqrt(sum(np.vdot(g, g) for g in grads))
+        for c, g in zip(clipped, grads, strict=True):
+            np.multiply(g, min(1.0, max_grad_norm / (norm + 1e-6)), out=c)
+        rule()
+        for ema, p in zip(emas, params, strict=True):
+            np.multiply(ema, ema_decay, out=ema)
+            np.multiply(p, 1 - ema_decay, out=a)
+            np.add(ema, a, out=ema)
+        return emas
+
+    return step
+
+
+def _torch_around(
+    rule: Step, tensors: Sequence[Any], max_grad_norm: float, ema_decay: float
+) -> Step:
+    """Clip and average as torch does: the latter as `get_ema_multi_avg_fn` of `swa_utils`.
+
+    torch clips the gradients in place. The next step finds them clipped, and multiplies them all
+    the same: torch does so whatever the norm.
+    """
+    torch = import_torch()
+    emas = [tensor.clone() for tensor in tensors]
+    averages = [ema.numpy() for ema in emas]
+
+    def step() -> list[Any]:
+        torch.nn.utils.clip_grad_norm_(tensors, max_grad_norm)
+        rule()
+        torch._foreach_lerp_(emas, tensors, 1 - ema_decay)
+        return averages
+
+    return step
+
+
 @dataclass(frozen=True)
 class Size:
     """So many tensors, each of so many elements."""
@@ -216,11 +289,17 @@ class Case:
     in_place: Callable[..., Steps]
     torch: str  # the class in torch.optim
     torch_hyper: dict[str, Any] = field(default_factory=dict)  # further ones
+    around: dict[str, Any] = field(default_factory=dict)  # what is done around the rule
 
     @property
     def states(self) -> int:
-        """The number of state arrays."""
-        return len(self.optimizer(np.zeros(1), **self.hyper).state[0])
+        """The number of state arrays, an average among them."""
+        return len(self.optimizer(np.zeros(1), **self.hyper, **self.around).state[0])
+
+    @property
+    def reads(self) -> int:
+        """How often g must be read: once more for its norm, which the step needs."""
+        return 2 if "max_grad_norm" in self.around else 1
 
 
 _LR = {"lr": 1e-2}
@@ -228,6 +307,7 @@ _MU = {**_LR, "momentum": 0.9}
 _RMS = {**_LR, "alpha": 0.99, "eps": 1e-8}
 _ADAM = {**_LR, "betas": (0.9, 0.999), "eps": 1e-8}
 _ADAMW = {**_ADAM, "weight_decay": 1e-2}
+_CLIP_EMA = {"max_grad_norm": 1.0, "ema_decay": 0.999}
 
 _CASES = (
     Case("SGD", fo.SGD, _LR, _plain_sgd, _in_place_sgd, "SGD"),
@@ -241,6 +321,15 @@ _CASES = (
     ),
     Case("Adam", fo.Adam, _ADAM, _plain_adam, _in_place_adam, "Adam"),
     Case("AdamW", fo.AdamW, _ADAMW, _plain_adam, _in_place_adam, "AdamW"),
+    Case(
+        "AdamW-clip-EMA",
+        fo.AdamW,
+        _ADAMW,
+        _plain_adam,
+        _in_place_adam,
+        "AdamW",
+        around=_CLIP_EMA,
+    ),
 )
 CASES = {case.name: case for case in _CASES}
 
@@ -259,12 +348,14 @@ class Cell:
     @property
     def traffic(self) -> int:
         """The bytes that a step must move: g is read; p and each state array read and written."""
-        return self.size.elements * np.dtype(self.dtype).itemsize * (3 + 2 * self.case.states)
+        streams = self.case.reads + 2 * (1 + self.case.states)
+        return self.size.elements * np.dtype(self.dtype).itemsize * streams
 
     def arrays(self) -> tuple[list[Array], list[Array]]:
         """Return parameters in [-0.5, 0.5) and gradients in [0.5, 1.5), the same in every call.
 
-        Such gradients keep the state away from zero, where subnormal numbers would be slow.
+        Such gradients keep the state away from zero, where subnormal numbers would be slow, and
+        have a norm above 1, which is clipped.
         """
         rng, size = np.random.default_rng(0), self.size
         params = [rng.random(size.length, self.dtype) - 0.5 for _ in range(size.tensors)]
@@ -275,18 +366,34 @@ class Cell:
 def _fastoptim_step(
     case: Case, params: Sequence[Array], grads: Sequence[Array], backend: str
 ) -> Step:
-    return partial(case.optimizer(params, backend=backend, **case.hyper).step, grads)
+    optimizer = case.optimizer(params, backend=backend, **case.hyper, **case.around)
+    step = partial(optimizer.step, grads)
+    if not case.around:
+        return step
+    averages = optimizer.ema
+    return lambda: step() or averages
+
+
+def _numpy_step(
+    rule: Callable[[Any, Any], Steps],
+    around: Callable[..., Step],
+    case: Case,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+) -> Step:
+    seen = [g.copy() for g in grads] if case.around else grads
+    step = _together([rule(p, g) for p, g in zip(params, seen, strict=True)])
+    return around(step, params, grads, seen, **case.around) if case.around else step
 
 
 def _numpy_plain_step(case: Case, params: Sequence[Array], grads: Sequence[Array]) -> Step:
-    pairs = zip(params, grads, strict=True)
-    return _together([case.plain(p, g, **case.hyper) for p, g in pairs])
+    rule = partial(case.plain, **case.hyper)
+    return _numpy_step(rule, _plain_around, case, params, grads)
 
 
 def _numpy_in_place_step(case: Case, params: Sequence[Array], grads: Sequence[Array]) -> Step:
-    scratch = np.empty_like(params[0])
-    pairs = zip(params, grads, strict=True)
-    return _together([case.in_place(p, g, scratch, **case.hyper) for p, g in pairs])
+    rule = partial(case.in_place, a=np.empty_like(params[0]), **case.hyper)
+    return _numpy_step(rule, _in_place_around, case, params, grads)
 
 
 def _together(generators: list[Steps]) -> Step:
@@ -315,7 +422,7 @@ def _torch_step(
         for tensor in tensors:
             optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
     step: Step = optimizer.step
-    return step
+    return _torch_around(step, tensors, **case.around) if case.around else step
 
 
 def import_torch() -> Any:
@@ -357,27 +464,30 @@ def prepare(name: str, cell: Cell) -> Step:
     UnavailableError
         If there is no such contender here.
     WrongResultError
-        If its parameters differ from the reference's by more than rounding.
+        If its parameters or averages differ from the reference's by more than rounding.
     """
-    params, step = _stepped(name, cell)
-    pairs = zip(params, _expected(cell), strict=True)
-    error = np.max([np.abs(p - expected).max() for p, expected in pairs])
+    arrays, step = _stepped(name, cell)
+    pairs = zip(arrays, _expected(cell), strict=True)
+    error = np.max([np.abs(a - expected).max() for a, expected in pairs])
     if not error <= TOLERANCE * np.finfo(cell.dtype).eps:  # a NaN is wrong as well
         raise WrongResultError(
-            f"{name}: {cell}: after {len(FACTORS)} steps the parameters differ from the "
-            f"reference's by up to {error:.2g}"
+            f"{name}: {cell}: after {len(FACTORS)} steps the parameters or their averages differ "
+            f"from the reference's by up to {error:.2g}"
         )
     return step
 
 
 def _stepped(name: str, cell: Cell) -> tuple[list[Array], Step]:
+    """Return the parameters and their averages after some steps, and the step."""
     params, grads = cell.arrays()
+    fresh = [g.copy() for g in grads]
     step = CONTENDERS[name](cell.case, params, grads)
+    averages = None
     for factor in FACTORS:
-        for g in grads:
-            g *= factor
-        step()
-    return params, step
+        for g, values in zip(grads, fresh, strict=True):  # some clip them in place
+            np.multiply(values, factor, out=g)
+        averages = step()
+    return [*params, *(averages or [])], step
 
 
 @lru_cache(maxsize=1)  # the contenders for one cell come one after another

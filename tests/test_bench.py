@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastoptim as fo
-from fastoptim import _engine, bench, cli, contenders
+from fastoptim import _engine, _roofline, bench, cli, contenders
 from fastoptim.contenders import CASES, CONTENDERS, DTYPES, Cell, Size
 
 SMALL = Size(3, 1001)
@@ -92,7 +92,77 @@ def test_the_check_leaves_the_gradients_as_they_were(monkeypatch):
     np.testing.assert_array_equal(seen, ADAM.arrays()[1], strict=True)
 
 
-@pytest.mark.parametrize(("case", "arrays"), [("SGD", 3), ("Momentum", 5), ("Adam", 7)])
+def around(averages_from=lambda optimizer: optimizer.ema, **changed):
+    """Return a contender that does something else around the rule."""
+
+    def contender(case, params, grads):
+        optimizer = fo.AdamW(params, **case.hyper, **{**case.around, **changed})
+        return lambda: optimizer.step(grads) or averages_from(optimizer)
+
+    return contender
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        around(max_grad_norm=None),
+        around(max_grad_norm=1e6),  # never reached: the case must clip
+        around(ema_decay=0.99),
+        around(lambda optimizer: optimizer.param_groups[0]["params"]),
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_wrong_average_or_no_clipping_is_refused(monkeypatch, wrong, dtype):
+    monkeypatch.setitem(CONTENDERS, "right", around())
+    monkeypatch.setitem(CONTENDERS, "wrong", wrong)
+    cell = Cell(CASES["AdamW-clip-EMA"], SMALL, dtype)
+    contenders.prepare("right", cell)
+    with pytest.raises(contenders.WrongResultError, match="the parameters or their averages"):
+        contenders.prepare("wrong", cell)
+
+
+@pytest.mark.parametrize("name", ["fastoptim", "NumPy plain", "NumPy in place"])
+def test_every_step_clips_anew(monkeypatch, name):
+    seen = []
+
+    def keep(case, params, grads):
+        seen.extend(grads)
+        return CONTENDERS[name](case, params, grads)
+
+    monkeypatch.setitem(CONTENDERS, "kept", keep)
+    cell = Cell(CASES["AdamW-clip-EMA"], Size(1, 64), "float32")  # the smallest norm of all
+    step = contenders.prepare("kept", cell)
+    step()
+    assert fo.global_norm(seen) > 2
+    np.testing.assert_array_equal(seen, cell.arrays()[1], strict=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n", [0, 1, 2, 1001])
+def test_the_probe_reads_all(n, threads):
+    words = np.random.default_rng(0).integers(0, 1 << 63, n, np.uint64)
+    assert _roofline.read(words.view(np.float64), threads) == sum(map(int, words)) % (1 << 64)
+    with pytest.raises(ValueError, match="g: expected a contiguous array"):
+        _roofline.read(np.ones((2, 3)).T, threads)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW-clip-EMA"])
+def test_the_probe_moves_the_bytes_of_the_step(monkeypatch, name):
+    moved = []
+    monkeypatch.setattr(bench, "read", lambda g, _: moved.append(g.nbytes))
+    monkeypatch.setattr(
+        bench,
+        "stream",
+        lambda p, g, state, _: moved.append(g.nbytes + 2 * sum(a.nbytes for a in (p, *state))),
+    )
+    cell = Cell(CASES[name], SMALL, "float32")
+    bench.probe(cell, 1)()
+    assert sum(moved) == cell.traffic
+
+
+@pytest.mark.parametrize(
+    ("case", "arrays"), [("SGD", 3), ("Momentum", 5), ("Adam", 7), ("AdamW-clip-EMA", 10)]
+)
 def test_traffic(case, arrays):
     assert Cell(CASES[case], Size(2, 10), "float32").traffic == 2 * 10 * 4 * arrays
 
@@ -142,7 +212,7 @@ def test_the_record(without_torch, tmp_path, capsys):
     for result in results:
         assert result["rounds"] >= 5
         assert result["threads"] >= 1
-        numpy = {"NumPy plain", "NumPy in place"}
+        numpy = {"reference", "NumPy plain", "NumPy in place"}
         assert result["median_seconds"].keys() == {"fastoptim", "probe"} | numpy
         assert result["speedup_over"].keys() == numpy
         assert result["left_out"] == {"torch default": "absent", "torch fused": "absent"}
