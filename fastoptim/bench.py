@@ -292,9 +292,10 @@ def _show(machine: Mapping[str, Any], sections: dict[str, Rows], results: Result
     console = Console(highlight=False)
     console.print("; ".join(f"{name} {value}" for name, value in machine.items()))
     for title, rows in sections.items():
+        console.print()
         console.print(_table(title, {label: results[cell] for label, cell in rows.items()}))
     console.print(
-        "probe: a loop over one array that moves the same bytes and only adds\n"
+        "\nprobe: a loop over one array that moves the same bytes and only adds\n"
         "NumPy, torch: times as long as fastoptim, the median of the ratios of each round\n"
         "absent: not installed; none: torch has not written it"
     )
@@ -310,6 +311,7 @@ def _table(title: str, results: Mapping[str, Result]) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        show_edge=False,  # for 80 columns
     )
     table.add_column("")
     for heading in ("fastoptim", "GB/s", "probe\nGB/s", "of\nprobe", *SHOWN):

@@ -196,6 +196,7 @@ def test_the_record(without_torch, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Adam, float32" in out
     assert "absent" in out
+    assert all(name in out for name in CASES)  # in 80 columns
 
     record = json.loads(file.read_text())
     machine = record["machine"]
