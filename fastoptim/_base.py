@@ -368,7 +368,10 @@ class Optimizer:
         ------
         TypeError, ValueError
             As the constructor does; nothing has changed then.
+        RuntimeError
+            Inside of `use_ema`.
         """
+        self._refuse_while_ema_shows("add_param_group")
         self._add_groups([group])
 
     def step(self, grads: Grads, *, grad_scale: float = ONE) -> None:
@@ -415,7 +418,13 @@ class Optimizer:
             ``"param_groups"``: for each group the keys of its ``"params"`` and its
             hyperparameters. The parameters themselves are not in it, nor are masks and
             schedules, which the optimizer that loads it must have been made with.
+
+        Raises
+        ------
+        RuntimeError
+            Inside of `use_ema`, where parameters and averages have changed places.
         """
+        self._refuse_while_ema_shows("state_dict")
         state = {
             key: {"step": step, **{name: array.copy(order="K") for name, array in arrays.items()}}
             for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
@@ -450,7 +459,10 @@ class Optimizer:
         ------
         TypeError, ValueError
             If anything in it does not fit; then nothing has changed.
+        RuntimeError
+            Inside of `use_ema`.
         """
+        self._refuse_while_ema_shows("load_state_dict")
         for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
             _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
         found = _entry("state_dict", state_dict, "param_groups")

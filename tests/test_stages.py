@@ -259,6 +259,7 @@ class TestAverage:
 
     def test_no_step_and_no_second_swap_inside(self):
         optimizer = fo.SGD(np.ones(2), ema_decay=0.5)
+        saved = optimizer.state_dict()
         with optimizer.use_ema():
             before = snapshot(optimizer)
             with pytest.raises(RuntimeError, match="step: the parameters hold their averages"):
@@ -268,6 +269,13 @@ class TestAverage:
                 optimizer.use_ema(),
             ):
                 pass
+            for call in (
+                optimizer.state_dict,
+                lambda: optimizer.load_state_dict(saved),
+                lambda: optimizer.add_param_group({"params": np.ones(2)}),
+            ):
+                with pytest.raises(RuntimeError, match="the parameters hold their averages"):
+                    call()
             assert snapshot(optimizer) == before
         optimizer.step(np.ones(2))
         with (
