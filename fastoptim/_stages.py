@@ -109,6 +109,8 @@ def norm_of(plan: Plan, scale: float) -> tuple[float, str | None]:
     With it comes the name of the first gradient that holds a NaN or an infinity, if one does.
     """
     norm = math.sqrt(plan.sum_of_squares(scale))
+    if norm < 2.0**-500:  # the squares may have lost bits, or vanished
+        norm = 2.0**-600 * math.sqrt(plan.sum_of_squares(scale * 2.0**600))
     if math.isfinite(norm):
         return norm, None
     bad = plan.first_nonfinite()

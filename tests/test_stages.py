@@ -175,6 +175,14 @@ class TestNorm:
         assert optimizer.grad_norm == pytest.approx(5e200)
         np.testing.assert_allclose(optimizer.param_groups[0]["params"][0], [-0.6, -0.8])
 
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_of_squares_that_vanish(self, backend):
+        optimizer = fo.SGD(np.zeros(2), max_grad_norm=1.0, backend=backend)
+        optimizer.step(np.array([3e-200, 4e-200]))
+        assert optimizer.grad_norm == pytest.approx(5e-200, rel=1e-15)
+        optimizer.step(np.zeros(2))
+        assert optimizer.grad_norm == 0
+
     def test_against_torch(self):
         torch = pytest.importorskip("torch", reason="torch is not installed (extra `torch`)")
         rng = np.random.default_rng(4)
