@@ -232,7 +232,6 @@ class Optimizer:
     TypeError, ValueError
         If an argument is not as described; the message names it, what was found and what was
         expected.
-
     """
 
     rule: ClassVar[Rule]
