@@ -90,7 +90,7 @@ class Container:
             )
         if len(grads) != len(self.arrays):
             raise ValueError(
-                f"{label}: expected {len(self.arrays)} gradients (None to skip one), "
+                f"{label}: expected {len(self.arrays)} arrays as params has (None to skip one), "
                 f"found {len(grads)}"
             )
         return grads
