@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any
 
 from . import _stages
 from ._engine import Plan
@@ -21,7 +21,7 @@ def hyperparameters(
     scalars: Callable[..., Scalars], first: int = 1
 ) -> tuple[dict[str, Kind], dict[str, Any]]:
     """Return the kinds and the defaults in a signature, from the first hyperparameter on."""
-    hints = get_type_hints(scalars, include_extras=True)
+    hints = inspect.get_annotations(scalars, eval_str=True)
     found = list(inspect.signature(scalars).parameters.values())[first:]
     kinds = {h.name: hints[h.name].__metadata__[0] for h in found}
     return kinds, {h.name: h.default for h in found}
