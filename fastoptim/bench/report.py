@@ -1,0 +1,188 @@
+"""What the figures depend on, and the tables of the figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from fastoptim._config import config
+
+from . import rivals
+from .contenders import REFERENCE, SUBJECT
+from .loop import ALONE, LoopResult
+from .sections import Section
+from .timing import PROBE, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLUMNS = 6  # of a table whose columns are sizes
+NOTES = """
+probe: a loop over one array that moves the same bytes and only adds
+NumPy, torch, ...: times as long as fastoptim, the median of the ratios of each
+round
+absent: not installed; broken: it is, but does not run; none: its library has
+not written it; slow: it would take minutes"""
+LOOP_NOTES = """
+iteration: forward and backward passes in NumPy, and a step
+matrix part: the passes alone; with ...: times as long as without any step"""
+
+
+def environment() -> dict[str, Any]:
+    """Return what the figures depend on: CPU, level, threads, versions."""
+    found = {"CPU": _cpu_name(), "CPUs": os.cpu_count(), **config(), **rivals.versions()}
+    # Other libraries may share fastoptim's OpenMP runtime, whose idle workers it lets sleep.
+    found["idle workers"] = _idle_workers()
+    try:
+        torch = rivals.needed("torch")
+    except rivals.UnavailableError:
+        return found
+    return {
+        **found,
+        "torch threads": torch.get_num_threads(),
+        "torch default": rivals.torch_default(),
+    }
+
+
+def _idle_workers() -> str:
+    settings = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    given = [f"{name}={value}" for name, value in settings.items() if value is not None]
+    return ", ".join(given) or "sleep at once"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def show(
+    machine: Mapping[str, Any],
+    sections: Sequence[Section],
+    results: Mapping[Any, Result],
+    loops: Sequence[LoopResult],
+) -> None:
+    """Print all that was measured."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print("; ".join(f"{name} {value}" for name, value in machine.items()))
+    for section in sections:
+        found = [results[section.name, cell] for cell in section.cells]
+        if section.name in ("steps", "rules"):
+            console.print("", _by_rows(section, found))
+        else:
+            _print_by_columns(console, section, found)
+        for cell, why in section.left_out.items():
+            console.print(f"left out: {cell}: {why}")
+    if sections:
+        console.print(NOTES)
+    if loops:
+        console.print("", _loop_table(loops), LOOP_NOTES)
+
+
+def _table(title: str, headings: Iterable[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,  # for 80 columns
+    )
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _by_rows(section: Section, results: Sequence[Result]) -> Table:
+    """Return a table with a row for each size or rule, and a column for each contender."""
+    rivals = [name for name in section.rivals if name != REFERENCE]  # 80 columns hold no more
+    names = [name.replace(" ", "\n", 1) for name in rivals]
+    table = _table(section.title, [SUBJECT, "GB/s", "probe\nGB/s", "of\nprobe", *names])
+    for result in results:
+        table.add_row(
+            result.cell.case.name if section.name == "rules" else str(result.cell.size),
+            duration(median(result.seconds[SUBJECT])),
+            f"{result.rate(SUBJECT):.1f}",
+            f"{result.rate(PROBE):.1f}",
+            f"{result.ratio(PROBE):.2f}",
+            *(_times(result, name) for name in rivals),
+        )
+    return table
+
+
+def _print_by_columns(console: Console, section: Section, results: Sequence[Result]) -> None:
+    """Print tables with a column for each size, and a row for each contender."""
+    # Sizes of one rule and dtype stand side by side, those of tensors of one length, too.
+    blocks: dict[Any, list[Result]] = {}
+    for result in results:
+        cell = result.cell
+        key = cell.case, cell.dtype, section.name == "many" and cell.size.length
+        blocks.setdefault(key, []).append(result)
+    for block in blocks.values():
+        for start in range(0, len(block), COLUMNS):
+            some = block[start : start + COLUMNS]
+            cell = some[0].cell
+            title = f"{section.title}, {cell.case.name}, {cell.dtype}"
+            if section.name == "many":
+                title += f", of {cell.size.length:,} elements, so many:"
+                headings = [f"{result.cell.size.tensors:,}" for result in some]
+            else:
+                headings = [str(result.cell.size) for result in some]
+            table = _table(title, headings)
+            rows: dict[str, Callable[[Result], str]] = {
+                f"{SUBJECT}, a step": lambda r: duration(median(r.seconds[SUBJECT])),
+                "a tensor": lambda r: duration(median(r.seconds[SUBJECT]) / r.cell.size.tensors),
+                "GB/s": lambda r: f"{r.rate(SUBJECT):.1f}",
+                "of probe": lambda r: f"{r.ratio(PROBE):.2f}",
+            }
+            for label, value in rows.items():
+                table.add_row(label, *map(value, some))
+            for name in section.rivals:
+                table.add_row(name, *(_times(result, name) for result in some))
+            console.print("", table)
+
+
+def _loop_table(loops: Sequence[LoopResult]) -> Table:
+    steppers = [name for name in loops[0].seconds if name not in (SUBJECT, ALONE)]
+    headings = ["iteration\nfastoptim", *(name.replace(" ", "\n") for name in steppers)]
+    headings += ["matrix\npart", "with\nfastoptim", "with NumPy\nin place"]
+    table = _table(f"Training loops, {loops[0].training.case.name}, float32", headings)
+    for loop in loops:
+        table.add_row(
+            f"{loop.training.network}, {loop.training.batch}",
+            duration(loop.iteration(SUBJECT)),
+            *(f"{loop.ratio(name):.2f}x" for name in steppers),
+            duration(loop.matrices(ALONE)),
+            *(f"{loop.slowdown(name):.2f}x" for name in (SUBJECT, "NumPy in place")),
+        )
+    return table
+
+
+def _times(result: Result, name: str) -> str:
+    return result.left_out.get(name) or _ratio(result.ratio(name))
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in a readable unit."""
+    for unit, scale in {"ns": 1e9, "us": 1e6}.items():
+        if seconds * scale < 1000:
+            return f"{seconds * scale:.1f} {unit}"
+    return f"{seconds * 1e3:.2f} ms"
