@@ -1,10 +1,47 @@
-"""What a comparison shows, unless the command line says otherwise; and where it was made."""
+"""How a contender is timed, what a comparison shows, and where it was made."""
+
+import time
 
 import pytest
 
-from fastoptim.bench import environment
+from fastoptim.bench.contenders import prepare
+from fastoptim.bench.report import environment
+from fastoptim.bench.rivals import UnavailableError
+from fastoptim.bench.timing import PAUSE, is_slow
 
 SHOWN = {"benchmark_columns": ["median", "iqr", "min", "rounds"], "benchmark_sort": "median"}
+
+
+@pytest.fixture
+def time_it(benchmark):
+    def time_it(group, name, function, *args):
+        benchmark.group, benchmark.name = group, name
+        time.sleep(PAUSE)  # until the workers of the previous contender have stopped spinning
+        benchmark(function, *args)
+
+    return time_it
+
+
+@pytest.fixture
+def time_step(benchmark, time_it):
+    def time_step(cell, contender):
+        if is_slow(contender, cell.size):
+            pytest.skip(f"{contender}, {cell}: slow")
+        try:
+            step = prepare(contender, cell)
+        except UnavailableError as why:
+            pytest.skip(f"{contender}, {cell.case.name}: {why}")
+        benchmark.extra_info["bytes"] = cell.traffic
+        time_it(str(cell), contender, step)
+
+    return time_step
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(
+            pytest.mark.benchmark(min_rounds=5, min_time=0.002, max_time=1, disable_gc=True)
+        )
 
 
 def pytest_configure(config):

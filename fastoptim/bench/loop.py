@@ -28,7 +28,7 @@ from .rivals import Arrays, Step
 from .timing import take_turns
 
 ALONE = "no step"
-SHARED = "fastoptim, shared BLAS threads"
+SHARED = "shared BLAS"  # fastoptim, while NumPy's products run on its threads
 STEPPERS = (SUBJECT, REFERENCE, "NumPy plain", "NumPy in place")
 WIDTHS = (
     (64, 100, 10),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-COLUMNS = 6  # of a table whose columns are sizes
+COLUMNS = 5  # of a table whose columns are sizes
 NOTES = """
 probe: a loop over one array that moves the same bytes and only adds
 NumPy, torch, ...: times as long as fastoptim, the median of the ratios of each
@@ -29,7 +29,8 @@ round
 absent: not installed; broken: it is, but does not run; none: its library has
 not written it; slow: it would take minutes"""
 LOOP_NOTES = """
-iteration: forward and backward passes in NumPy, and a step
+iteration: forward and backward passes in NumPy, and a step; the others: times
+as long as fastoptim
 matrix part: the passes alone; with ...: times as long as without any step"""
 
 
@@ -126,46 +127,46 @@ def _by_rows(section: Section, results: Sequence[Result]) -> Table:
 
 def _print_by_columns(console: Console, section: Section, results: Sequence[Result]) -> None:
     """Print tables with a column for each size, and a row for each contender."""
-    # Sizes of one rule and dtype stand side by side, those of tensors of one length, too.
-    blocks: dict[Any, list[Result]] = {}
+    blocks: dict[str, list[Result]] = {}
     for result in results:
-        cell = result.cell
-        key = cell.case, cell.dtype, section.name == "many" and cell.size.length
-        blocks.setdefault(key, []).append(result)
-    for block in blocks.values():
+        size = result.cell.size
+        of = f" of {size.length:,}" if section.name == "many" else ""
+        title = f"{section.title}{of}, {result.cell.case.name}, {result.cell.dtype}"
+        blocks.setdefault(title, []).append(result)
+    for title, block in blocks.items():
         for start in range(0, len(block), COLUMNS):
-            some = block[start : start + COLUMNS]
-            cell = some[0].cell
-            title = f"{section.title}, {cell.case.name}, {cell.dtype}"
-            if section.name == "many":
-                title += f", of {cell.size.length:,} elements, so many:"
-                headings = [f"{result.cell.size.tensors:,}" for result in some]
-            else:
-                headings = [str(result.cell.size) for result in some]
-            table = _table(title, headings)
-            rows: dict[str, Callable[[Result], str]] = {
-                f"{SUBJECT}, a step": lambda r: duration(median(r.seconds[SUBJECT])),
-                "a tensor": lambda r: duration(median(r.seconds[SUBJECT]) / r.cell.size.tensors),
-                "GB/s": lambda r: f"{r.rate(SUBJECT):.1f}",
-                "of probe": lambda r: f"{r.ratio(PROBE):.2f}",
-            }
-            for label, value in rows.items():
-                table.add_row(label, *map(value, some))
-            for name in section.rivals:
-                table.add_row(name, *(_times(result, name) for result in some))
-            console.print("", table)
+            console.print("", _by_columns(title, section, block[start : start + COLUMNS]))
+
+
+def _by_columns(title: str, section: Section, results: Sequence[Result]) -> Table:
+    rows: dict[str, Callable[[Result], str]] = {
+        SUBJECT: lambda r: duration(median(r.seconds[SUBJECT])),
+        "GB/s": lambda r: f"{r.rate(SUBJECT):.1f}",
+        "of probe": lambda r: f"{r.ratio(PROBE):.2f}",
+    }
+    if section.name == "many":
+        headings = [f"{result.cell.size.tensors:,}" for result in results]
+        rows["a tensor"] = lambda r: duration(median(r.seconds[SUBJECT]) / r.cell.size.tensors)
+    else:
+        headings = [str(result.cell.size) for result in results]
+    table = _table(title, headings)
+    for label, value in rows.items():
+        table.add_row(label, *map(value, results))
+    for name in section.rivals:
+        table.add_row(name, *(_times(result, name) for result in results))
+    return table
 
 
 def _loop_table(loops: Sequence[LoopResult]) -> Table:
-    steppers = [name for name in loops[0].seconds if name not in (SUBJECT, ALONE)]
-    headings = ["iteration\nfastoptim", *(name.replace(" ", "\n") for name in steppers)]
-    headings += ["matrix\npart", "with\nfastoptim", "with NumPy\nin place"]
+    rivals = [name for name in loops[0].seconds if name not in (SUBJECT, REFERENCE, ALONE)]
+    headings = [f"iteration\n{SUBJECT}", *(name.replace(" ", "\n", 1) for name in rivals)]
+    headings += ["matrix\npart", "with\nfastoptim", "NumPy\nin place"]
     table = _table(f"Training loops, {loops[0].training.case.name}, float32", headings)
     for loop in loops:
         table.add_row(
             f"{loop.training.network}, {loop.training.batch}",
             duration(loop.iteration(SUBJECT)),
-            *(f"{loop.ratio(name):.2f}x" for name in steppers),
+            *(f"{loop.ratio(name):.2f}x" for name in rivals),
             duration(loop.matrices(ALONE)),
             *(f"{loop.slowdown(name):.2f}x" for name in (SUBJECT, "NumPy in place")),
         )
@@ -173,10 +174,9 @@ def _loop_table(loops: Sequence[LoopResult]) -> Table:
 
 
 def _times(result: Result, name: str) -> str:
-    return result.left_out.get(name) or _ratio(result.ratio(name))
-
-
-def _ratio(ratio: float) -> str:
+    if name in result.left_out:
+        return result.left_out[name]
+    ratio = result.ratio(name)
     return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
 
 

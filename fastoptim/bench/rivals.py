@@ -164,9 +164,7 @@ def _deepspeed(case: Case, params: Arrays, grads: Arrays) -> Run:
 
 
 @lru_cache(maxsize=1)
-def _numba_loops() -> dict[str, Any]:
-    numba = needed("numba")
-
+def _numba_loops(numba: Any) -> dict[str, Any]:
     @numba.njit(parallel=True, fastmath=True)
     def sgd(p, g, lr):  # type: ignore[no-untyped-def]
         for i in numba.prange(p.size):
@@ -185,7 +183,7 @@ def _numba_loops() -> dict[str, Any]:
 def _numba(case: Case, params: Arrays, grads: Arrays) -> Run:
     """Run parallel loops with fast mathematics, one for each tensor."""
     only(case, "SGD", "Adam")
-    loop, real = _numba_loops()[case.name], params[0].dtype.type
+    loop, real = _numba_loops(needed("numba"))[case.name], params[0].dtype.type
     if case.name == "SGD":
         return Run(partial(_each, loop, [params, grads], [real(case.hyper["lr"])]))
     arrays = [params, grads, _zeros(params), _zeros(params)]
