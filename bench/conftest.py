@@ -9,7 +9,14 @@ from fastoptim.bench.report import environment
 from fastoptim.bench.rivals import UnavailableError
 from fastoptim.bench.timing import PAUSE, is_slow
 
-SHOWN = {"benchmark_columns": ["median", "iqr", "min", "rounds"], "benchmark_sort": "median"}
+OPTIONS = {  # unless the command line says otherwise
+    "benchmark_columns": ["median", "iqr", "min", "rounds"],
+    "benchmark_sort": "median",
+    "benchmark_min_rounds": 5,
+    "benchmark_min_time": 0.002,
+    "benchmark_max_time": 1,
+    "benchmark_disable_gc": True,
+}
 
 
 @pytest.fixture
@@ -37,16 +44,9 @@ def time_step(benchmark, time_it):
     return time_step
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        item.add_marker(
-            pytest.mark.benchmark(min_rounds=5, min_time=0.002, max_time=1, disable_gc=True)
-        )
-
-
 def pytest_configure(config):
     given = " ".join(config.invocation_params.args)
-    for option, value in SHOWN.items():
+    for option, value in OPTIONS.items():
         if f"--{option.replace('_', '-')}" not in given:
             setattr(config.option, option, value)
 

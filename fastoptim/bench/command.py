@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rivals",
         action="store_true",
-        help="all other libraries that are installed (pip install 'fastoptim[rivals,torch]'), "
-        "those that are not being named",
+        help="Adam and SGD beside all other libraries that are installed (the extras rivals, torch "
+        "and deepspeed bring them); the others are named as absent",
     )
     parser.add_argument(
         "--loop",
