@@ -29,9 +29,10 @@ round
 absent: not installed; broken: it is, but does not run; none: its library has
 not written it; slow: it would take minutes"""
 LOOP_NOTES = """
-iteration: forward and backward passes in NumPy, and a step; the others: times
-as long as fastoptim
-matrix part: the passes alone; with ...: times as long as without any step"""
+iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
+times as long
+matrices: the passes alone; with steps of fastoptim, or of NumPy in place,
+between them: times as long"""
 
 
 def environment() -> dict[str, Any]:
@@ -159,8 +160,8 @@ def _by_columns(title: str, section: Section, results: Sequence[Result]) -> Tabl
 
 def _loop_table(loops: Sequence[LoopResult]) -> Table:
     rivals = [name for name in loops[0].seconds if name not in (SUBJECT, REFERENCE, ALONE)]
-    headings = [f"iteration\n{SUBJECT}", *(name.replace(" ", "\n", 1) for name in rivals)]
-    headings += ["matrix\npart", "with\nfastoptim", "NumPy\nin place"]
+    headings = ["iteration", *(name.replace(" ", "\n", 1) for name in rivals)]
+    headings += ["matrices", "with\nsteps", "with\nNumPy's"]
     table = _table(f"Training loops, {loops[0].training.case.name}, float32", headings)
     for loop in loops:
         table.add_row(
