@@ -27,7 +27,10 @@ probe: a loop over one array that moves the same bytes and only adds
 NumPy, torch, ...: times as long as fastoptim, the median of the ratios of each
 round
 absent: not installed; broken: it is, but does not run; none: its library has
-not written it; slow: it would take minutes"""
+not written it; slow: it would take minutes
+idle workers: torch, DeepSpeed and numba use the OpenMP runtime that fastoptim
+has loaded, if it is the same file; its workers then sleep at once, too. With
+GOMP_SPINCOUNT=300000 in the environment, all have them spin as libgomp does"""
 LOOP_NOTES = """
 iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
 times as long
@@ -38,7 +41,7 @@ between them: times as long"""
 def environment() -> dict[str, Any]:
     """Return what the figures depend on: CPU, level, threads, versions."""
     found = {"CPU": _cpu_name(), "CPUs": os.cpu_count(), **config(), **rivals.versions()}
-    # Other libraries may share fastoptim's OpenMP runtime, whose idle workers it lets sleep.
+    # They sleep in other libraries, too, which share fastoptim's OpenMP runtime.
     found["idle workers"] = _idle_workers()
     try:
         torch = rivals.needed("torch")
