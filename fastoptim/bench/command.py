@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training loops of networks of five sizes: products and steps in alternation",
     )
     parser.add_argument(
-        "--many", action="store_true", help="1 to 100,000 tensors of 16 to 100,000 elements"
+        "--many",
+        action="store_true",
+        help="1 to 100,000 tensors of 16 to 100,000 elements: takes some minutes",
     )
     parser.add_argument(
         "--scale",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-COLUMNS = 5  # of a table whose columns are sizes
+COLUMNS, COLUMNS_OF_MANY = 5, 6  # of a table whose columns are sizes, or numbers
 NOTES = """
 probe: a loop over one array that moves the same bytes and only adds
 NumPy, torch, ...: times as long as fastoptim, the median of the ratios of each
@@ -137,9 +137,10 @@ def _print_by_columns(console: Console, section: Section, results: Sequence[Resu
         of = f" of {size.length:,}" if section.name == "many" else ""
         title = f"{section.title}{of}, {result.cell.case.name}, {result.cell.dtype}"
         blocks.setdefault(title, []).append(result)
+    columns = COLUMNS_OF_MANY if section.name == "many" else COLUMNS
     for title, block in blocks.items():
-        for start in range(0, len(block), COLUMNS):
-            console.print("", _by_columns(title, section, block[start : start + COLUMNS]))
+        for start in range(0, len(block), columns):
+            console.print("", _by_columns(title, section, block[start : start + columns]))
 
 
 def _by_columns(title: str, section: Section, results: Sequence[Result]) -> Table:

@@ -35,7 +35,12 @@ BUDGET = 2.0  # seconds for the rounds of one cell, if they are more
 
 # Beyond these a check and a few rounds take minutes: Python goes from tensor to tensor, JAX
 # compiles a program as long as there are tensors.
-MOST_TENSORS = {"NumPy plain": 10_000, "NumPy in place": 10_000, "optax": 100}
+MOST_TENSORS = {
+    "NumPy plain": 10_000,
+    "NumPy in place": 10_000,
+    "torch foreach": 10_000,
+    "optax": 100,
+}
 MOST_ELEMENTS = dict.fromkeys((REFERENCE, "NumPy plain", "NumPy in place"), 20_000_000)
 
 T = TypeVar("T")
