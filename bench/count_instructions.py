@@ -1,0 +1,61 @@
+"""Count the instructions of a step: ``python bench/count_instructions.py``.
+
+Unlike times these repeat, on any machine with valgrind. Adam steps arrays of 16 float32 elements,
+so that the path to the kernel outweighs the kernel. The count is the difference between a run with
+few steps and one with many, divided by the number of steps between.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+# Of a step, by the number of arrays, with GCC 12 and Python 3.11.
+BUDGETS = {1: 15_500, 100: 68_000, 10_000: 5_350_000}
+ELEMENTS = 16
+PROGRAM = """
+import sys, numpy as np, fastoptim as fo
+arrays, elements, steps = map(int, sys.argv[1:])
+params = [np.ones(elements, "float32") for _ in range(arrays)]
+grads = [np.ones(elements, "float32") for _ in range(arrays)]
+opt = fo.Adam(params)
+for _ in range(steps):
+    opt.step(grads)
+"""
+QUIET = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "FASTOPTIM_NUM_THREADS": "1"}
+
+
+def instructions(arrays: int, steps: int) -> int:
+    """Return the instructions of a process that takes so many steps."""
+    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}"]
+    command += [sys.executable, "-c", PROGRAM, *map(str, (arrays, ELEMENTS, steps))]
+    run = subprocess.run(
+        command, env=os.environ | QUIET, capture_output=True, text=True, check=False
+    )
+    found = re.search(r"Collected : (\d+)", run.stderr)
+    if run.returncode != 0 or found is None:
+        raise SystemExit(f"valgrind failed:\n{run.stderr}")
+    return int(found[1])
+
+
+def main() -> int:
+    """Print the counts beside their budgets; return 1 if one is over it."""
+    if shutil.which("valgrind") is None:
+        raise SystemExit("count_instructions: valgrind is not installed")
+    over = 0
+    print(f"{'arrays':>8}{'a step':>12}{'an array':>10}{'budget':>12}")
+    for arrays, budget in BUDGETS.items():
+        few, many = 10, 10 + max(20, 2000 // arrays)
+        count = (instructions(arrays, many) - instructions(arrays, few)) // (many - few)
+        over += count > budget
+        print(
+            f"{arrays:>8,}{count:>12,}{count // arrays:>10,}{budget:>12,}"
+            + ("  over the budget" if count > budget else ""),
+            flush=True,
+        )
+    return int(over > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
