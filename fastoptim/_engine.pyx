@@ -23,11 +23,14 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
+cimport cython
 cimport numpy as cnp
 
 from fastoptim._kernel cimport (
     after32, after64, f32, f64, kernel32, kernel64, squares32, squares64
 )
+
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -45,6 +48,7 @@ cdef extern from "parallel.h":
     int fo_is_forked_child
     int fo_install_fork_guard()
     int omp_get_max_threads() nogil
+    int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
 
 cdef enum:
@@ -96,7 +100,9 @@ cdef struct Range:
 # The bytes of memory traffic that a further thread must be given: it takes some 80 us to wake up,
 # and two broke even with one at 8 to 9 MB in all, for Adam as for SGD. Tests lower it.
 cdef Py_ssize_t grain = 5 << 20
-cdef int limit = 0  # set_num_threads; 0: whatever the OpenMP runtime says
+cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
+cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
+limit_here = ContextVar("fastoptim.num_threads", default=0)  # `num_threads`; 0: not inside of it
 
 openmp = FO_OPENMP
 compiler = FO_COMPILER.decode()
@@ -114,16 +120,40 @@ def set_limit(int n):
     return old
 
 
-def get_limit():
-    """Return the most threads that a step uses, now and from this thread."""
-    if fo_is_forked_child or omp_in_parallel() or not FO_OPENMP:
-        return 1
-    return limit if limit > 0 else omp_get_max_threads()
+def set_quota(int n):
+    """Set the number of CPUs that the cgroup of this process grants; return the old value."""
+    global quota
+    old, quota = quota, n
+    return old
+
+
+cpdef tuple explain_limit():
+    """Return the most threads that a step uses, now and from this thread, and what decides it."""
+    cdef int n
+    if not FO_OPENMP:
+        return 1, "built without OpenMP"
+    if fo_is_forked_child:
+        return 1, "child of fork()"
+    if omp_in_parallel():
+        return 1, "inside a parallel region"
+    if n := limit_here.get():
+        return n, "num_threads"
+    if n := limit:
+        return n, "set_num_threads or FASTOPTIM_NUM_THREADS"
+    # The runtime counts the CPUs that this thread may run on at this moment. Asking the operating
+    # system instead gives 1 where OMP_PROC_BIND has bound each thread to a CPU of its own.
+    n, why = omp_get_max_threads(), "OpenMP runtime"
+    if omp_get_num_procs() < n:
+        n, why = omp_get_num_procs(), "CPU affinity"
+    if 0 < quota < n:
+        n, why = quota, "cgroup quota"
+    return n, why
 
 
 cpdef int threads_for(Py_ssize_t traffic):
-    """Return how many threads a step uses that moves so many bytes."""
-    return <int> max(1, min(<Py_ssize_t> get_limit(), traffic // grain))
+    """Return how many threads a step uses that moves so many bytes; one asks nobody."""
+    cdef Py_ssize_t most = traffic // grain
+    return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
 
 
 def set_grain(Py_ssize_t n):
