@@ -336,7 +336,7 @@ cdef class Plan:
     cdef double* scalars64
     cdef float* scalars32
     cdef Py_ssize_t count, range_count, total, tasks, rows, row_capacity, traffic
-    cdef bint busy
+    cdef bint busy, retired
     cdef Py_ssize_t tile_count
     cdef Py_ssize_t* tile_tensor  # of each tile whose squares are summed; made when first needed
     cdef Py_ssize_t* tile_start
@@ -489,9 +489,7 @@ cdef class Plan:
             If the plan is in a step already.
         """
         cdef Py_ssize_t i
-        if self.busy:
-            raise RuntimeError("step: this optimizer is taking a step already, in another thread")
-        self.busy = True
+        self.enter()
         try:
             self.grads = list(grads)  # another thread may change the caller's meanwhile
             self.bind(self.grads)
@@ -513,7 +511,30 @@ cdef class Plan:
             return True
         finally:
             self.grads = None
-            self.busy = False
+            self.leave()
+
+    cdef int enter(self) except -1:
+        """Keep all other threads from stepping until `leave`, or raise if one does."""
+        with cython.critical_section(self):  # only one of two gets in, also without a GIL
+            if self.busy:
+                raise RuntimeError("this optimizer is in use already, in another thread")
+            self.busy = True
+        return 0
+
+    cdef void leave(self) noexcept:
+        with cython.critical_section(self):
+            self.busy = self.retired
+
+    def __enter__(self):
+        self.enter()
+        return self
+
+    def __exit__(self, *_):
+        self.leave()
+
+    def retire(self):
+        """Take no step any more, because another plan has taken over the arrays."""
+        self.retired = True
 
     cdef bind(self, list grads):
         """Check all gradients and note where they are; make arrays of those that are not quite."""
