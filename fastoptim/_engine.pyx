@@ -97,9 +97,11 @@ cdef struct Range:
     uintptr_t high
     Py_ssize_t owner
 
-# The bytes of memory traffic that a further thread must be given: it takes some 80 us to wake up,
-# and two broke even with one at 8 to 9 MB in all, for Adam as for SGD. Tests lower it.
-cdef Py_ssize_t grain = 5 << 20
+# The bytes of memory traffic that a further thread must be given: it takes some 80 us to wake up.
+# Alone, two threads broke even with one at 8 to 50 MB in all, by machine and rule; in a training
+# loop, where the BLAS's own workers keep the second core, they were no faster at 52 MB. Tests lower
+# it.
+cdef Py_ssize_t grain = 12 << 20
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
 limit_here = ContextVar("fastoptim.num_threads", default=0)  # `num_threads`; 0: not inside of it
