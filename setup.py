@@ -32,6 +32,9 @@ ctypedef {real} real
 
 include "_kernels.pxi"
 """
+# Safe without a GIL: the globals that change after the import are the limits of threads, whole
+# numbers each, and a plan lets in one thread at a time.
+DIRECTIVES = {"language_level": 3, "freethreading_compatible": True}
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
 PYTHON_PROGRAM = """
@@ -173,7 +176,7 @@ def kernel_modules():
 modules = [module(name, f"fastoptim/{name}.pyx") for name in ("_engine", "_roofline")]
 modules += kernel_modules()
 levels = {extension.name: extension.level for extension in modules}
-extensions = cythonize(modules, include_path=[".", "fastoptim"], language_level=3)
+extensions = cythonize(modules, include_path=[".", "fastoptim"], compiler_directives=DIRECTIVES)
 for extension in extensions:
     extension.level = levels[extension.name]
 

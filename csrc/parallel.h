@@ -8,6 +8,7 @@
 #else
 #define FO_OPENMP 0
 static int omp_get_max_threads(void) { return 1; }
+static int omp_get_num_procs(void) { return 1; }
 static int omp_in_parallel(void) { return 0; }
 #endif
 

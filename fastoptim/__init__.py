@@ -16,7 +16,7 @@ from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
 from .gradients import all_finite, clip_grad_norm_, clip_grad_value_, global_norm
 from .optimizers import *
-from .threads import get_num_threads, set_num_threads
+from .threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
     "Optimizer",
@@ -30,6 +30,7 @@ __all__ = [
     "global_norm",
     "gradients",
     "init",
+    "num_threads",
     "optimizers",
     "prune",
     "reference",

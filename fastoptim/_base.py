@@ -363,7 +363,8 @@ class Optimizer:
         Raises
         ------
         RuntimeError
-            If there is no average, or it is in use already; and from `step` meanwhile.
+            If there is no average, it is in use already, or another thread is in a step; and from
+            `step` meanwhile.
 
         Examples
         --------
@@ -381,13 +382,14 @@ class Optimizer:
         if self.ema is None:
             raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
         self._refuse_while_ema_shows("use_ema")
-        self._swap_ema()
-        self._shows_ema = True
-        try:
-            yield
-        finally:
-            self._shows_ema = False
+        with self._plan:
             self._swap_ema()
+            self._shows_ema = True
+            try:
+                yield
+            finally:
+                self._shows_ema = False
+                self._swap_ema()
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add a group of parameters, which start with fresh state.
@@ -404,10 +406,11 @@ class Optimizer:
         TypeError, ValueError
             As the constructor does; nothing has changed then.
         RuntimeError
-            Inside of `use_ema`.
+            Inside of `use_ema`, or if another thread is in a step of this optimizer.
         """
         self._refuse_while_ema_shows("add_param_group")
-        self._add_groups([group])
+        with self._plan:
+            self._add_groups([group])
 
     def step(self, grads: Grads, *, grad_scale: float = ONE) -> None:
         """Update the parameters in place.
@@ -437,7 +440,8 @@ class Optimizer:
             self._refuse_while_ema_shows("step")
         for group in self._groups:
             if not group.planned:
-                self._lay_out(self._groups, self._state, self._plan.steps)
+                with self._plan as plan:
+                    self._lay_out(self._groups, self._state, plan.steps)
         scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
         judge = self._judge if self._judges else None
         self._plan.step(self._ordered(grads), self._groups, scale, judge)
@@ -458,13 +462,18 @@ class Optimizer:
         Raises
         ------
         RuntimeError
-            Inside of `use_ema`, where parameters and averages have changed places.
+            Inside of `use_ema`, where parameters and averages have changed places, or if another
+            thread is in a step of this optimizer.
         """
         self._refuse_while_ema_shows("state_dict")
-        state = {
-            key: {"step": step, **{name: array.copy(order="K") for name, array in arrays.items()}}
-            for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
-        }
+        with self._plan:
+            state = {
+                key: {
+                    "step": step,
+                    **{name: array.copy(order="K") for name, array in arrays.items()},
+                }
+                for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
+            }
         keys = iter(self._state)
         groups = [
             {
@@ -496,9 +505,13 @@ class Optimizer:
         TypeError, ValueError
             If anything in it does not fit; then nothing has changed.
         RuntimeError
-            Inside of `use_ema`.
+            Inside of `use_ema`, or if another thread is in a step of this optimizer.
         """
         self._refuse_while_ema_shows("load_state_dict")
+        with self._plan:
+            self._load(state_dict)
+
+    def _load(self, state_dict: Mapping[str, Any]) -> None:
         for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
             _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
         found = _entry("state_dict", state_dict, "param_groups")
@@ -589,9 +602,11 @@ class Optimizer:
         loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
         tensors = list(self._tensors(groups, complete, steps))
         plan = Plan(tensors, self.rule.update, loops, self.rule.trust)
-        self._groups, self._state, self._plan = groups, complete, plan
+        self._plan.retire()  # another thread may have looked it up already
+        self._groups, self._state = groups, complete
         for group in groups:
             group.planned = True
+        self._plan = plan  # last: who steps it finds the rest in place
 
     def _tensors(
         self,

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from . import _engine, _levels
-from .threads import get_num_threads
 
 __version__ = version("fastoptim")
 
 
 def config() -> dict[str, Any]:
     """Return what `show_config` prints."""
+    threads, reason = _engine.explain_limit()
     return {
         "fastoptim": __version__,
         "Python": platform.python_version(),
@@ -23,7 +23,8 @@ def config() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "compiler": _engine.compiler,
         "OpenMP": _engine.openmp or "none",
-        "threads": get_num_threads(),
+        "threads": threads,
+        "limited by": reason,
         "level": _levels.active,
         "levels": " ".join(_levels.available()),
     }
@@ -31,6 +32,8 @@ def config() -> dict[str, Any]:
 
 def show_config() -> None:
     """Print versions, the compiler, the instruction-set level, OpenMP (its date) and the threads.
+
+    The threads are the most that a step uses, followed by what limits them to that.
 
     Examples
     --------

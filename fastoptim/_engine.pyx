@@ -7,8 +7,8 @@ A `Plan` is made once from the parameters and their state. `Plan.step` then
 
 1. checks every gradient (`Plan.bind`) before anything moves,
 2. asks for the scalars of this step, once for each group and step count (`Plan.fill_rows`),
-3. lets go of the GIL and runs the tasks in one parallel region (`Plan.run`); a task is a fixed
-   range of the flat space, so many small arrays and a large one cost the same,
+3. lets go of the GIL (but for a short step) and runs the tasks in one parallel region (`Plan.run`);
+   a task is a fixed range of the flat space, so many small arrays and a large one cost the same,
 4. counts the step.
 
 Every element is computed by the same expression wherever the task boundaries fall, so the result
@@ -23,11 +23,14 @@ from libc.math cimport INFINITY
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
 from libc.string cimport memcpy
 
+cimport cython
 cimport numpy as cnp
 
 from fastoptim._kernel cimport (
     after32, after64, f32, f64, kernel32, kernel64, squares32, squares64
 )
+
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -45,6 +48,7 @@ cdef extern from "parallel.h":
     int fo_is_forked_child
     int fo_install_fork_guard()
     int omp_get_max_threads() nogil
+    int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
 
 cdef enum:
@@ -94,10 +98,17 @@ cdef struct Range:
     uintptr_t high
     Py_ssize_t owner
 
-# The bytes of memory traffic that a further thread must be given: it takes some 80 us to wake up,
-# and two broke even with one at 8 to 9 MB in all, for Adam as for SGD. Tests lower it.
-cdef Py_ssize_t grain = 5 << 20
-cdef int limit = 0  # set_num_threads; 0: whatever the OpenMP runtime says
+# The bytes of memory traffic that a further thread must be given: it takes some 80 us to wake up.
+# Alone, two threads broke even with one at 8 to 50 MB in all, by machine and rule; in a training
+# loop, where the BLAS's own workers keep the second core, they were no faster at 52 MB. Tests lower
+# it.
+cdef Py_ssize_t grain = 12 << 20
+# The bytes of traffic above which a step lets go of the GIL. Below, a step takes less than 10 us,
+# and beside a thread that computes in Python, getting the GIL back took 10 times as long.
+cdef Py_ssize_t UNLOCK = 1 << 18
+cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
+cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
+limit_here = ContextVar("fastoptim.num_threads", default=0)  # `num_threads`; 0: not inside of it
 
 openmp = FO_OPENMP
 compiler = FO_COMPILER.decode()
@@ -115,16 +126,40 @@ def set_limit(int n):
     return old
 
 
-def get_limit():
-    """Return the most threads that a step uses, now and from this thread."""
-    if fo_is_forked_child or omp_in_parallel() or not FO_OPENMP:
-        return 1
-    return limit if limit > 0 else omp_get_max_threads()
+def set_quota(int n):
+    """Set the number of CPUs that the cgroup of this process grants; return the old value."""
+    global quota
+    old, quota = quota, n
+    return old
+
+
+cpdef tuple explain_limit():
+    """Return the most threads that a step uses, now and from this thread, and what decides it."""
+    cdef int n
+    if not FO_OPENMP:
+        return 1, "built without OpenMP"
+    if fo_is_forked_child:
+        return 1, "child of fork()"
+    if omp_in_parallel():
+        return 1, "inside a parallel region"
+    if n := limit_here.get():
+        return n, "num_threads"
+    if n := limit:
+        return n, "set_num_threads or FASTOPTIM_NUM_THREADS"
+    # The runtime counts the CPUs that this thread may run on at this moment. Asking the operating
+    # system instead gives 1 where OMP_PROC_BIND has bound each thread to a CPU of its own.
+    n, why = omp_get_max_threads(), "OpenMP runtime"
+    if omp_get_num_procs() < n:
+        n, why = omp_get_num_procs(), "CPU affinity"
+    if 0 < quota < n:
+        n, why = quota, "cgroup quota"
+    return n, why
 
 
 cpdef int threads_for(Py_ssize_t traffic):
-    """Return how many threads a step uses that moves so many bytes."""
-    return <int> max(1, min(<Py_ssize_t> get_limit(), traffic // grain))
+    """Return how many threads a step uses that moves so many bytes; one asks nobody."""
+    cdef Py_ssize_t most = traffic // grain
+    return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
 
 
 def set_grain(Py_ssize_t n):
@@ -314,7 +349,7 @@ cdef class Plan:
     cdef double* scalars64
     cdef float* scalars32
     cdef Py_ssize_t count, range_count, total, tasks, rows, row_capacity, traffic
-    cdef bint busy
+    cdef bint busy, retired
     cdef Py_ssize_t tile_count
     cdef Py_ssize_t* tile_tensor  # of each tile whose squares are summed; made when first needed
     cdef Py_ssize_t* tile_start
@@ -467,9 +502,7 @@ cdef class Plan:
             If the plan is in a step already.
         """
         cdef Py_ssize_t i
-        if self.busy:
-            raise RuntimeError("step: this optimizer is taking a step already, in another thread")
-        self.busy = True
+        self.enter()
         try:
             self.grads = list(grads)  # another thread may change the caller's meanwhile
             self.bind(self.grads)
@@ -491,7 +524,30 @@ cdef class Plan:
             return True
         finally:
             self.grads = None
-            self.busy = False
+            self.leave()
+
+    cdef int enter(self) except -1:
+        """Keep all other threads from stepping until `leave`, or raise if one does."""
+        with cython.critical_section(self):  # only one of two gets in, also without a GIL
+            if self.busy:
+                raise RuntimeError("this optimizer is in use already, in another thread")
+            self.busy = True
+        return 0
+
+    cdef void leave(self) noexcept:
+        with cython.critical_section(self):
+            self.busy = self.retired
+
+    def __enter__(self):
+        self.enter()
+        return self
+
+    def __exit__(self, *_):
+        self.leave()
+
+    def retire(self):
+        """Take no step any more, because another plan has taken over the arrays."""
+        self.retired = True
 
     cdef bind(self, list grads):
         """Check all gradients and note where they are; make arrays of those that are not quite."""
@@ -803,15 +859,21 @@ cdef class Plan:
         return None
 
     cdef run(self):
-        cdef Py_ssize_t task, tasks = self.tasks
         cdef int threads = threads_for(self.traffic)
-        with nogil:
-            if threads == 1:
-                for task in range(tasks):
-                    self.run_task(task)
-            else:
-                for task in prange(tasks, num_threads=threads, schedule="dynamic"):
-                    self.run_task(task)
+        if self.traffic < UNLOCK:
+            self.run_tasks(threads)
+        else:
+            with nogil:
+                self.run_tasks(threads)
+
+    cdef void run_tasks(self, int threads) noexcept nogil:
+        cdef Py_ssize_t task, tasks = self.tasks
+        if threads == 1:
+            for task in range(tasks):
+                self.run_task(task)
+        else:
+            for task in prange(tasks, num_threads=threads, schedule="dynamic"):
+                self.run_task(task)
 
     cdef void run_task(self, Py_ssize_t task) noexcept nogil:
         cdef Py_ssize_t i = self.first_tensor[task]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 
 import numpy as np
 import pytest
@@ -388,50 +387,3 @@ class TestStateDict:
     def test_loading_something_else(self, wrong):
         with pytest.raises(TypeError, match="state_dict: expected a mapping"):
             fo.Adam(ones()).load_state_dict(wrong)
-
-
-def test_one_optimizer_stepped_from_two_threads_raises_and_corrupts_nothing():
-    n, threads = 2_000_000, 4
-    p = np.zeros(n)
-    optimizer = fo.SGD(p, lr=1.0)
-    g, done, errors = np.ones(n), [], []
-    barrier = threading.Barrier(threads)
-
-    def work():
-        barrier.wait()
-        for _ in range(20):
-            try:
-                optimizer.step(g)
-                done.append(1)
-            except RuntimeError as error:
-                errors.append(str(error))
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert np.all(p == -len(done))
-    assert optimizer._plan.steps == [len(done)]
-    assert all("taking a step already" in error for error in errors)
-
-
-def test_distinct_optimizers_in_threads():
-    rng = np.random.default_rng(31)
-    start, grads = rng.standard_normal(50_000), [rng.standard_normal(50_000) for _ in range(20)]
-    results = [start.copy() for _ in range(4)]
-
-    def work(p):
-        optimizer = fo.Adam(p)
-        for g in grads:
-            optimizer.step(g)
-
-    workers = [threading.Thread(target=work, args=(p,)) for p in results]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    expected = start.copy()
-    work(expected)
-    for p in results:
-        assert np.array_equal(p, expected)

@@ -1,0 +1,27 @@
+"""Code in a fresh interpreter, for what depends on the environment or ends the process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def python(code: str, cwd=None, timeout=120, **environment: str) -> subprocess.CompletedProcess:
+    """Run code in a fresh interpreter; a variable that is None is left out."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FASTOPTIM", "OMP", "GOMP"))}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        env=env | environment,
+        check=False,
+    )
+
+
+def output(code: str, **kwargs: str) -> str:
+    done = python(code, **kwargs)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -1,0 +1,453 @@
+"""How many threads a step uses, who limits them, and steps taken from several threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from fresh import output, python
+from zoo import OPTIMIZERS, assert_same, engine, gradients, name_of, snapshot
+
+import fastoptim as fo
+from fastoptim import _engine
+from fastoptim.threads import _cgroup_quota
+
+needs_openmp = pytest.mark.skipif(not _engine.openmp, reason="built without OpenMP")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
+
+THREADS = "import fastoptim as fo; print(fo.get_num_threads())"
+# A step of two threads where the grain is 1, and the number of the process's threads.
+STEP = """
+import os, sys, threading
+import numpy as np
+import fastoptim as fo
+from fastoptim import _engine
+_engine.set_grain(1)
+p = np.zeros(200_000, np.float32); g = np.ones_like(p)
+opt = fo.Adam(p, lr=0.5)
+tasks = lambda: len(os.listdir('/proc/self/task'))
+"""
+
+
+def cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def refused(call) -> str:
+    with pytest.raises(RuntimeError) as caught:
+        call()
+    return str(caught.value)
+
+
+@needs_openmp
+class TestLimits:
+    def test_environment(self):
+        assert output(THREADS, OMP_NUM_THREADS="1") == "1"
+        assert output(THREADS, OMP_NUM_THREADS="1", FASTOPTIM_NUM_THREADS="3") == "3"
+        code = (
+            "import fastoptim as fo; fo.set_num_threads(4); print(fo.get_num_threads());"
+            "fo.set_num_threads(None); print(fo.get_num_threads())"
+        )
+        assert output(code, FASTOPTIM_NUM_THREADS="2").split() == ["4", "2"]
+
+    @pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5"])
+    def test_environment_without_a_number(self, value):
+        done = python(THREADS, FASTOPTIM_NUM_THREADS=value)
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert "FASTOPTIM_NUM_THREADS: expected a whole number >= 1, found" in last
+
+    @on_linux
+    def test_no_more_than_the_cpus_unless_told(self):
+        assert output(THREADS, OMP_NUM_THREADS="5000") == str(cpus())
+        assert output(THREADS, FASTOPTIM_NUM_THREADS="5000") == "5000"
+
+    @on_linux
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    def test_affinity_is_asked_at_each_call(self):
+        code = (
+            STEP
+            + """
+before = fo.get_num_threads()
+first, *_ = mine = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {first})
+opt.step(g)
+assert tasks() == alone, tasks()
+print(before == len(mine), fo.get_num_threads(), _engine.explain_limit()[1])
+os.sched_setaffinity(0, mine)
+opt.step(g)
+print(tasks() - alone == len(mine) - 1, fo.get_num_threads() == before)
+"""
+        ).replace("tasks = ", "alone = len(os.listdir('/proc/self/task')); tasks = ")
+        assert output(code).splitlines() == ["True 1 CPU affinity", "True True"]
+
+    @on_linux
+    def test_threads_bound_to_a_cpu_each(self):
+        """The calling thread's own affinity is one CPU then, which says nothing of the others."""
+        assert output(THREADS, OMP_PROC_BIND="true") == str(cpus())
+
+    @on_linux
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    def test_threadpoolctl_is_asked_at_each_call(self):
+        pytest.importorskip("threadpoolctl")
+        code = (
+            STEP
+            + """
+from threadpoolctl import threadpool_limits
+before = tasks()
+with threadpool_limits(1):
+    opt.step(g); print(fo.get_num_threads(), tasks() - before)
+opt.step(g); print(fo.get_num_threads() > 1, tasks() > before)
+with threadpool_limits(1):
+    print(fo.get_num_threads())
+"""
+        )
+        assert output(code).splitlines() == ["1 0", "True True", "1"]
+
+    def test_quota_caps_what_nobody_asked_for(self):
+        old = _engine.set_quota(1)
+        try:
+            with engine():
+                assert fo.get_num_threads() == 1
+                with fo.num_threads(3):
+                    assert fo.get_num_threads() == 3
+                    assert _engine.threads_for(1 << 30) == 3
+        finally:
+            _engine.set_quota(old)
+
+    @pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
+    def test_numbers_refused(self, n):
+        before = fo.get_num_threads()
+        with pytest.raises((TypeError, ValueError), match="n: expected a whole number >= 1, found"):
+            fo.set_num_threads(n)
+        with (
+            pytest.raises((TypeError, ValueError), match="n: expected a whole number >= 1, found"),
+            fo.num_threads(n),
+        ):
+            pass
+        assert fo.get_num_threads() == before
+
+    @on_linux
+    def test_inside_another_parallel_region(self):
+        """Each thread of the region takes its steps alone, and does not start one of its own."""
+        pytest.importorskip("threadpoolctl")
+        code = (
+            STEP
+            + """
+import ctypes, threadpoolctl
+(openmp,) = (lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "openmp")
+found = []
+def work(_):
+    p = np.zeros(200_000, np.float32)
+    fo.SGD(p, lr=1.0).step(g)
+    found.append((_engine.explain_limit(), bool((p == -1).all())))
+function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)
+before = tasks()
+ctypes.CDLL(openmp["filepath"]).GOMP_parallel(function, None, 2, 0)
+assert tasks() == before + 1, tasks()
+assert found == [((1, "inside a parallel region"), True)] * 2, found
+"""
+        )
+        output(code, OMP_MAX_ACTIVE_LEVELS="3", FASTOPTIM_NUM_THREADS="2")
+
+    @on_linux
+    def test_small_steps_use_one_thread(self):
+        code = """
+import os, numpy as np, fastoptim as fo
+tasks = lambda: len(os.listdir('/proc/self/task'))
+p = np.zeros(10_000); opt = fo.Adam(p)
+before = tasks(); opt.step(np.ones(10_000)); small = tasks()
+p = np.zeros(4_000_000); opt = fo.Adam(p); opt.step(np.ones(4_000_000)); large = tasks()
+print(small - before, large - before)
+"""
+        assert output(code, FASTOPTIM_NUM_THREADS="3").split() == ["0", "2"]
+
+
+@needs_openmp
+class TestNumThreads:
+    def test_is_undone(self):
+        before = fo.get_num_threads()
+        with fo.num_threads(5):
+            with pytest.raises(ZeroDivisionError), fo.num_threads(1):
+                1 / (fo.get_num_threads() - 1)
+            assert fo.get_num_threads() == 5
+        assert fo.get_num_threads() == before
+
+    def test_wins_over_set_num_threads(self):
+        with fo.num_threads(5):
+            fo.set_num_threads(2)
+            assert fo.get_num_threads() == 5
+        assert fo.get_num_threads() == 2
+        fo.set_num_threads(None)
+
+    def test_threads_do_not_undo_each_other(self):
+        both = threading.Barrier(2)
+
+        def work(n):
+            with fo.num_threads(n):
+                both.wait(60)  # both are inside
+                seen = fo.get_num_threads()
+                both.wait(60)
+            both.wait(60)
+            return seen, fo.get_num_threads()
+
+        before = fo.get_num_threads()
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(work, [3, 5])) == [(3, before), (5, before)]
+
+    def test_tasks_do_not_undo_each_other(self):
+        async def work(n):
+            with fo.num_threads(n):
+                await asyncio.sleep(0)
+                return fo.get_num_threads()
+
+        async def both():
+            return await asyncio.gather(work(3), work(5))
+
+        assert asyncio.run(both()) == [3, 5]
+
+
+class TestCgroup:
+    @pytest.fixture
+    def root(self, tmp_path):
+        """Write the files of a made-up machine."""
+
+        def write(files):
+            for name, text in files.items():
+                path = tmp_path / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            return tmp_path
+
+        return write
+
+    V2 = "proc/self/cgroup", "0::/system.slice/train.service\n"
+    V1 = "proc/self/cgroup", "9:name=systemd:/\n4:cpu,cpuacct:/docker/4f\n3:cpuset:/\n0::/\n"
+
+    @pytest.mark.parametrize(
+        ("quota", "expected"),
+        [("max 100000", 0), ("100000 100000", 1), ("150000 100000", 2), ("50000 100000", 1)],
+    )
+    def test_version_2(self, root, quota, expected):
+        own = "sys/fs/cgroup/system.slice/train.service/cpu.max"
+        assert _cgroup_quota(root(dict([self.V2, (own, quota + "\n")]))) == expected
+
+    def test_version_2_in_a_container(self, root):
+        files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "300000 100000\n"}
+        assert _cgroup_quota(root(files)) == 3
+
+    def test_a_quota_of_a_group_around(self, root):
+        files = {
+            "sys/fs/cgroup/system.slice/train.service/cpu.max": "800000 100000\n",
+            "sys/fs/cgroup/system.slice/cpu.max": "200000 100000\n",
+        }
+        assert _cgroup_quota(root(dict([self.V2]) | files)) == 2
+
+    @pytest.mark.parametrize(
+        ("quota", "expected"), [("-1", 0), ("100000", 1), ("250000", 3), ("nonsense", 0)]
+    )
+    @pytest.mark.parametrize("folder", ["docker/4f/", ""])  # on the host, and in the container
+    def test_version_1(self, root, folder, quota, expected):
+        files = {
+            f"sys/fs/cgroup/cpu/{folder}cpu.cfs_quota_us": f"{quota}\n",
+            f"sys/fs/cgroup/cpu/{folder}cpu.cfs_period_us": "100000\n",
+        }
+        assert _cgroup_quota(root(dict([self.V1]) | files)) == expected
+
+    def test_none(self, root):
+        assert _cgroup_quota(root({})) == 0
+        assert _cgroup_quota(root(dict([self.V2]))) == 0
+        assert _cgroup_quota(root({"proc/self/cgroup": "what is this\n"})) == 0
+
+    def test_of_this_process(self):
+        assert _cgroup_quota() >= 0
+
+
+@needs_openmp
+@needs_fork
+def test_fork_after_a_parallel_step():
+    """Child, grandchild, and a fork from a second thread; the parent stays parallel."""
+    code = (
+        STEP
+        + """
+fo.set_num_threads(2)
+opt.step(g)
+def child():
+    assert fo.get_num_threads() == 1
+    with fo.num_threads(2):
+        assert fo.get_num_threads() == 1
+    opt.step(g)
+    assert np.allclose(p, -1.0)
+def fork(work):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work(); os._exit(0)
+        except BaseException:
+            import traceback; traceback.print_exc(); os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def grandchild():
+    child(); sys.exit(fork(lambda: opt.step(g)))
+assert fork(child) == 0
+def both():
+    child(); assert fork(lambda: opt.step(g)) == 0
+assert fork(both) == 0
+codes = []
+thread = threading.Thread(target=lambda: codes.append(fork(child)))
+thread.start(); thread.join()
+assert codes == [0], codes
+assert fo.get_num_threads() == 2
+opt.step(g)
+"""
+    )
+    done = python(code, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+CALLS = {
+    "step": lambda opt, saved: opt.step(np.ones(3)),
+    "state_dict": lambda opt, saved: opt.state_dict(),
+    "load_state_dict": lambda opt, saved: opt.load_state_dict(saved),
+    "add_param_group": lambda opt, saved: opt.add_param_group({"params": np.ones(2)}),
+    "use_ema": lambda opt, saved: opt.use_ema().__enter__(),
+}
+
+
+class TestOneOptimizerInTwoThreads:
+    """One of them steps, the other is refused; what is computed is a whole number of steps."""
+
+    @pytest.mark.parametrize("backend", ["compiled", "reference"])
+    @pytest.mark.parametrize("name", CALLS)
+    def test_calls_in_the_middle_of_a_step(self, name, backend):
+        def lr(t):  # the engine asks for it in the middle of a step
+            if saved:
+                with ThreadPoolExecutor(1) as pool:
+                    call = CALLS[name]
+                    messages.append(pool.submit(refused, lambda: call(optimizer, saved)).result())
+            return 1.0
+
+        saved, messages = {}, []
+        p = np.zeros(3)
+        optimizer = fo.SGD(p, lr=lr, ema_decay=0.5, backend=backend)
+        saved = optimizer.state_dict()
+        optimizer.step(np.ones(3))
+        assert messages == ["this optimizer is in use already, in another thread"]
+        assert np.array_equal(p, -np.ones(3))
+        saved = {}
+        optimizer.step(np.ones(3))  # and it can go on
+        assert np.array_equal(p, -2 * np.ones(3))
+
+    def test_a_thread_that_waited_while_the_arrays_were_laid_out_anew(self):
+        optimizer = fo.SGD(np.zeros(3), lr=1.0)
+        old = optimizer._plan
+        optimizer.momentum = 0.5
+        optimizer.step(np.ones(3))
+        before = snapshot(optimizer)
+        assert "in use already" in refused(lambda: old.step([np.ones(3)], optimizer._groups))
+        assert snapshot(optimizer) == before
+
+    def test_a_refused_call_keeps_nobody_out(self):
+        optimizer = fo.SGD(np.zeros(3), lr=1.0)
+        with pytest.raises(ValueError, match="shape"):
+            optimizer.step(np.ones(4))
+        with pytest.raises(ValueError, match="state_dict"):
+            optimizer.load_state_dict({})
+        with pytest.raises(TypeError, match="params"):
+            optimizer.add_param_group({"params": 1})
+        optimizer.step(np.ones(3))
+
+    @pytest.mark.parametrize("n", [10, 500_000])
+    def test_many_threads_at_once(self, n):
+        threads, steps = 4, 50
+        p = np.zeros(n)
+        optimizer = fo.SGD(p, lr=1.0)
+        g, done, errors = np.ones(n), [], []
+        together = threading.Barrier(threads)
+
+        def work(number):
+            for k in range(steps):
+                together.wait(60)
+                if number == 0:  # the next step lays the arrays out anew
+                    optimizer.ema_decay = None if k % 2 else 0.5
+                together.wait(60)
+                try:
+                    optimizer.step(g)
+                    done.append(1)
+                except RuntimeError as error:
+                    errors.append(str(error))
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
+        assert len(done) + len(errors) == threads * steps
+        assert np.all(p == -len(done))
+        assert optimizer._plan.steps == [len(done)]
+        assert set(errors) <= {"this optimizer is in use already, in another thread"}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_optimizers_in_many_threads(threads):
+    """Each has the bits of the same steps taken one after another."""
+    rng = np.random.default_rng(31)
+    classes = OPTIMIZERS * 2
+    starts = [rng.standard_normal(n).astype(d) for n, d in [(40_001, "f4"), (301, "f8")]]
+    grads = [gradients(rng, starts) for _ in range(6)]
+    options = {"max_grad_norm": 1.0, "ema_decay": 0.9}
+
+    def train(cls):
+        optimizer = cls([p.copy() for p in starts], **options)
+        for g in grads:
+            optimizer.step(g)
+        return optimizer
+
+    with engine(threads=threads):
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(train, classes))
+        for cls, optimizer in zip(classes, found, strict=True):
+            assert_same(optimizer, train(cls))
+
+
+@on_linux
+@pytest.mark.parametrize("cls", [fo.Adam, fo.LAMB], ids=name_of)
+def test_keyboard_interrupts_land_between_steps(cls):
+    """After each, all arrays are those of a whole number of steps, and the next step goes on."""
+    code = f"""
+import os, random, signal, threading, time
+import numpy as np
+import fastoptim as fo
+p, q = [np.ones(300_000, np.float32), np.ones(5)], [np.ones(300_000, np.float32), np.ones(5)]
+g = [np.full_like(x, 0.5) for x in p]
+options = dict(lr=lambda t: 0.01 / (1 + t), max_grad_norm=1.0, ema_decay=0.5)
+ours, other = fo.{cls.__name__}(p, **options), fo.{cls.__name__}(q, **options)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+ready, over = threading.Event(), threading.Event()
+def interrupt():
+    while not over.is_set():
+        if ready.wait(0.1):
+            time.sleep(random.random() * 0.002)
+            ready.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+thread = threading.Thread(target=interrupt)
+thread.start()
+for _ in range(100):
+    try:
+        ready.set()
+        while True:
+            ours.step(g)
+    except KeyboardInterrupt:
+        pass
+    while other._plan.steps[0] < ours._plan.steps[0]:
+        other.step(g)
+    assert ours._plan.steps == other._plan.steps
+    for a, b in zip([*p, *ours.ema], [*q, *other.ema]):
+        assert a.tobytes() == b.tobytes()
+over.set()
+thread.join()
+print(ours._plan.steps[0] > 0)
+"""
+    assert output(code) == "True"
