@@ -44,6 +44,7 @@ cdef extern from "parallel.h":
     const char* FO_COMPILER
     int fo_is_forked_child
     int fo_install_fork_guard()
+    Py_ssize_t fo_take(Py_ssize_t* next) nogil
     int omp_get_max_threads() nogil
     int omp_in_parallel() nogil
 
@@ -98,6 +99,11 @@ cdef struct Range:
 cdef Py_ssize_t grain = 5 << 20
 cdef int limit = 0  # set_num_threads; 0: whatever the OpenMP runtime says
 
+# Runs regions on the threads that the BLAS shares with us, unless they are busy; NULL: not shared.
+ctypedef void (*job_t)(int i, void* work) noexcept nogil
+ctypedef int (*region_t)(job_t job, int n, void* work) noexcept nogil
+cdef region_t shared_region = NULL
+
 openmp = FO_OPENMP
 compiler = FO_COMPILER.decode()
 
@@ -112,6 +118,12 @@ def set_limit(int n):
     global limit
     old, limit = limit, n
     return old
+
+
+def set_shared_region(uintptr_t address):
+    """Set the C function that runs regions on shared threads, 0 for none."""
+    global shared_region
+    shared_region = <region_t> address
 
 
 def get_limit():
@@ -305,7 +317,7 @@ cdef class Plan:
     cdef Py_ssize_t* first_element
     cdef double* scalars64
     cdef float* scalars32
-    cdef Py_ssize_t count, range_count, total, tasks, rows, row_capacity, traffic
+    cdef Py_ssize_t count, range_count, total, tasks, next_task, rows, row_capacity, traffic
     cdef bint busy
     cdef Py_ssize_t tile_count
     cdef Py_ssize_t* tile_tensor  # of each tile whose squares are summed; made when first needed
@@ -796,13 +808,25 @@ cdef class Plan:
     cdef run(self):
         cdef Py_ssize_t task, tasks = self.tasks
         cdef int threads = threads_for(self.traffic)
+        cdef region_t region = shared_region
+        self.next_task = 0
         with nogil:
             if threads == 1:
                 for task in range(tasks):
                     self.run_task(task)
+            elif region:
+                # While they are busy with another thread's product, this thread is alone.
+                if not region(take_tasks, threads, <void*> self):
+                    take_tasks(0, <void*> self)
             else:
                 for task in prange(tasks, num_threads=threads, schedule="dynamic"):
                     self.run_task(task)
+
+    cdef void take_tasks(self) noexcept nogil:
+        cdef Py_ssize_t task = fo_take(&self.next_task)
+        while task < self.tasks:
+            self.run_task(task)
+            task = fo_take(&self.next_task)
 
     cdef void run_task(self, Py_ssize_t task) noexcept nogil:
         cdef Py_ssize_t i = self.first_tensor[task]
@@ -820,6 +844,10 @@ cdef class Plan:
             left -= n
             start = 0
             i += 1
+
+
+cdef void take_tasks(int i, void* plan) noexcept nogil:
+    (<Plan> plan).take_tasks()
 
 
 cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
