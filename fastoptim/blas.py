@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import re
+from importlib import import_module
 from types import TracebackType
 
 import numpy as np
-from numpy._core import _multiarray_umath
 
 from . import _engine, _pool
 
@@ -132,7 +132,7 @@ _EXPECTED = "share_blas_threads: expected NumPy with OpenBLAS 0.3.29 or newer an
 
 def _library() -> ctypes.CDLL:
     """Return NumPy's core: a look-up in it searches the libraries that it was linked with."""
-    return ctypes.CDLL(_multiarray_umath.__file__)
+    return ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
 
 
 def _function(name: str) -> ctypes._NamedFuncPointer:
@@ -143,5 +143,5 @@ def _function(name: str) -> ctypes._NamedFuncPointer:
             return library[spelling.format(f"openblas_{name}")]
         except AttributeError:
             continue
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index,call-overload]
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     raise RuntimeError(f"{_EXPECTED}, found {blas.get('name')} {blas.get('version')}")
