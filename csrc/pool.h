@@ -44,7 +44,7 @@ typedef struct {
     pthread_cond_t wake;
 } fo_worker;
 
-static long fo_spin = 200000; /* ns that an idle worker stays awake */
+static long fo_spin = 1000000; /* ns that an idle worker stays awake */
 static int fo_blas_slots;     /* of OpenBLAS's table of threads */
 
 static pthread_mutex_t fo_region = PTHREAD_MUTEX_INITIALIZER; /* guards all that follows */

@@ -23,8 +23,8 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
 
     By default OpenBLAS has threads of its own. They wait for the next product by spinning, for
     some 0.1 s, so a step right after a product finds every core taken. Shared threads stay awake
-    for a fraction of a millisecond after a product or a step, and whichever comes next finds them
-    there. Products and steps keep their bits.
+    for a millisecond after a product or a step, leaving their core to whoever else wants it, and
+    whichever comes next finds them there. Products and steps keep their bits.
 
     Parameters
     ----------
@@ -43,6 +43,10 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
     This changes NumPy's BLAS for the whole process, whoever calls it, which is why it is never
     done unasked. OpenBLAS describes the hook as one to be set before any other call.
 
+    - ``np.linalg.solve``, ``inv`` and ``det`` slow down, to half their speed in places: their
+      factorization still runs on OpenBLAS's own threads, which then spin beside the shared ones.
+      Other routines of many small products (``eigh``, ``cholesky``) may lose, too. It is meant
+      for loops of products and steps.
     - It may be called at any time, from any thread, also while other threads compute. Threads
       that call BLAS at the same time take turns, product by product.
     - ``fork`` waits for the product under way; the child goes on sharing, with threads of its own.
