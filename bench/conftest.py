@@ -1,15 +1,52 @@
-"""What a comparison shows, unless the command line says otherwise; and where it was made."""
+"""How a contender is timed, what a comparison shows, and where it was made."""
+
+import time
 
 import pytest
 
-from fastoptim.bench import environment
+from fastoptim.bench.contenders import prepare
+from fastoptim.bench.report import environment
+from fastoptim.bench.rivals import UnavailableError
+from fastoptim.bench.timing import PAUSE, is_slow
 
-SHOWN = {"benchmark_columns": ["median", "iqr", "min", "rounds"], "benchmark_sort": "median"}
+OPTIONS = {  # unless the command line says otherwise
+    "benchmark_columns": ["median", "iqr", "min", "rounds"],
+    "benchmark_sort": "median",
+    "benchmark_min_rounds": 5,
+    "benchmark_min_time": 0.002,
+    "benchmark_max_time": 1,
+    "benchmark_disable_gc": True,
+}
+
+
+@pytest.fixture
+def time_it(benchmark):
+    def time_it(group, name, function, *args):
+        benchmark.group, benchmark.name = group, name
+        time.sleep(PAUSE)  # until the workers of the previous contender have stopped spinning
+        benchmark(function, *args)
+
+    return time_it
+
+
+@pytest.fixture
+def time_step(benchmark, time_it):
+    def time_step(cell, contender):
+        if is_slow(contender, cell.size):
+            pytest.skip(f"{contender}, {cell}: slow")
+        try:
+            step = prepare(contender, cell)
+        except UnavailableError as why:
+            pytest.skip(f"{contender}, {cell.case.name}: {why}")
+        benchmark.extra_info["bytes"] = cell.traffic
+        time_it(str(cell), contender, step)
+
+    return time_step
 
 
 def pytest_configure(config):
     given = " ".join(config.invocation_params.args)
-    for option, value in SHOWN.items():
+    for option, value in OPTIONS.items():
         if f"--{option.replace('_', '-')}" not in given:
             setattr(config.option, option, value)
 

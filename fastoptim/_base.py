@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from . import _levels
 from ._engine import Plan, as_array, check_target
 from ._kinds import Above, Choice, Count, Kind, Maybe, Real, checked
 from ._rule import Rule, is_schedule
-from ._stages import Scalars, clip_factor, norm_of
+from ._stages import clip_factor, norm_of
 
 Array = NDArray[np.float32] | NDArray[np.float64]
 Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]
@@ -84,13 +84,14 @@ class Container:
             return (grads,)
         if self.names is not None:
             return self._order_names(label, grads)
-        if not isinstance(grads, Sequence) or isinstance(grads, str):
+        # the types that are common, and quick to tell, first
+        if not isinstance(grads, (list, tuple, Sequence)) or isinstance(grads, str):
             raise TypeError(
                 f"{label}: expected a sequence as params is, found {type(grads).__name__}"
             )
         if len(grads) != len(self.arrays):
             raise ValueError(
-                f"{label}: expected {len(self.arrays)} gradients (None to skip one), "
+                f"{label}: expected {len(self.arrays)} arrays as params has (None to skip one), "
                 f"found {len(grads)}"
             )
         return grads
@@ -143,23 +144,20 @@ class ParamGroup(MutableMapping[str, Any]):
         self._rule = rule
         self.container = container
         self.masks = container.masks(mask)
+        self.state_names: tuple[str, ...] = ()
+        self.planned = False  # whether the optimizer's plan has this state
         self.adopt(rule.check(hyper))
 
     def adopt(self, hyper: dict[str, Any]) -> None:
         """Take hyperparameters that the rule has checked."""
         self.hyper = hyper
-        self.state_names = self._rule.state_for(hyper)
+        state_names = self._rule.state_for(hyper)
         if hyper["ema_decay"] is not None:
-            self.state_names += (EMA,)
+            state_names += (EMA,)
+        if state_names != self.state_names:
+            self.state_names, self.planned = state_names, False
         self.schedules = {name for name, value in hyper.items() if is_schedule(value)}
-        self._constant = None if self.schedules else self._rule.scalars_of(hyper)
-
-    def scalars(self, t: int) -> tuple[Scalars, Scalars, Scalars]:
-        """Return the scalars of the t-th step: of the stages before and after, and the rule's."""
-        before, after, own = self._constant or self._rule.scalars_of(
-            self._rule.at(self.hyper, t - 1)
-        )
-        return before, after, own(t)
+        self.scalars = self._rule.scalars_of(hyper)
 
     def __getitem__(self, name: str) -> Any:
         return list(self.container.arrays) if name == "params" else self.hyper[name]
@@ -182,6 +180,43 @@ class ParamGroup(MutableMapping[str, Any]):
         hyper = ", ".join(f"{name}={value!r}" for name, value in self.hyper.items())
         arrays = self.container.arrays
         return f"{hyper}; {len(arrays)} arrays, {sum(a.size for a in arrays):,} elements"
+
+
+class Hyperparameter:
+    """An attribute that reads and sets a hyperparameter of all param groups."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, opt: Optimizer | None, owner: type[Optimizer]) -> Any:
+        if opt is None:
+            return self
+        name = self._name
+        first, *others = (group[name] for group in opt.param_groups)
+        if any(other != first for other in others):
+            raise AttributeError(
+                f"{name}: the param groups differ; see opt.param_groups[i][{name!r}]"
+            )
+        return first
+
+    def __set__(self, opt: Optimizer, value: Any) -> None:
+        hypers = [opt.rule.check({**group.hyper, self._name: value}) for group in opt.param_groups]
+        for group, hyper in zip(opt.param_groups, hypers, strict=True):
+            group.adopt(hyper)
+
+
+class Setting:
+    """An attribute that reads and sets what belongs to an optimizer as a whole."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, opt: Optimizer | None, owner: type[Optimizer]) -> Any:
+        return self if opt is None else opt._settings[self._name]
+
+    def __set__(self, opt: Optimizer, value: Any) -> None:
+        value = checked(self._name, SETTINGS[self._name], value)
+        opt._adopt_settings({**opt._settings, self._name: value})
 
 
 class Optimizer:
@@ -236,6 +271,7 @@ class Optimizer:
 
     rule: ClassVar[Rule]
     _backend: str
+    max_grad_norm, nonfinite = map(Setting, SETTINGS)
 
     def __init__(
         self,
@@ -399,11 +435,12 @@ class Optimizer:
         """
         if self._shows_ema:
             self._refuse_while_ema_shows("step")
-        if self._state_names != [group.state_names for group in self._groups]:
-            self._lay_out(self._groups, self._state, self._plan.steps)
+        for group in self._groups:
+            if not group.planned:
+                self._lay_out(self._groups, self._state, self._plan.steps)
         scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
         judge = self._judge if self._judges else None
-        self._plan.step(self._ordered(grads), self._scalars, scale, judge)
+        self._plan.step(self._ordered(grads), self._groups, scale, judge)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -493,27 +530,17 @@ class Optimizer:
         self._adopt_settings(settings)
         self._skipped = skipped
 
-    def __getattr__(self, name: str) -> Any:
-        if name in SETTINGS:
-            return self._settings[name]
-        if name.startswith("_") or name not in self.rule.kinds:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        first, *others = (group.hyper[name] for group in self._groups)
-        if any(other != first for other in others):
-            raise AttributeError(
-                f"{name}: the param groups differ; see opt.param_groups[i][{name!r}]"
-            )
-        return first
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in cls.rule.kinds:
+            setattr(cls, name, Hyperparameter(name))
+
+    if TYPE_CHECKING:  # the hyperparameters
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in SETTINGS:
-            value = checked(name, SETTINGS[name], value)
-            self._adopt_settings({**self._settings, name: value})
-        elif name in self.rule.kinds:
-            hypers = [self.rule.check({**g.hyper, name: value}) for g in self._groups]
-            for group, hyper in zip(self._groups, hypers, strict=True):
-                group.adopt(hyper)
-        elif name.startswith("_") or hasattr(type(self), name):
+        if name.startswith("_") or hasattr(type(self), name):
             super().__setattr__(name, value)
         else:
             known = ", ".join((*self.rule.kinds, *SETTINGS))
@@ -563,8 +590,8 @@ class Optimizer:
         tensors = list(self._tensors(groups, complete, steps))
         plan = Plan(tensors, self.rule.update, loops, self.rule.trust)
         self._groups, self._state, self._plan = groups, complete, plan
-        self._state_names = [group.state_names for group in groups]
-        self._scalars = [group.scalars for group in groups]
+        for group in groups:
+            group.planned = True
 
     def _tensors(
         self,

@@ -1,8 +1,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ._stages import Scalars
-
 openmp: int
 compiler: str
 
@@ -29,7 +27,7 @@ class Plan:
     def step(
         self,
         grads: Sequence[Any],
-        scalars: Sequence[Callable[[int], tuple[Scalars, Scalars, Scalars]]],
+        groups: Sequence[Any],
         scale: float = 1.0,
         judge: Callable[[float], float | None] | None = None,
     ) -> bool: ...

@@ -20,7 +20,7 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange
 from libc.math cimport INFINITY
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport UINTPTR_MAX, uintptr_t
 from libc.string cimport memcpy
 
 cimport numpy as cnp
@@ -82,12 +82,13 @@ cdef struct Tensor:
     void* squares
     const unsigned char* mask
     int direction  # where a rule with a trust ratio wants u among its arrays
-    bint finished  # whether the stage after the rule has anything to do
     Py_ssize_t group
     Py_ssize_t t  # steps taken
     Py_ssize_t row  # of the scalars of the step under way; -1: no gradient, nothing to do
     Walk* walk  # allocated when a gradient first needs it
     bint gathered  # in the step under way
+    uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
+    uintptr_t gap_high
 
 cdef struct Range:
     uintptr_t low
@@ -184,21 +185,28 @@ cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like):
     walk.axes = count
 
 
-cdef bint same_strides(cnp.ndarray a, cnp.ndarray b):
+cdef inline bint same_strides(cnp.ndarray a, cnp.ndarray b):
     """Tell whether two arrays of one shape run through memory in the same way."""
     cdef int axis
-    if cnp.PyArray_SIZE(a) == 0:
-        return True
     for axis in range(cnp.PyArray_NDIM(a)):
         if (
-            cnp.PyArray_DIM(a, axis) != 1
-            and cnp.PyArray_STRIDE(a, axis) != cnp.PyArray_STRIDE(b, axis)
+            cnp.PyArray_STRIDE(a, axis) != cnp.PyArray_STRIDE(b, axis)
+            and cnp.PyArray_DIM(a, axis) != 1
         ):
-            return False
+            return size_of(a) == 0
     return True
 
 
-cdef bint same_shape(cnp.ndarray a, cnp.ndarray b):
+cdef inline Py_ssize_t size_of(cnp.ndarray a):
+    """Return the number of elements; NumPy's function cannot be inlined."""
+    cdef Py_ssize_t size = 1
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(a)):
+        size *= cnp.PyArray_DIM(a, axis)
+    return size
+
+
+cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b):
     cdef int axis
     if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
         return False
@@ -216,7 +224,7 @@ cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner):
     r.owner = owner
     r.low = <uintptr_t> cnp.PyArray_BYTES(a)
     r.high = r.low
-    if cnp.PyArray_SIZE(a) == 0:
+    if size_of(a) == 0:
         return r
     for axis in range(cnp.PyArray_NDIM(a)):
         reach = (cnp.PyArray_DIM(a, axis) - 1) * cnp.PyArray_STRIDE(a, axis)
@@ -363,7 +371,7 @@ cdef class Plan:
         cdef Tensor* tensor = &self.tensors[i]
         cdef cnp.ndarray array = as_array(labels[0], p)
         check_target(labels[0], array)
-        tensor.size = cnp.PyArray_SIZE(array)
+        tensor.size = size_of(array)
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1
         tensor.direction = 1 + len(state)
@@ -447,16 +455,16 @@ cdef class Plan:
         """The number of steps that each parameter has taken."""
         return [self.tensors[i].t for i in range(self.count)]
 
-    def step(self, grads, scalars, double scale=1.0, judge=None):
+    def step(self, grads, groups, double scale=1.0, judge=None):
         """Take one step, and tell whether it was taken.
 
         Parameters
         ----------
         grads : sequence
             A gradient, or None, for each parameter.
-        scalars : sequence of functions
-            ``scalars[group](t)``: the scalars of a group's t-th step, three tuples: those of the
-            stage before the rule, of the stage after it, and of the rule.
+        groups : sequence
+            ``groups[k].scalars(t)``: the scalars of the t-th step of group k, three tuples: those
+            of the stage before the rule, of the stage after it, and of the rule.
         scale : float, optional
             What all gradients are multiplied by.
         judge : function, optional
@@ -482,7 +490,7 @@ cdef class Plan:
                 if judged is None:
                     return False
                 scale = judged
-            self.fill_rows(scalars, scale)
+            self.fill_rows(groups, scale)
             if self.trust:
                 self.scale_rows()
             if self.loops is None:
@@ -537,7 +545,7 @@ cdef class Plan:
             if not cnp.PyArray_ISWRITEABLE(a):
                 label = self.label(i, k)
                 raise ValueError(f"{label}: expected a writable array, found a read-only one")
-            if cnp.PyArray_BYTES(a) != tensor.data[k] or cnp.PyArray_SIZE(a) != tensor.size:
+            if cnp.PyArray_BYTES(a) != tensor.data[k] or size_of(a) != tensor.size:
                 label = self.label(i, k)
                 raise ValueError(
                     f"{label}: expected the memory that the optimizer was given, "
@@ -547,9 +555,11 @@ cdef class Plan:
 
     cdef int bind_one(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
         cdef cnp.ndarray p = <cnp.ndarray> tensor.arrays[0]
+        cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
+        cdef uintptr_t high = low + tensor.size * tensor.itemsize  # if it is dense, as p is
+        cdef Range r
         if not fits(g, p):
             raise_unfit(self.labels[i][1], self.labels[i][0], g, p)
-        self.check_overlap(i, g)
         tensor.g = cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, p))
         if tensor.gathered:
@@ -558,26 +568,35 @@ cdef class Plan:
                 if not tensor.walk:
                     raise MemoryError
             memory_order(tensor.walk, g, p)
+            r = memory_of(g, i)
+            low, high = r.low, r.high
+        if low < tensor.gap_low or high > tensor.gap_high:
+            self.find_gap(i, tensor, low, high)
         return 0
 
-    cdef int check_overlap(self, Py_ssize_t i, cnp.ndarray g) except -1:
-        """Raise if a step would write into the gradient while reading it."""
-        cdef Range r = memory_of(g, i)
-        cdef Py_ssize_t low = 0, high = self.range_count, middle
-        while low < high:  # the first range that ends behind the start of g
-            middle = (low + high) >> 1
-            if self.ranges[middle].high <= r.low:
-                low = middle + 1
+    cdef int find_gap(
+        self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high
+    ) except -1:
+        """Find the gap that a gradient lies in; raise if a step would write into it."""
+        cdef Py_ssize_t first = 0, behind = self.range_count, middle
+        if low == high:
+            return 0
+        while first < behind:  # for the first range that ends behind the start of g
+            middle = (first + behind) >> 1
+            if self.ranges[middle].high <= low:
+                first = middle + 1
             else:
-                high = middle
-        if r.low < r.high and low < self.range_count and self.ranges[low].low < r.high:
+                behind = middle
+        tensor.gap_low = self.ranges[first - 1].high if first > 0 else 0
+        tensor.gap_high = self.ranges[first].low if first < self.range_count else UINTPTR_MAX
+        if high > tensor.gap_high:
             raise ValueError(
                 f"{self.labels[i][1]}: expected memory apart from all parameters and state, found "
-                f"memory shared with {self.labels[self.ranges[low].owner][0]} or its state"
+                f"memory shared with {self.labels[self.ranges[first].owner][0]} or its state"
             )
         return 0
 
-    cdef fill_rows(self, scalars, double scale):
+    cdef fill_rows(self, groups, double scale):
         """Compute the scalars of this step: one row for each group and step count."""
         cdef Py_ssize_t i, row = -1, group = -1, t = -1
         cdef Tensor* tensor
@@ -589,17 +608,17 @@ cdef class Plan:
                 continue
             if self.trust or tensor.group != group or tensor.t != t:
                 group, t = tensor.group, tensor.t
-                row = self.row_of(seen, scalars, scale, group, t)
+                row = self.row_of(seen, groups, scale, group, t)
             tensor.row = row
         self.store_rows()
 
     cdef Py_ssize_t row_of(
-        self, dict seen, scalars, double scale, Py_ssize_t group, Py_ssize_t t
+        self, dict seen, groups, double scale, Py_ssize_t group, Py_ssize_t t
     ) except -1:
         row = len(self.row_scalars)
         first = seen.setdefault((group, t), row)
         if first == row:
-            first_stage, last_stage, own = scalars[group](t + 1)
+            first_stage, last_stage, own = groups[group].scalars(t + 1)
             if scale != 1:
                 first_stage = scale * first_stage[0], *first_stage[1:]
             self.row_scalars.append((first_stage, last_stage, own))
@@ -611,22 +630,12 @@ cdef class Plan:
 
     cdef store_rows(self):
         cdef Py_ssize_t i
-        cdef double* bounds
-        cdef Tensor* tensor
         self.grow_rows(len(self.row_scalars))
         for i in range(len(self.row_scalars)):
             first, last, own = self.row_scalars[i]
             self.store(i * SCALARS, first)
             self.store(i * SCALARS + BEFORE, last)
             self.store(i * SCALARS + BEFORE + AFTER, own)
-        for i in range(self.count):
-            tensor = &self.tensors[i]
-            if tensor.row >= 0:
-                bounds = &self.scalars64[tensor.row * SCALARS + BEFORE]
-                tensor.finished = (
-                    tensor.data[EMA] or tensor.mask
-                    or bounds[0] > -INFINITY or bounds[1] < INFINITY
-                )
 
     cdef store(self, Py_ssize_t at, tuple values):
         cdef Py_ssize_t k
@@ -855,7 +864,11 @@ cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) no
     cdef double[TILE] tile
     cdef real g
     cdef Py_ssize_t end = start + n
-    if not tensor.gathered and not tensor.finished:
+    cdef bint more = (
+        tensor.data[EMA] != NULL or tensor.mask != NULL
+        or row[BEFORE] > -INFINITY or row[BEFORE + 1] < INFINITY
+    )
+    if not tensor.gathered and not more:
         call(row, tensor, start, n, <real> tensor.g + start, <real> NULL)
         return
     while start < end:
@@ -866,7 +879,7 @@ cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) no
         else:
             g = <real> tensor.g + start
         call(row, tensor, start, n, g, <real> NULL)
-        if tensor.finished:
+        if more:
             finish(row + BEFORE, tensor, start, n)
         start += n
 

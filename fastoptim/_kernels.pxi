@@ -268,7 +268,8 @@ cdef double squares(Py_ssize_t n, array g, double scale) noexcept nogil:
         lanes[k] = 0
     for i in range(0, whole, 16):
         for k in range(16):
-            x = scale * g[i + k]
+            x = g[i + k]
+            x = x if scale == 1 else scale * x
             lanes[k] += x * x
     for k in range(n - whole):
         x = scale * g[whole + k]

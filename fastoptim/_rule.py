@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, get_type_hints
+from types import SimpleNamespace
+from typing import Any
 
 from . import _stages
 from ._engine import Plan
 from ._kinds import Count, Kind, checked
 from ._stages import Scalars
+
+ScalarsOfStep = Callable[[int], tuple[Scalars, Scalars, Scalars]]
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -21,7 +23,7 @@ def hyperparameters(
     scalars: Callable[..., Scalars], first: int = 1
 ) -> tuple[dict[str, Kind], dict[str, Any]]:
     """Return the kinds and the defaults in a signature, from the first hyperparameter on."""
-    hints = get_type_hints(scalars, include_extras=True)
+    hints = inspect.get_annotations(scalars, eval_str=True)
     found = list(inspect.signature(scalars).parameters.values())[first:]
     kinds = {h.name: hints[h.name].__metadata__[0] for h in found}
     return kinds, {h.name: h.default for h in found}
@@ -122,9 +124,8 @@ class Rule:
                 expected, found = ("an array", "None") if array is None else ("None", "an array")
                 raise TypeError(f"{name}: expected {expected}{given}, found {found}")
         tensor = ("p", "g", *self.state), 0, step - 1, p, tuple(state.values()), None, None
-        before, after, own = self.scalars_of(self.at(hyper, step - 1))
-        plan = Plan([tensor], self.update, loops, self.trust)
-        plan.step((g,), [lambda t: (before, after, own(t))])
+        group = SimpleNamespace(scalars=self.scalars_of(hyper))
+        Plan([tensor], self.update, loops, self.trust).step((g,), [group])
 
     def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters, checked one by one and together."""
@@ -134,8 +135,7 @@ class Rule:
                 raise TypeError(f"{name}: {self.name} has no such argument; it has {known}")
         given = {name: hyper.get(name, default) for name, default in self.defaults.items()}
         values = self.at(given, 0)
-        *_, own = self.scalars_of(values)
-        own(1)  # raises where two of them do not go together
+        self.scalars_of(values)(1)  # raises where two of them do not go together
         return {name: given[name] if is_schedule(given[name]) else values[name] for name in given}
 
     def at(self, hyper: Mapping[str, Any], t: int) -> dict[str, Any]:
@@ -144,20 +144,21 @@ class Rule:
             name: checked(name, kind, value_at(hyper[name], t)) for name, kind in self.kinds.items()
         }
 
-    def scalars_of(
-        self, hyper: Mapping[str, Any]
-    ) -> tuple[Scalars, Scalars, Callable[[int], Scalars]]:
-        """Return the scalars of the stages before and after, and how to get those of a step."""
-        before = {name: hyper[name] for name in BEFORE}
+    def scalars_of(self, hyper: Mapping[str, Any]) -> ScalarsOfStep:
+        """Return how to get the scalars of a step: of the stages before and after, and the rule's.
+
+        What is the same for all steps is computed now, and the rest with positional arguments: in
+        a step of a small array this is where most of the time goes.
+        """
+        if any(map(is_schedule, hyper.values())):
+            return lambda t: self.scalars_of(self.at(hyper, t - 1))(t)
+        first = {name: hyper[name] for name in BEFORE}
         if hyper.get("decoupled_weight_decay"):
-            before["weight_decay"] = 0.0
-        after = {name: hyper[name] for name in AFTER}
-        own = {name: hyper[name] for name in self.own}
-        return (
-            _stages.before_scalars(1.0, **before),
-            _stages.after_scalars(**after),
-            partial(self.scalars, **own),
-        )
+            first["weight_decay"] = 0.0
+        before = _stages.before_scalars(1.0, **first)
+        after = _stages.after_scalars(**{name: hyper[name] for name in AFTER})
+        scalars, own = self.scalars, [hyper[name] for name in self.own]
+        return lambda t: (before, after, scalars(t, *own))
 
     def state_for(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of the state arrays that exist with these hyperparameters."""

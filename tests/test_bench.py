@@ -4,28 +4,63 @@ import argparse
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 
 import fastoptim as fo
-from fastoptim import _engine, _roofline, bench, cli, contenders
-from fastoptim.contenders import CASES, CONTENDERS, DTYPES, Cell, Size
+from fastoptim import _engine, _roofline, bench, cli, optimizers
+from fastoptim.bench import contenders, loop, report, rivals, sections, timing
+from fastoptim.bench.cases import CASES, DTYPES, Cell, Size
+from fastoptim.bench.contenders import CONTENDERS, FACTORS
+from fastoptim.bench.loop import Training
+from fastoptim.bench.rivals import RIVALS, Run, UnavailableError
 
 SMALL = Size(3, 1001)
 ADAM = Cell(CASES["Adam"], SMALL, "float32")
+TINY = Training(CASES["Adam"], (5, 4, 3), 2)
+NUMPY = ["NumPy plain", "NumPy in place"]
+# What is imported for each rival.
+MODULES = {
+    **dict.fromkeys(("torch default", "torch foreach", "torch fused"), "torch"),
+    "DeepSpeed": "deepspeed",
+    "numba": "numba",
+    "numexpr": "numexpr",
+    "optax": "optax",
+    "thinc": "thinc",
+    "scikit-learn": "sklearn",
+}
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(bench, "PAUSE", 0)
-    monkeypatch.setattr(bench, "TURN", 0)
+    monkeypatch.setattr(timing, "PAUSE", 0)
+    monkeypatch.setattr(timing, "TURN", 0)
 
 
 @pytest.fixture
-def without_torch(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
+def tiny(monkeypatch):
+    """Make the benchmark so small that no one minds waiting for it."""
+    monkeypatch.setattr(sections, "SIZES", (Size(1, 64), SMALL))
+    monkeypatch.setattr(sections, "MILLION", Size(1, 5000))
+    monkeypatch.setattr(sections, "MANY", [Size(t, n) for n in (16, 1000) for t in (1, 3, 100)])
+    monkeypatch.setattr(sections, "SCALE", [Size(1, 100), Size(1, 1000), Size(1, 10_000)])
+    monkeypatch.setattr(loop, "WIDTHS", [TINY.widths])
+    monkeypatch.setattr(loop, "BATCH_SIZES", [2, 3])
+
+
+@pytest.fixture
+def without_rivals(monkeypatch):
+    for module in MODULES.values():
+        monkeypatch.setitem(sys.modules, module, None)
+
+    def version(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(rivals, "version", version)
 
 
 def run(*argv):
@@ -34,34 +69,80 @@ def run(*argv):
     return bench.main(parser.parse_args(argv))
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_optimizer_has_a_case():
+    assert [name for name in optimizers.__all__ if name not in CASES] == []
+
+
+ADAMS = {"Adam", "AdamW", "AdamW-clip-EMA"}
+TORCH = CASES.keys() - {"Lion", "AdaBelief", "LAMB", "LARS"}
+SGDS = {"SGD", "SGD-momentum"}
+# The cases that each has; in float64, only the first four and those of torch and optax.
+HAVE = {
+    "fastoptim": CASES.keys(),
+    "reference": CASES.keys(),
+    "NumPy plain": CASES.keys(),
+    "NumPy in place": {*ADAMS, *SGDS, "Momentum", "RMSprop", "Adagrad"},
+    "torch default": TORCH,
+    "torch foreach": TORCH,
+    "torch fused": {*ADAMS, *SGDS, "Momentum", "Adagrad"},
+    "DeepSpeed": {"Adam", "AdamW"},
+    "numba": {"SGD", "Adam"},
+    "numexpr": {"SGD", "Adam"},
+    "optax": {*SGDS, "RMSprop", "Adam", "AdamW", "Lion", "AdaBelief", "LAMB", "LARS"},
+    "thinc": {"Adam"},
+    "scikit-learn": {*SGDS, "Adam"},
+}
+AGREE = [
+    (case, dtype, name)
+    for name, cases in HAVE.items()
+    for case in sorted(cases)
+    for dtype in DTYPES
+    if dtype == "float32" or name not in ("DeepSpeed", "thinc")
+]
+
+
+@pytest.mark.parametrize(("case", "dtype", "name"), AGREE)
 def test_every_contender_agrees_with_the_reference(case, dtype, name):
-    if name.startswith("torch"):
-        pytest.importorskip("torch")
-    if (case.name, name) == ("RMSprop", "torch fused"):
-        pytest.skip("torch has not written a fused RMSprop")
-    step = contenders.prepare(name, Cell(case, SMALL, dtype))
+    if name in MODULES:
+        pytest.importorskip(MODULES[name])
+    step = contenders.prepare(name, Cell(CASES[case], SMALL, dtype))
     step()
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_what_a_library_has_not_is_said(name):
+    if name in MODULES:
+        pytest.importorskip(MODULES[name])
+    for case in CASES.keys() - HAVE[name]:
+        with pytest.raises(UnavailableError, match="none"):
+            contenders.prepare(name, Cell(CASES[case], SMALL, "float32"))
+    if name in ("DeepSpeed", "thinc"):
+        with pytest.raises(UnavailableError, match="none"):
+            contenders.prepare(name, Cell(CASES["Adam"], SMALL, "float64"))
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_what_is_not_installed_is_said(without_rivals, name):
+    with pytest.raises(UnavailableError, match="absent"):
+        contenders.prepare(name, ADAM)
 
 
 def scaled(case, params, grads):
     hyper = {**case.hyper, "lr": case.hyper["lr"] * 1.001}
-    return partial(fo.Adam(params, **hyper).step, grads)
+    return Run(partial(fo.Adam(params, **hyper).step, grads))
 
 
 def with_other_betas(case, params, grads):  # which a gradient that never changes would not show
-    return partial(fo.Adam(params, **{**case.hyper, "betas": (0.8, 0.999)}).step, grads)
+    return Run(partial(fo.Adam(params, **{**case.hyper, "betas": (0.8, 0.999)}).step, grads))
 
 
 def without_the_last(case, params, grads):
-    return partial(fo.Adam(params[:-1], **case.hyper).step, grads[:-1])
+    return Run(partial(fo.Adam(params[:-1], **case.hyper).step, grads[:-1]))
 
 
 def with_a_nan(case, params, grads):
     params[-1][-1] = np.nan
-    return partial(fo.Adam(params, **case.hyper).step, grads)
+    return Run(partial(fo.Adam(params, **case.hyper).step, grads))
 
 
 @pytest.mark.parametrize("wrong", [scaled, with_other_betas, without_the_last, with_a_nan])
@@ -71,13 +152,37 @@ def test_a_wrong_contender_is_refused(monkeypatch, wrong):
         contenders.prepare("wrong", ADAM)
 
 
-def test_nobody_is_timed_beside_a_wrong_contender(monkeypatch, capsys):
-    monkeypatch.setitem(CONTENDERS, "NumPy plain", scaled)
-    monkeypatch.setattr(bench, "take_turns", lambda *_: pytest.fail("timed"))
-    assert run("--quick") == 1
+@pytest.mark.parametrize("more", [[], ["--rivals"], ["--many"], ["--scale"], ["--loop"]])
+def test_nobody_is_timed_beside_a_wrong_contender(tiny, monkeypatch, capsys, more):
+    name = "NumPy in place"  # of all sections
+    monkeypatch.setitem(CONTENDERS, name, scaled)
+    for module in (timing, loop):
+        monkeypatch.setattr(module, "take_turns", lambda *_: pytest.fail("timed"))
+    assert run("--quick", *more) == 1
     out, err = capsys.readouterr()
     assert not out
-    assert "wrong result of NumPy plain: Adam float32" in err
+    assert f"wrong result of {name}: Adam" in err
+
+
+def test_a_rule_that_changes_late_is_checked_late(monkeypatch):
+    """RAdam begins to divide by the root of v at its sixth step."""
+
+    def never_divides(case, params, grads):
+        p, g, t = params[0], grads[0], 0
+        optimizer = fo.RAdam(p, **case.hyper)
+
+        def step():
+            nonlocal t
+            t += 1
+            if t < 6:
+                optimizer.step(g)
+
+        return Run(step)
+
+    monkeypatch.setitem(CONTENDERS, "wrong", never_divides)
+    with pytest.raises(contenders.WrongResultError):
+        contenders.prepare("wrong", Cell(CASES["RAdam"], Size(1, 100), "float32"))
+    assert FACTORS[-1] == 1
 
 
 def test_the_check_leaves_the_gradients_as_they_were(monkeypatch):
@@ -97,7 +202,8 @@ def around(averages_from=lambda optimizer: optimizer.ema, **changed):
 
     def contender(case, params, grads):
         optimizer = fo.AdamW(params, **case.hyper, **{**case.around, **changed})
-        return lambda: optimizer.step(grads) or averages_from(optimizer)
+        averages = averages_from(optimizer)
+        return Run(partial(optimizer.step, grads), lambda: [*params, *averages])
 
     return contender
 
@@ -121,7 +227,7 @@ def test_a_wrong_average_or_no_clipping_is_refused(monkeypatch, wrong, dtype):
         contenders.prepare("wrong", cell)
 
 
-@pytest.mark.parametrize("name", ["fastoptim", "NumPy plain", "NumPy in place"])
+@pytest.mark.parametrize("name", ["fastoptim", *NUMPY])
 def test_every_step_clips_anew(monkeypatch, name):
     seen = []
 
@@ -146,22 +252,23 @@ def test_the_probe_reads_all(n, threads):
         _roofline.read(np.ones((2, 3)).T, threads)
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW-clip-EMA"])
+@pytest.mark.parametrize("name", ["Adam", "AdamW-clip-EMA", "LARS", "LAMB"])
 def test_the_probe_moves_the_bytes_of_the_step(monkeypatch, name):
     moved = []
-    monkeypatch.setattr(bench, "read", lambda g, _: moved.append(g.nbytes))
+    monkeypatch.setattr(timing, "read", lambda g, _: moved.append(g.nbytes))
     monkeypatch.setattr(
-        bench,
+        timing,
         "stream",
         lambda p, g, state, _: moved.append(g.nbytes + 2 * sum(a.nbytes for a in (p, *state))),
     )
     cell = Cell(CASES[name], SMALL, "float32")
-    bench.probe(cell, 1)()
+    timing.probe(cell, 1)()
     assert sum(moved) == cell.traffic
 
 
 @pytest.mark.parametrize(
-    ("case", "arrays"), [("SGD", 3), ("Momentum", 5), ("Adam", 7), ("AdamW-clip-EMA", 10)]
+    ("case", "arrays"),
+    [("SGD", 3), ("Momentum", 5), ("Adam", 7), ("AdamW-clip-EMA", 10), ("LARS", 7), ("LAMB", 11)],
 )
 def test_traffic(case, arrays):
     assert Cell(CASES[case], Size(2, 10), "float32").traffic == 2 * 10 * 4 * arrays
@@ -169,16 +276,32 @@ def test_traffic(case, arrays):
 
 def test_contenders_take_turns():
     turns = []
-    steps = {name: partial(turns.append, name) for name in ("fastoptim", "other")}
-    seconds = bench.take_turns(steps, budget=0)
-    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys(steps, 5)
-    timed = turns[-20:]  # each turn is one step to warm up and one that is timed
-    assert timed == ["fastoptim", "fastoptim", "other", "other"] * 5
+
+    def turn(name, repetitions):
+        turns.append(name)
+        return len(turns), repetitions
+
+    found = timing.take_turns({name: partial(turn, name) for name in ("fastoptim", "other")}, 0)
+    assert turns[-20:] == ["fastoptim", "fastoptim", "other", "other"] * 5  # to warm up, to time
+    n = len(turns)
+    assert found == {
+        "fastoptim": [(n - k, 1) for k in (18, 14, 10, 6, 2)],
+        "other": [(n - k, 1) for k in (16, 12, 8, 4, 0)],
+    }
 
 
 def test_a_ratio_is_the_median_of_the_ratios_of_each_round():
     seconds = {"fastoptim": [1.0, 2.0, 4.0], "NumPy plain": [10.0, 10.0, 10.0]}
-    assert bench.Result(ADAM, 1, seconds, {}).ratio("NumPy plain") == 5
+    assert timing.Result(ADAM, 1, seconds, {}).ratio("NumPy plain") == 5
+
+
+def test_what_would_take_minutes_is_not_timed(monkeypatch):
+    monkeypatch.setitem(timing.MOST_TENSORS, "NumPy plain", 9)
+    monkeypatch.setitem(timing.MOST_ELEMENTS, "NumPy in place", 99)
+    cell = Cell(CASES["SGD"], Size(10, 10), "float32")
+    result = timing.measure(cell, NUMPY, 0)
+    assert result.seconds.keys() == {"fastoptim", "probe"}
+    assert result.left_out == dict.fromkeys(NUMPY, "slow")
 
 
 def test_a_large_step_uses_more_threads():
@@ -190,54 +313,232 @@ def test_a_large_step_uses_more_threads():
         _engine.set_limit(before)
 
 
-def test_the_record(without_torch, tmp_path, capsys):
-    file = tmp_path / "record.json"
-    assert run("--quick", "--json", str(file)) == 0
+def recorded(*argv, file):
+    assert run("--quick", "--json", str(file), *argv) == 0
+    return json.loads(file.read_text())
+
+
+MACHINE = {"CPU", "CPUs", "fastoptim", "Python", "NumPy", "level", "compiler", "idle workers"}
+
+
+def test_the_record(tiny, without_rivals, tmp_path, capsys):
+    record = recorded(file=tmp_path / "record.json")
     out = capsys.readouterr().out
     assert "Adam, float32" in out
     assert "absent" in out
     assert all(name in out for name in CASES)  # in 80 columns
 
-    record = json.loads(file.read_text())
     machine = record["machine"]
     assert machine["CPU"]
-    assert machine["torch"] == "absent"
     assert machine["threads"] == fo.get_num_threads()
-    assert {"fastoptim", "Python", "NumPy", "level", "compiler"} <= machine.keys()
+    assert machine.keys() >= MACHINE
+    assert [machine[package] for package in rivals.PACKAGES] == ["absent"] * len(rivals.PACKAGES)
 
     results = record["results"]
+    assert {result["section"] for result in results} == {"steps", "rules"}
     assert {result["optimizer"] for result in results} == CASES.keys()
     adam = {(r["dtype"], r["tensors"], r["elements"]) for r in results if r["optimizer"] == "Adam"}
-    sizes = {(1, 64), (1, 4096), (1, 65_536), (1, 1_000_000), (1000, 1_000_000)}
-    assert adam == {(dtype, *size) for dtype in DTYPES for size in sizes}
+    assert adam == {(dtype, *size) for dtype in DTYPES for size in [(1, 64), (3, 3003)]}
+    assert record["loops"] == []
     for result in results:
+        assert_complete(result, {"reference", *NUMPY}, {"torch default", "torch fused"})
+
+
+def assert_complete(result, timed, absent):
+    """Assert that a cell's record has every field, about these contenders."""
+    assert result["rounds"] >= 5
+    assert result["threads"] >= 1
+    medians = result["median_seconds"]
+    written = {name for name in timed if result["optimizer"] in HAVE[name]}
+    assert medians.keys() == {"fastoptim", "probe"} | written
+    assert result["speedup_over"].keys() == written
+    assert all(ratio > 0 for ratio in result["speedup_over"].values())
+    left_out = dict.fromkeys(timed - written, "none")
+    for name in absent:  # what its library has not written is "none" wherever that is known
+        left_out[name] = result["left_out"][name]
+        assert left_out[name] in ("absent", "none")
+    assert result["left_out"] == left_out
+    assert result["gb_per_second"]["fastoptim"] == pytest.approx(
+        result["bytes"] / medians["fastoptim"] / 1e9
+    )
+    assert result["nanoseconds_per_tensor"] == pytest.approx(
+        {name: 1e9 * seconds / result["tensors"] for name, seconds in medians.items()}
+    )
+    assert result["share_of_probe"] > 0
+
+
+def test_the_record_of_the_other_sections(tiny, without_rivals, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "plot.png"
+    record = recorded(
+        *("--rivals", "--many", "--scale", "--loop", "--plot", str(plot)),
+        file=tmp_path / "record.json",
+    )
+    out = capsys.readouterr().out
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert all(name in out for name in (*RIVALS, *NUMPY, "absent", "Training loops"))
+    assert max(map(len, out.splitlines())) <= 80
+
+    sizes = {}
+    for result in record["results"]:
+        name = result["section"]
+        theirs = getattr(sections, {"rivals": "RIVALS"}.get(name, f"FOR_{name.upper()}"))
+        assert_complete(result, {*theirs} - MODULES.keys(), {*theirs} & MODULES.keys())
+        sizes.setdefault(name, []).append(
+            (result["optimizer"], result["dtype"], result["tensors"], result["elements"])
+        )
+    tiny_sizes = [(1, 64), (3, 3003)]
+    assert sizes["rivals"] == [
+        *(("Adam", "float32", *size) for size in tiny_sizes),
+        ("Adam", "float64", 1, 5000),
+        ("SGD", "float32", 1, 5000),
+    ]
+    assert [size[2:] for size in sizes["many"]] == [(t, 16 * t) for t in (1, 3, 100)] + [
+        (t, 1000 * t) for t in (1, 3)
+    ]
+    assert [size[3] for size in sizes["scale"]] == [100, 1000]
+    assert record["left_out"] == {
+        "Adam float32 100 x 1,000": "more than 5,000 elements",
+        "Adam float32 10,000": "more than 5,000 elements",
+    }
+    assert "left out: Adam float32 10,000: more than 5,000 elements" in out
+
+    assert [(r["network"], r["batch"]) for r in record["loops"]] == [("5-4-3", 2), ("5-4-3", 3)]
+    for result in record["loops"]:
+        others = {
+            "reference",
+            *NUMPY,
+            *({loop.SHARED} if hasattr(fo, "share_blas_threads") else ()),
+        }
         assert result["rounds"] >= 5
         assert result["threads"] >= 1
-        numpy = {"reference", "NumPy plain", "NumPy in place"}
-        assert result["median_seconds"].keys() == {"fastoptim", "probe"} | numpy
-        assert result["speedup_over"].keys() == numpy
-        assert result["left_out"] == {"torch default": "absent", "torch fused": "absent"}
-        assert result["gb_per_second"]["fastoptim"] == pytest.approx(
-            result["bytes"] / result["median_seconds"]["fastoptim"] / 1e9
-        )
-        assert result["share_of_probe"] > 0
+        assert result["iteration_seconds"].keys() == {"fastoptim", *others}
+        assert result["matrix_seconds"].keys() == {"no step", "fastoptim", *others}
+        assert result["matrix_slowdown"].keys() == {"fastoptim", *others}
+        assert result["speedup_over"].keys() == others
 
 
-def test_one_optimizer_beside_torch(capsys):
+def test_what_does_not_fit_into_memory_is_left_out(tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sections, "free_memory", lambda: 150_000)
+    record = recorded("--scale", file=tmp_path / "record.json")
+    assert [result["elements"] for result in record["results"]] == [100, 1000]
+    monkeypatch.setattr(sections, "free_memory", lambda: 20_000)
+    record = recorded("--scale", file=tmp_path / "record.json")
+    assert [result["elements"] for result in record["results"]] == [100]
+    assert "Adam float32 1,000: needs 0.0 GB of memory" in capsys.readouterr().out
+
+
+def test_the_memory_of_a_cell():
+    cell = Cell(CASES["Adam"], Size(1, 1000), "float32")
+    # fastoptim, the probe and one more, the reference and its temporaries, of 4 bytes an element
+    assert sections.memory(cell, ["NumPy plain"]) == 4000 * (4 * 4 + 4)
+    assert sections.free_memory() > 1e6
+
+
+def test_the_gradients_of_a_loop_are_those_of_its_loss():
+    training = Training(CASES["Adam"], (5, 4, 4, 3), 7, "float64")
+    params, grads = training.arrays()
+    x, y = training._batches[0]
+
+    def loss():
+        z = x
+        for i in range(0, len(params), 2):
+            z = (np.maximum(z, 0) if i else z) @ params[i] + params[i + 1]
+        return np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y])
+
+    for p, g in zip(params, grads, strict=True):
+        for index in np.ndindex(p.shape):
+            old = p[index]
+            p[index] = old + 1e-6
+            above = loss()
+            p[index] = old - 1e-6
+            below = loss()
+            p[index] = old
+            assert g[index] == pytest.approx((above - below) / 2e-6, abs=1e-8)
+
+
+def test_a_loop_takes_its_steps():
+    params = {}
+    for name in ("fastoptim", "reference"):
+        turn = loop.turn_of(TINY, name)
+        matrices, step = turn(3)
+        assert matrices > 0
+        assert step > 0
+        params[name], start = turn.args[1], turn.args[3]
+    np.testing.assert_equal(params["fastoptim"], params["reference"])
+    assert not np.array_equal(params["fastoptim"][0], start[0])
+    alone = loop.turn_of(TINY, None)
+    alone(3)
+    np.testing.assert_equal(alone.args[1], alone.args[3])
+
+
+def test_the_figures_of_a_loop():
+    seconds = {
+        "fastoptim": [(1.0, 1.0), (2.0, 1.0), (3.0, 1.0)],
+        "reference": [(2.0, 4.0), (2.0, 4.0), (1.0, 1.0)],
+        "no step": [(1.0, 0.0), (1.0, 0.0), (2.0, 0.0)],
+    }
+    result = loop.LoopResult(TINY, 1, seconds)
+    assert result.iteration("fastoptim") == 3
+    assert result.matrices("no step") == 1
+    assert result.ratio("reference") == 2
+    assert result.slowdown("fastoptim") == 1.5
+
+
+def test_a_loop_shares_threads_where_that_is_possible(monkeypatch):
+    inside = []
+
+    @contextmanager
+    def share():
+        inside.append(True)
+        yield
+
+    monkeypatch.setattr(fo, "share_blas_threads", share, raising=False)
+    assert loop.SHARED in loop.measure(TINY, 0).seconds
+    assert inside
+
+
+def test_one_optimizer_beside_torch(tiny, capsys):
     pytest.importorskip("torch")
     assert run("--quick", "--optimizer", "RMSprop") == 0
     out = capsys.readouterr().out
     assert "RMSprop, float64" in out
     assert "Other rules" not in out
     assert "none" in out  # torch fused
-    assert "absent" not in out.replace("absent: not installed", "")
+    assert "absent" not in out[out.index("\n\n") :].replace("absent: not installed", "")
 
 
-@pytest.mark.parametrize("file", ["", "missing/record.json"])
-def test_a_file_that_cannot_be_written_is_refused_at_once(monkeypatch, tmp_path, capsys, file):
-    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
-    assert cli.main(["bench", "--json", str(tmp_path / file)]) == 2
-    assert "--json: cannot write" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize("file", ["x.png/x.png", "missing/record.png"])
+def test_a_file_that_cannot_be_written_is_refused_at_once(
+    monkeypatch, tmp_path, capsys, option, file
+):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "x.png").touch()
+    monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured"))
+    assert cli.main(["bench", "--scale", option, str(tmp_path / file)]) == 2
+    assert f"{option}: cannot write" in capsys.readouterr().err
+
+
+def test_a_plot_without_anything_to_plot_is_refused(capsys):
+    assert cli.main(["bench", "--plot", "x.png"]) == 2
+    assert "--plot: expected --scale or --many with it" in capsys.readouterr().err
+    assert cli.main(["bench", "--scale", "--plot", "x.json"]) == 2
+    assert "--plot: expected a file named *.png, found x.json" in capsys.readouterr().err
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(["bench", "--scale", "--plot", "x.png"]) == 2
+    assert 'python -m pip install "fastoptim[plot]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2e-7, "200.0 ns"), (3.5e-6, "3.5 us"), (0.000999, "999.0 us"), (0.02, "20.00 ms")],
+)
+def test_duration(seconds, text):
+    assert report.duration(seconds) == text
 
 
 def test_without_rich_it_says_what_to_install(monkeypatch, capsys):
@@ -251,7 +552,8 @@ def test_without_rich_it_says_what_to_install(monkeypatch, capsys):
 
 
 def test_importing_it_imports_nothing_heavy():
-    program = "import sys, fastoptim.bench; print({'rich', 'torch', 'pytest'} & sys.modules.keys())"
+    heavy = {"rich", "matplotlib", "pytest", "jax", *MODULES.values()}
+    program = f"import sys, fastoptim.bench; print({heavy} & sys.modules.keys())"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -303,7 +303,6 @@ def test_a_step_whose_threads_are_busy_runs_alone():
     )(_pool.blas_callback)
     holder = threading.Thread(target=callback, args=(1, job, 1, 0, None, 0))
     grain = _engine.set_grain(1)
-    threads = fo.get_num_threads()
     try:
         with fo.share_blas_threads():
             fo.set_num_threads(2)
@@ -316,7 +315,7 @@ def test_a_step_whose_threads_are_busy_runs_alone():
         free.set()
         holder.join(60)
         _engine.set_grain(grain)
-        fo.set_num_threads(threads)
+        fo.set_num_threads(None)
     assert not holder.is_alive()
 
 

@@ -339,7 +339,7 @@ class TestMask:
         with pytest.raises(error) as caught:
             fo.SGD([np.ones(2)], mask=[mask])
         assert message in str(caught.value)
-        with pytest.raises(ValueError, match="mask: expected 1 gradients"):
+        with pytest.raises(ValueError, match="mask: expected 1 arrays"):
             fo.SGD([np.ones(2)], mask=[None, None])
 
 

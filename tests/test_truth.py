@@ -297,10 +297,10 @@ def test_against_extended_precision(cls, chosen):
     names = cls.rule.state_for(hyper)
     arrays = {s: np.full(200, cls.rule.start_of(s, hyper), np.longdouble) for s in names}
     for t, g in enumerate(grads, start=1):
-        common, _, own = cls.rule.scalars_of(hyper)
+        common, _, own = cls.rule.scalars_of(hyper)(t)
         seen = before(g, exact, *map(np.longdouble, common))
         state = [arrays.get(s) for s in cls.rule.state]
-        scalars = list(map(np.longdouble, own(t)))
+        scalars = list(map(np.longdouble, own))
         if cls.rule.trust:
             u = np.empty_like(exact)
             cls.rule.update(exact, seen, *state, u, *scalars)

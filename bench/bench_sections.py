@@ -1,0 +1,20 @@
+"""The cells of ``fastoptim bench --rivals --many --scale``, each contender in a row of its own."""
+
+import pytest
+
+from fastoptim.bench import sections
+from fastoptim.bench.cases import CASES
+
+ADAM = CASES["Adam"]
+SECTIONS = [make(ADAM, False) for make in (sections.rivals, sections.many, sections.scale)]
+STEPS = [
+    pytest.param(cell, contender, id=f"{section.name}-{cell}-{contender}")
+    for section in SECTIONS
+    for cell in section.cells
+    for contender in ("fastoptim", *section.rivals)
+]
+
+
+@pytest.mark.parametrize(("cell", "contender"), STEPS)
+def test_step(time_step, cell, contender):
+    time_step(cell, contender)

@@ -1,0 +1,162 @@
+"""The arguments of ``fastoptim bench``, and what happens then."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastoptim.cli import CommandError
+
+from . import loop, plot, report, sections, timing
+from .cases import CASES
+from .contenders import WrongResultError
+from .loop import LoopResult, Training
+from .sections import Section
+from .timing import BUDGET, Result
+
+Results = dict[tuple[str, Any], Result]  # of a section's name and a cell
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``fastoptim bench``."""
+    parser.description = (
+        "Time the step of an optimizer beside a memory probe, NumPy and torch, in float32 and "
+        "float64, and then the steps of all other rules. The options --rivals, --loop, --many and "
+        "--scale measure something else instead, and can be combined. Every contender's result "
+        "is checked before it is timed. The exit status is 1 if a result was wrong, 2 if the "
+        "benchmark cannot run."
+    )
+    parser.add_argument(
+        "--rivals",
+        action="store_true",
+        help="Adam and SGD beside all other libraries that are installed (the extras rivals, torch "
+        "and deepspeed bring them); the others are named as absent",
+    )
+    parser.add_argument(
+        "--loop",
+        action="store_true",
+        help="training loops of networks of five sizes: products and steps in alternation",
+    )
+    parser.add_argument(
+        "--many",
+        action="store_true",
+        help="1 to 100,000 tensors of 16 to 100,000 elements: takes some minutes",
+    )
+    parser.add_argument(
+        "--scale",
+        action="store_true",
+        help="one tensor of 100 to 250,000,000 elements, as the memory allows",
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=list(CASES),
+        metavar="NAME",
+        help=f"time this one only: {', '.join(CASES)} (default: Adam, then the others briefly)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="fewest rounds, no more than 1,000,000 elements, the two smallest networks",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the record to this file")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="with --scale or --many: draw time against elements or tensors, as a PNG",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, print the tables, write the record; return 1 if a contender was wrong."""
+    _check_files(args)
+    machine = report.environment()
+    todo, trainings = _chosen(args)
+    try:
+        results, loops = _measured(todo, trainings, args.quick)
+    except WrongResultError as error:
+        print(f"fastoptim bench: wrong result of {error}", file=sys.stderr)
+        return 1
+    report.show(machine, todo, results, loops)
+    record = {
+        "machine": machine,
+        "results": [{"section": name, **r.record()} for (name, _), r in results.items()],
+        "loops": [loop.record() for loop in loops],
+        "left_out": {str(cell): why for s in todo for cell, why in s.left_out.items()},
+    }
+    if args.json:
+        args.json.write_text(json.dumps(record, indent=2) + "\n")
+    if args.plot:
+        plot.draw(record, args.plot)
+    return 0
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    """Refuse, before anything is measured, what could not be written afterwards."""
+    if args.plot:
+        if not (args.scale or args.many):
+            raise CommandError("--plot: expected --scale or --many with it")
+        if args.plot.suffix.lower() != ".png":
+            raise CommandError(f"--plot: expected a file named *.png, found {args.plot}")
+        try:
+            importlib.import_module("matplotlib.figure")
+        except ModuleNotFoundError:
+            raise CommandError(
+                '--plot: needs matplotlib: python -m pip install "fastoptim[plot]"'
+            ) from None
+    for option in ("json", "plot"):
+        file = getattr(args, option)
+        if file is None:
+            continue
+        try:
+            file.open("a").close()
+        except OSError as error:
+            raise CommandError(f"--{option}: cannot write {file}: {error.strerror}") from None
+
+
+def _chosen(args: argparse.Namespace) -> tuple[list[Section], list[Training]]:
+    case, quick = CASES[args.optimizer or "Adam"], args.quick
+    found = [
+        getattr(sections, name)(case, quick)
+        for name in ("rivals", "many", "scale")
+        if getattr(args, name)
+    ]
+    trainings = loop.trainings(case, quick) if args.loop else []
+    if not found and not trainings:
+        found = sections.steps(case, quick)
+        if args.optimizer is None:
+            found.append(sections.rules(case))
+    return found, trainings
+
+
+def _measured(
+    todo: Sequence[Section], trainings: Sequence[Training], quick: bool
+) -> tuple[Results, list[LoopResult]]:
+    """Measure everything, and show on stderr how far that is."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    results: Results = {}
+    loops = []
+    console = Console(stderr=True)
+    # Drawn between the cells only: a thread that draws would take a core from the contenders.
+    with Progress(
+        console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=len(trainings) + sum(len(s.cells) for s in todo))
+        for section in todo:
+            budget = 0 if quick else section.budget
+            for cell in section.cells:
+                progress.update(task, description=str(cell), refresh=True)
+                results[section.name, cell] = timing.measure(cell, section.rivals, budget)
+                progress.advance(task)
+        for training in trainings:
+            progress.update(task, description=str(training), refresh=True)
+            loops.append(loop.measure(training, 0 if quick else BUDGET))
+            progress.advance(task)
+    return results, loops

@@ -1,0 +1,182 @@
+"""Who computes a step, and the proof that they do it right, without which nobody is timed.
+
+A contender turns a rule and arrays of its own into a `Run`. It reaches the benchmarks through
+`prepare` alone, which runs it against the reference first and refuses it if the parameters, or
+their averages where it keeps some, differ by more than rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache, partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from . import numpy_in_place, numpy_plain, rivals
+from .cases import Case, Problem
+from .rivals import Arrays, Run, Step, UnavailableError
+
+# The check turns and scales the gradient for each of its steps: with the same gradient every time,
+# Adam would pass with any betas. RAdam's formula changes at the sixth step. The last factor is 1:
+# so is the gradient when the timing starts.
+FACTORS = (1.0, 2.0, -1.0, 1.0, 1.5, -0.5, 1.0)
+TOLERANCE = 8  # units of rounding at 1, which the parameters stay below
+
+
+class WrongResultError(Exception):
+    """A contender that disagrees with the reference."""
+
+
+def _fastoptim(case: Case, params: Arrays, grads: Arrays, backend: str, **flavour: Any) -> Run:
+    optimizer = case.optimizer(params, backend=backend, **case.hyper, **case.around, **flavour)
+    averages = optimizer.ema if "ema_decay" in case.around else []
+    return Run(partial(optimizer.step, grads), lambda: [*params, *averages])
+
+
+def _numpy_plain(case: Case, params: Arrays, grads: Arrays) -> Run:
+    rule = _rule(numpy_plain, case)
+    if case.around:
+        return _plain_around(rule, params, grads, **case.around)
+    return Run(_together(rule, params, grads))
+
+
+def _numpy_in_place(case: Case, params: Arrays, grads: Arrays) -> Run:
+    rule, scratch = _rule(numpy_in_place, case), np.empty_like(max(params, key=np.size)).reshape(-1)
+
+    def in_scratch(p: Any, g: Any) -> Any:
+        return rule(p, g, scratch[: p.size].reshape(p.shape))
+
+    if case.around:
+        return _in_place_around(in_scratch, params, grads, **case.around)
+    return Run(_together(in_scratch, params, grads))
+
+
+def _rule(module: ModuleType, case: Case) -> Callable[..., Any]:
+    rule = getattr(module, case.optimizer.rule.name, None)
+    if rule is None:
+        raise UnavailableError("none")
+    return partial(rule, **case.hyper)
+
+
+def _together(rule: Callable[[Any, Any], Any], params: Arrays, grads: Arrays) -> Step:
+    generators = [rule(p, g) for p, g in zip(params, grads, strict=True)]
+
+    def step() -> None:
+        for steps in generators:
+            next(steps)
+
+    return step
+
+
+# Around the rule: clipping and averaging concern all arrays together. The rule sees `clipped`,
+# where people would scale g in place: the next step of a benchmark has the same g, and is to clip
+# it again.
+
+
+def _plain_around(
+    rule: Callable[[Any, Any], Any],
+    params: Arrays,
+    grads: Arrays,
+    max_grad_norm: float,
+    ema_decay: float,
+) -> Run:
+    clipped, emas = [g.copy() for g in grads], [p.copy() for p in params]
+    rule_step = _together(rule, params, clipped)
+
+    def step() -> None:
+        norm = np.sqrt(sum(np.sum(g**2) for g in grads))  # type: ignore[misc]
+        for c, g in zip(clipped, grads, strict=True):
+            c[...] = g * min(1.0, max_grad_norm / (norm + 1e-6))
+        rule_step()
+        for i, p in enumerate(params):
+            emas[i] = ema_decay * emas[i] + (1 - ema_decay) * p
+
+    return Run(step, lambda: [*params, *emas])
+
+
+def _in_place_around(
+    rule: Callable[[Any, Any], Any],
+    params: Arrays,
+    grads: Arrays,
+    max_grad_norm: float,
+    ema_decay: float,
+) -> Run:
+    clipped, emas = [g.copy() for g in grads], [p.copy() for p in params]
+    rule_step, a = _together(rule, params, clipped), np.empty_like(params[0])
+
+    def step() -> None:
+        norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
+        for c, g in zip(clipped, grads, strict=True):
+            np.multiply(g, min(1.0, max_grad_norm / (norm + 1e-6)), out=c)
+        rule_step()
+        for ema, p in zip(emas, params, strict=True):
+            np.multiply(ema, ema_decay, out=ema)
+            np.multiply(p, 1 - ema_decay, out=a)
+            np.add(ema, a, out=ema)
+
+    return Run(step, lambda: [*params, *emas])
+
+
+SUBJECT, REFERENCE = "fastoptim", "reference"
+CONTENDERS: dict[str, Callable[[Case, Arrays, Arrays], Run]] = {
+    SUBJECT: partial(_fastoptim, backend="compiled"),
+    REFERENCE: partial(_fastoptim, backend="reference"),
+    "NumPy plain": _numpy_plain,
+    "NumPy in place": _numpy_in_place,
+    **rivals.RIVALS,
+}
+
+
+def prepare(name: str, problem: Problem) -> Step:
+    """Return the step of a contender on arrays of its own, once it has proved right.
+
+    Parameters
+    ----------
+    name : str
+        One of `CONTENDERS`.
+    problem : Problem
+        What it is to compute.
+
+    Raises
+    ------
+    UnavailableError
+        If there is no such contender here.
+    WrongResultError
+        If its parameters or averages differ from the reference's by more than rounding.
+    """
+    return prepare_on(name, problem, *problem.arrays())
+
+
+def prepare_on(name: str, problem: Problem, params: Arrays, grads: Arrays) -> Step:
+    """Return the step of a contender on these arrays, which are the problem's."""
+    flavour = rivals.FLAVOURS.get((name, problem.case.name), ())
+    run = CONTENDERS[name](problem.case, params, grads)
+    arrays = _after_some_steps(run, params, grads)
+    pairs = zip(arrays, _expected(problem, flavour), strict=True)
+    error = np.max([np.abs(a - expected).max() for a, expected in pairs])
+    if not error <= TOLERANCE * np.finfo(problem.dtype).eps:  # a NaN is wrong as well
+        raise WrongResultError(
+            f"{name}: {problem}: after {len(FACTORS)} steps the parameters or their averages "
+            f"differ from the reference's by up to {error:.2g}"
+        )
+    return run.step
+
+
+def _after_some_steps(run: Run, params: Arrays, grads: Arrays) -> Arrays:
+    fresh = [g.copy() for g in grads]
+    for factor in FACTORS:
+        for g, values in zip(grads, fresh, strict=True):  # some clip them in place
+            np.multiply(values, factor, out=g)
+        run.refresh()
+        run.step()
+    return run.results() if run.results else params
+
+
+@lru_cache(maxsize=2)  # the contenders for one problem come one after another
+def _expected(problem: Problem, flavour: tuple[tuple[str, Any], ...]) -> Arrays:
+    params, grads = problem.arrays()
+    run = _fastoptim(problem.case, params, grads, "reference", **dict(flavour))
+    return _after_some_steps(run, params, grads)

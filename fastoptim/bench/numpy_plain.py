@@ -1,0 +1,195 @@
+"""Every rule in NumPy as people write it, under its name in the registry.
+
+A rule is a generator: the state is local, and each ``next()`` takes a step along the gradient that
+g holds by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+Steps = Iterator[None]
+
+
+def sgd(p: Any, g: Any, lr: float, momentum: float = 0.0) -> Steps:
+    v = np.zeros_like(p)
+    while True:
+        if momentum:
+            v = momentum * v + g
+            p -= lr * v
+        else:
+            p -= lr * g
+        yield
+
+
+def momentum(p: Any, g: Any, lr: float, momentum: float) -> Steps:
+    v = np.zeros_like(p)
+    while True:
+        v = momentum * v + (1 - momentum) * g
+        p -= lr * v
+        yield
+
+
+def rmsprop(p: Any, g: Any, lr: float, alpha: float, eps: float) -> Steps:
+    v = np.zeros_like(p)
+    while True:
+        v = alpha * v + (1 - alpha) * g**2
+        p -= lr * g / (np.sqrt(v) + eps)
+        yield
+
+
+def adagrad(p: Any, g: Any, lr: float, eps: float) -> Steps:
+    h = np.zeros_like(p)
+    while True:
+        h += g**2
+        p -= lr * g / (np.sqrt(h) + eps)
+        yield
+
+
+def adam(
+    p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
+) -> Steps:
+    """Take steps of Adam, or with weight_decay those of AdamW."""
+    b1, b2 = betas
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t in count(1):
+        if weight_decay:
+            p -= lr * weight_decay * p
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat = m / (1 - b1**t)
+        v_hat = v / (1 - b2**t)
+        p -= lr * m_hat / (np.sqrt(v_hat) + eps)
+        yield
+
+
+def adadelta(p: Any, g: Any, lr: float, rho: float, eps: float) -> Steps:
+    v, u = np.zeros_like(p), np.zeros_like(p)
+    while True:
+        v = rho * v + (1 - rho) * g**2
+        d = np.sqrt(u + eps) / np.sqrt(v + eps) * g
+        u = rho * u + (1 - rho) * d**2
+        p -= lr * d
+        yield
+
+
+def adamax(p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float) -> Steps:
+    b1, b2 = betas
+    m, u = np.zeros_like(p), np.zeros_like(p)
+    for t in count(1):
+        m = b1 * m + (1 - b1) * g
+        u = np.maximum(b2 * u, np.abs(g) + eps)
+        p -= lr / (1 - b1**t) * m / u
+        yield
+
+
+def nadam(
+    p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, momentum_decay: float
+) -> Steps:
+    b1, b2 = betas
+    m, v, product = np.zeros_like(p), np.zeros_like(p), 1.0
+    for t in count(1):
+        mu = b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+        mu_next = b1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
+        product *= mu
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat = mu_next / (1 - product * mu_next) * m + (1 - mu) / (1 - product) * g
+        v_hat = v / (1 - b2**t)
+        p -= lr * m_hat / (np.sqrt(v_hat) + eps)
+        yield
+
+
+def radam(p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float) -> Steps:
+    b1, b2 = betas
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    rho_inf = 2 / (1 - b2) - 1
+    for t in count(1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat = m / (1 - b1**t)
+        rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
+        if rho > 5:
+            r2 = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
+            p -= lr * (r2 * (1 - b2**t)) ** 0.5 * m_hat / (np.sqrt(v) + eps)
+        else:
+            p -= lr * m_hat
+        yield
+
+
+def rprop(
+    p: Any, g: Any, lr: float, etas: tuple[float, float], step_sizes: tuple[float, float]
+) -> Steps:
+    previous, d = np.zeros_like(p), np.full_like(p, lr)
+    while True:
+        turn = g * previous
+        d = np.where(turn > 0, d * etas[1], np.where(turn < 0, d * etas[0], d))
+        d = np.clip(d, *step_sizes)
+        previous = np.where(turn < 0, 0, g)
+        p -= np.sign(previous) * d
+        yield
+
+
+def asgd(p: Any, g: Any, lr: float, lambd: float, alpha: float, t0: float) -> Steps:
+    ax = np.zeros_like(p)
+    for t in count(1):
+        eta = lr / (1 + lambd * lr * (t - 1)) ** alpha
+        p *= 1 - lambd * eta
+        p -= eta * g
+        ax += (p - ax) / max(1, t - 1 - t0)
+        yield
+
+
+def lion(p: Any, g: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> Steps:
+    b1, b2 = betas
+    m = np.zeros_like(p)
+    while True:
+        p -= lr * weight_decay * p
+        p -= lr * np.sign(b1 * m + (1 - b1) * g)
+        m = b2 * m + (1 - b2) * g
+        yield
+
+
+def adabelief(
+    p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, eps_root: float
+) -> Steps:
+    b1, b2 = betas
+    m, s = np.zeros_like(p), np.zeros_like(p)
+    for t in count(1):
+        m = b1 * m + (1 - b1) * g
+        s = b2 * s + (1 - b2) * (g - m) ** 2 + eps_root
+        m_hat = m / (1 - b1**t)
+        s_hat = s / (1 - b2**t)
+        p -= lr * m_hat / (np.sqrt(s_hat) + eps)
+        yield
+
+
+def lamb(
+    p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> Steps:
+    b1, b2 = betas
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t in count(1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat = m / (1 - b1**t)
+        v_hat = v / (1 - b2**t)
+        u = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * p
+        p -= lr * np.linalg.norm(p) / np.linalg.norm(u) * u
+        yield
+
+
+def lars(
+    p: Any, g: Any, lr: float, momentum: float, weight_decay: float, trust_coefficient: float
+) -> Steps:
+    v = np.zeros_like(p)
+    while True:
+        u = g + weight_decay * p
+        ratio = trust_coefficient * np.linalg.norm(p) / np.linalg.norm(u)
+        v = momentum * v + lr * ratio * u
+        p -= v
+        yield

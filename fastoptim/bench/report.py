@@ -1,0 +1,193 @@
+"""What the figures depend on, and the tables of the figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from fastoptim._config import config
+
+from . import rivals
+from .contenders import REFERENCE, SUBJECT
+from .loop import ALONE, LoopResult
+from .sections import Section
+from .timing import PROBE, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLUMNS, COLUMNS_OF_MANY = 5, 6  # of a table whose columns are sizes, or numbers
+NOTES = """
+probe: a loop over one array that moves the same bytes and only adds
+NumPy, torch, ...: times as long as fastoptim, the median of the ratios of each
+round
+absent: not installed; broken: it is, but does not run; none: its library has
+not written it; slow: it would take minutes
+idle workers: torch, DeepSpeed and numba use the OpenMP runtime that fastoptim
+has loaded, if it is the same file; its workers then sleep at once, too. With
+GOMP_SPINCOUNT=300000 in the environment, all have them spin as libgomp does"""
+LOOP_NOTES = """
+iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
+times as long
+matrices: the passes alone; with steps of fastoptim, or of NumPy in place,
+between them: times as long"""
+
+
+def environment() -> dict[str, Any]:
+    """Return what the figures depend on: CPU, level, threads, versions."""
+    found = {"CPU": _cpu_name(), "CPUs": os.cpu_count(), **config(), **rivals.versions()}
+    # They sleep in other libraries, too, which share fastoptim's OpenMP runtime.
+    found["idle workers"] = _idle_workers()
+    try:
+        torch = rivals.needed("torch")
+    except rivals.UnavailableError:
+        return found
+    return {
+        **found,
+        "torch threads": torch.get_num_threads(),
+        "torch default": rivals.torch_default(),
+    }
+
+
+def _idle_workers() -> str:
+    settings = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    given = [f"{name}={value}" for name, value in settings.items() if value is not None]
+    return ", ".join(given) or "sleep at once"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def show(
+    machine: Mapping[str, Any],
+    sections: Sequence[Section],
+    results: Mapping[Any, Result],
+    loops: Sequence[LoopResult],
+) -> None:
+    """Print all that was measured."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print("; ".join(f"{name} {value}" for name, value in machine.items()))
+    for section in sections:
+        found = [results[section.name, cell] for cell in section.cells]
+        if section.name in ("steps", "rules"):
+            console.print("", _by_rows(section, found))
+        else:
+            _print_by_columns(console, section, found)
+        for cell, why in section.left_out.items():
+            console.print(f"left out: {cell}: {why}")
+    if sections:
+        console.print(NOTES)
+    if loops:
+        console.print("", _loop_table(loops), LOOP_NOTES)
+
+
+def _table(title: str, headings: Iterable[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,  # for 80 columns
+    )
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _by_rows(section: Section, results: Sequence[Result]) -> Table:
+    """Return a table with a row for each size or rule, and a column for each contender."""
+    rivals = [name for name in section.rivals if name != REFERENCE]  # 80 columns hold no more
+    names = [name.replace(" ", "\n", 1) for name in rivals]
+    table = _table(section.title, [SUBJECT, "GB/s", "probe\nGB/s", "of\nprobe", *names])
+    for result in results:
+        table.add_row(
+            result.cell.case.name if section.name == "rules" else str(result.cell.size),
+            duration(median(result.seconds[SUBJECT])),
+            f"{result.rate(SUBJECT):.1f}",
+            f"{result.rate(PROBE):.1f}",
+            f"{result.ratio(PROBE):.2f}",
+            *(_times(result, name) for name in rivals),
+        )
+    return table
+
+
+def _print_by_columns(console: Console, section: Section, results: Sequence[Result]) -> None:
+    """Print tables with a column for each size, and a row for each contender."""
+    blocks: dict[str, list[Result]] = {}
+    for result in results:
+        size = result.cell.size
+        of = f" of {size.length:,}" if section.name == "many" else ""
+        title = f"{section.title}{of}, {result.cell.case.name}, {result.cell.dtype}"
+        blocks.setdefault(title, []).append(result)
+    columns = COLUMNS_OF_MANY if section.name == "many" else COLUMNS
+    for title, block in blocks.items():
+        for start in range(0, len(block), columns):
+            console.print("", _by_columns(title, section, block[start : start + columns]))
+
+
+def _by_columns(title: str, section: Section, results: Sequence[Result]) -> Table:
+    rows: dict[str, Callable[[Result], str]] = {
+        SUBJECT: lambda r: duration(median(r.seconds[SUBJECT])),
+        "GB/s": lambda r: f"{r.rate(SUBJECT):.1f}",
+        "of probe": lambda r: f"{r.ratio(PROBE):.2f}",
+    }
+    if section.name == "many":
+        headings = [f"{result.cell.size.tensors:,}" for result in results]
+        rows["a tensor"] = lambda r: duration(median(r.seconds[SUBJECT]) / r.cell.size.tensors)
+    else:
+        headings = [str(result.cell.size) for result in results]
+    table = _table(title, headings)
+    for label, value in rows.items():
+        table.add_row(label, *map(value, results))
+    for name in section.rivals:
+        table.add_row(name, *(_times(result, name) for result in results))
+    return table
+
+
+def _loop_table(loops: Sequence[LoopResult]) -> Table:
+    rivals = [name for name in loops[0].seconds if name not in (SUBJECT, REFERENCE, ALONE)]
+    headings = ["iteration", *(name.replace(" ", "\n", 1) for name in rivals)]
+    headings += ["matrices", "with\nsteps", "with\nNumPy's"]
+    table = _table(f"Training loops, {loops[0].training.case.name}, float32", headings)
+    for loop in loops:
+        table.add_row(
+            f"{loop.training.network}, {loop.training.batch}",
+            duration(loop.iteration(SUBJECT)),
+            *(f"{loop.ratio(name):.2f}x" for name in rivals),
+            duration(loop.matrices(ALONE)),
+            *(f"{loop.slowdown(name):.2f}x" for name in (SUBJECT, "NumPy in place")),
+        )
+    return table
+
+
+def _times(result: Result, name: str) -> str:
+    if name in result.left_out:
+        return result.left_out[name]
+    ratio = result.ratio(name)
+    return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in a readable unit."""
+    for unit, scale in {"ns": 1e9, "us": 1e6}.items():
+        if seconds * scale < 1000:
+            return f"{seconds * scale:.1f} {unit}"
+    return f"{seconds * 1e3:.2f} ms"

@@ -1,0 +1,362 @@
+"""The other libraries, each as its users call it, imported by nobody else and only when needed.
+
+A maker turns a case and arrays into a `Run`, or raises `UnavailableError`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from fastoptim._base import Array
+
+from .cases import Case
+
+Step = Callable[[], Any]
+Arrays = list[Array]
+
+
+class UnavailableError(Exception):
+    """A contender that does not exist here, in one word.
+
+    It is "absent", not installed; "broken", installed, but it cannot be used; "none", not written
+    by its library; or "slow", which would take minutes.
+    """
+
+
+@dataclass(frozen=True)
+class Run:
+    """A contender at work.
+
+    Parameters
+    ----------
+    step : function
+        Takes one step; this is what is timed.
+    results : function, optional
+        Returns the parameters and then the averages, if there are any, or if the parameters are
+        not updated in place.
+    refresh : function, optional
+        Takes over the gradients again after they have changed, if the contender has copies.
+    """
+
+    step: Step
+    results: Callable[[], Arrays] | None = None
+    refresh: Callable[[], Any] = lambda: None
+
+
+def needed(module: str) -> Any:
+    """Return a module of a package that only its own contenders need.
+
+    Raises
+    ------
+    UnavailableError
+        If it is not installed.
+    """
+    if find_spec(module.partition(".")[0]) is None:
+        raise UnavailableError("absent")
+    return import_module(module)
+
+
+# PyTorch
+
+FLOAT32_SCALARS = ("ASGD", "NAdam")  # which torch keeps in its default dtype, whatever p has
+
+
+def _torch(case: Case, params: Arrays, grads: Arrays, **options: bool) -> Run:
+    """Run the class of ``torch.optim`` with the same name, formula and arguments."""
+    torch = needed("torch")
+    # torch's SGD with as much dampening as momentum is the averaged form of momentum.
+    name, more = case.optimizer.__name__, {}
+    if name == "Momentum":
+        name, more = "SGD", {"dampening": case.hyper["momentum"]}
+    method = getattr(torch.optim, name, None)
+    if method is None or not options.keys() <= inspect.signature(method).parameters.keys():
+        raise UnavailableError("none")
+    tensors = _torch_tensors(params, grads)
+    optimizer = method(tensors, **case.hyper, **more, **options)
+    if more:
+        # torch does not damp the gradient that it takes for the first velocity, but does so if
+        # it finds a velocity to start from.
+        for tensor in tensors:
+            optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
+    if name in FLOAT32_SCALARS and params[0].dtype == np.float64:
+        return Run(partial(_in_double, optimizer.step))
+    if case.around:
+        return _torch_around(optimizer.step, tensors, params, **case.around)
+    return Run(optimizer.step)
+
+
+def _in_double(step: Step) -> None:
+    torch = needed("torch")
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        step()
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _torch_tensors(params: Arrays, grads: Arrays) -> list[Any]:
+    """Return tensors in the memory of the parameters, with gradients in that of the gradients."""
+    torch = needed("torch")
+    tensors = [torch.from_numpy(p) for p in params]
+    for tensor, g in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(g)
+    return tensors
+
+
+def _torch_around(
+    rule: Step, tensors: list[Any], params: Arrays, max_grad_norm: float, ema_decay: float
+) -> Run:
+    """Clip and average as torch does: the latter as `get_ema_multi_avg_fn` of `swa_utils`.
+
+    torch clips the gradients in place. The next step finds them clipped, and multiplies them all
+    the same: torch does so whatever the norm.
+    """
+    torch = needed("torch")
+    emas = [tensor.clone() for tensor in tensors]
+    averages = [ema.numpy() for ema in emas]
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(tensors, max_grad_norm)
+        rule()
+        torch._foreach_lerp_(emas, tensors, 1 - ema_decay)
+
+    return Run(step, lambda: [*params, *averages])
+
+
+def torch_default() -> str:
+    """Return how torch steps unless told: "foreach", or "one tensor at a time"."""
+    torch = needed("torch")
+    choose = needed("torch.optim.optimizer")._default_to_fused_or_foreach
+    _, foreach = choose([torch.ones(1)], differentiable=False)
+    return "foreach" if foreach else "one tensor at a time"
+
+
+# DeepSpeed
+
+
+def _deepspeed(case: Case, params: Arrays, grads: Arrays) -> Run:
+    """Run ``DeepSpeedCPUAdam``, which DeepSpeed compiles when it is first used."""
+    only(case, "Adam", "AdamW")
+    refuse_float64(params)
+    try:
+        method = needed("deepspeed.ops.adam").DeepSpeedCPUAdam
+        tensors = _torch_tensors(params, grads)
+        optimizer = method(tensors, **case.hyper, adamw_mode=case.name == "AdamW")
+    except (ImportError, OSError, RuntimeError):
+        raise UnavailableError("broken") from None
+    return Run(optimizer.step)
+
+
+# numba
+
+
+@lru_cache(maxsize=1)
+def _numba_loops(numba: Any) -> dict[str, Any]:
+    @numba.njit(parallel=True, fastmath=True)
+    def sgd(p, g, lr):  # type: ignore[no-untyped-def]
+        for i in numba.prange(p.size):
+            p[i] -= lr * g[i]
+
+    @numba.njit(parallel=True, fastmath=True)
+    def adam(p, g, m, v, b1, a1, b2, a2, lr, r2, eps):  # type: ignore[no-untyped-def]
+        for i in numba.prange(p.size):
+            m[i] = b1 * m[i] + a1 * g[i]
+            v[i] = b2 * v[i] + a2 * g[i] * g[i]
+            p[i] -= lr * m[i] / (np.sqrt(v[i]) * r2 + eps)
+
+    return {"SGD": sgd, "Adam": adam}
+
+
+def _numba(case: Case, params: Arrays, grads: Arrays) -> Run:
+    """Run parallel loops with fast mathematics, one for each tensor."""
+    only(case, "SGD", "Adam")
+    loop, real = _numba_loops(needed("numba"))[case.name], params[0].dtype.type
+    if case.name == "SGD":
+        return Run(partial(_each, loop, [params, grads], [real(case.hyper["lr"])]))
+    arrays = [params, grads, _zeros(params), _zeros(params)]
+    scalars = _adam_scalars(case)
+    return Run(lambda: _each(loop, arrays, [real(x) for x in next(scalars)]))
+
+
+def _each(function: Callable[..., Any], arrays: list[Arrays], scalars: list[Any]) -> None:
+    for of_one_tensor in zip(*arrays, strict=True):
+        function(*of_one_tensor, *scalars)
+
+
+def _zeros(params: Arrays) -> Arrays:
+    return [np.zeros_like(p) for p in params]
+
+
+def _adam_scalars(case: Case) -> Iterator[tuple[float, ...]]:
+    """Yield b1, a1, b2, a2, lr, r2, eps of each step: the letters of `fastoptim.reference`."""
+    lr, (b1, b2), eps = case.hyper["lr"], case.hyper["betas"], case.hyper["eps"]
+    for t in count(1):
+        yield b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**t), (1 - b2**t) ** -0.5, eps
+
+
+# numexpr
+
+
+def _numexpr(case: Case, params: Arrays, grads: Arrays) -> Run:
+    """Run one expression for each array that changes."""
+    only(case, "SGD", "Adam")
+    evaluate, real = needed("numexpr").evaluate, params[0].dtype.type
+    if case.name == "SGD":
+        lr = real(case.hyper["lr"])
+
+        def sgd(p: Any, g: Any) -> None:
+            evaluate("p - lr * g", {"p": p, "g": g, "lr": lr}, out=p)
+
+        return Run(partial(_each, sgd, [params, grads], []))
+
+    def adam(p: Any, g: Any, m: Any, v: Any, *scalars: Any) -> None:
+        names = dict(zip(("b1", "a1", "b2", "a2", "lr", "r2", "eps"), scalars, strict=True))
+        names |= {"p": p, "g": g, "m": m, "v": v}
+        evaluate("b1 * m + a1 * g", names, out=m)
+        evaluate("b2 * v + a2 * g * g", names, out=v)
+        evaluate("p - lr * m / (sqrt(v) * r2 + eps)", names, out=p)
+
+    arrays, steps = [params, grads, _zeros(params), _zeros(params)], _adam_scalars(case)
+    return Run(lambda: _each(adam, arrays, [real(x) for x in next(steps)]))
+
+
+# JAX and optax
+
+OPTAX = ("SGD", "SGD-momentum", "RMSprop", "Adam", "AdamW", "Lion", "AdaBelief", "LAMB", "LARS")
+
+
+def _optax(case: Case, params: Arrays, grads: Arrays) -> Run:
+    """Run the rule of optax in one compiled function, which is given the old arrays to reuse.
+
+    JAX has arrays of its own, into which the gradients are copied before the timing starts.
+    """
+    only(case, *OPTAX)
+    optax, jax = needed("optax"), needed("jax")
+    rule = getattr(optax, case.optimizer.__name__.lower())(**_optax_hyper(case))
+
+    def update(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(update, donate_argnums=(0, 1))
+    # JAX computes in float32 unless told otherwise.
+    double = partial(jax.enable_x64, True) if params[0].dtype == np.float64 else nullcontext
+    with double():
+        ours = [jax.numpy.array(p) for p in params]
+        state, theirs = rule.init(ours), []
+
+    def refresh() -> None:
+        nonlocal theirs
+        with double():
+            theirs = [jax.numpy.array(g) for g in grads]
+
+    def step() -> None:
+        nonlocal ours, state
+        with double():
+            ours, state = compiled(ours, state, theirs)
+            jax.block_until_ready((ours, state))
+
+    return Run(step, lambda: [np.asarray(p) for p in ours], refresh)
+
+
+def _optax_hyper(case: Case) -> dict[str, Any]:
+    hyper = dict(case.hyper)
+    found = {"learning_rate": hyper.pop("lr")}
+    if "betas" in hyper:
+        found["b1"], found["b2"] = hyper.pop("betas")
+    if "alpha" in hyper:
+        found |= {"decay": hyper.pop("alpha"), "eps_in_sqrt": False}
+    return found | hyper
+
+
+# thinc
+
+
+def _thinc(case: Case, params: Arrays, grads: Arrays) -> Run:
+    """Run ``NumpyOps.adam``, on a copy of the gradient, because it leaves zeros there."""
+    only(case, "Adam")
+    refuse_float64(params)
+    ops = needed("thinc.api").NumpyOps()
+    (b1, b2), eps = case.hyper["betas"], case.hyper["eps"]
+    arrays = [params, grads, [g.copy() for g in grads], _zeros(params), _zeros(params)]
+    steps = count(1)
+
+    def adam(p: Any, g: Any, copy: Any, m: Any, v: Any, lr: float) -> None:
+        np.copyto(copy, g)
+        ops.adam(p, copy, m, v, b1, b2, eps, lr)
+
+    def step() -> None:
+        t = next(steps)
+        _each(adam, arrays, [case.hyper["lr"] * math.sqrt(1 - b2**t) / (1 - b1**t)])
+
+    return Run(step)
+
+
+# scikit-learn
+
+
+def _scikit_learn(case: Case, params: Arrays, grads: Arrays) -> Run:
+    """Run the optimizers of its ``MLPClassifier``."""
+    only(case, "SGD", "SGD-momentum", "Adam")
+    module = needed("sklearn.neural_network._stochastic_optimizers")
+    hyper = case.hyper
+    if case.name == "Adam":
+        b1, b2 = hyper["betas"]
+        optimizer = module.AdamOptimizer(params, hyper["lr"], b1, b2, hyper["eps"])
+    else:
+        momentum = hyper.get("momentum", 0.0)
+        optimizer = module.SGDOptimizer(params, hyper["lr"], momentum=momentum, nesterov=False)
+    return Run(partial(optimizer.update_params, params, grads))
+
+
+def only(case: Case, *names: str) -> None:
+    """Refuse the cases that a library has not, or has otherwise."""
+    if case.name not in names:
+        raise UnavailableError("none")
+
+
+def refuse_float64(params: Arrays) -> None:
+    """Refuse float64, for a library that has float32 alone."""
+    if params[0].dtype != np.float32:
+        raise UnavailableError("none")
+
+
+RIVALS: dict[str, Callable[[Case, Arrays, Arrays], Run]] = {
+    "torch default": _torch,
+    "torch foreach": partial(_torch, foreach=True),
+    "torch fused": partial(_torch, fused=True),
+    "DeepSpeed": _deepspeed,
+    "numba": _numba,
+    "numexpr": _numexpr,
+    "optax": _optax,
+    "thinc": _thinc,
+    "scikit-learn": _scikit_learn,
+}
+PACKAGES = ("torch", "deepspeed", "numba", "numexpr", "jax", "optax", "thinc", "scikit-learn")
+# Where a library has eps elsewhere, its result is held to that flavour of the reference.
+FLAVOURS = {(name, "Adam"): (("eps_hat", True),) for name in ("thinc", "scikit-learn")}
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each of these packages, or "absent"."""
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
