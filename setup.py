@@ -173,7 +173,7 @@ def kernel_modules():
             yield module(name, str(source), level)
 
 
-modules = [module(name, f"fastoptim/{name}.pyx") for name in ("_engine", "_roofline")]
+modules = [module(name, f"fastoptim/{name}.pyx") for name in ("_engine", "_pool", "_roofline")]
 modules += kernel_modules()
 levels = {extension.name: extension.level for extension in modules}
 extensions = cythonize(modules, include_path=[".", "fastoptim"], compiler_directives=DIRECTIVES)

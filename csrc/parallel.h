@@ -24,6 +24,13 @@ static int fo_install_fork_guard(void) { return pthread_atfork(0, 0, fo_mark_for
 static int fo_install_fork_guard(void) { return 0; }
 #endif
 
+/* Take the next number; only shared threads do, which MSVC's build has not. */
+#ifdef _MSC_VER
+#define fo_take(next) ((*(next))++)
+#else
+#define fo_take(next) __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)
+#endif
+
 #if defined(__clang__)
 #define FO_COMPILER "clang " __clang_version__
 #elif defined(__GNUC__)

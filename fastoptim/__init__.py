@@ -14,6 +14,7 @@ from . import threads  # before all others: it decides how the OpenMP runtime is
 from . import functional, gradients, init, optimizers, prune, reference, schedules
 from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
+from .blas import share_blas_threads
 from .gradients import all_finite, clip_grad_norm_, clip_grad_value_, global_norm
 from .optimizers import *
 from .threads import get_num_threads, num_threads, set_num_threads
@@ -36,6 +37,7 @@ __all__ = [
     "reference",
     "schedules",
     "set_num_threads",
+    "share_blas_threads",
     "show_config",
     "threads",
 ]

@@ -47,6 +47,7 @@ cdef extern from "parallel.h":
     const char* FO_COMPILER
     int fo_is_forked_child
     int fo_install_fork_guard()
+    Py_ssize_t fo_take(Py_ssize_t* next) nogil
     int omp_get_max_threads() nogil
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
@@ -60,6 +61,7 @@ cdef enum:
     TILE = 512  # elements of a gathered gradient at a time: 4 KB on the stack
     TASK = 16384  # elements of the flat space that a thread takes at a time
     SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
+    BLOCK = 16  # tiles that a thread takes at a time
     AXES = 64  # of a NumPy array, at the most
 
 ctypedef fused real:
@@ -103,12 +105,20 @@ cdef struct Range:
 # loop, where the BLAS's own workers keep the second core, they were no faster at 52 MB. Tests lower
 # it.
 cdef Py_ssize_t grain = 12 << 20
+cdef Py_ssize_t grain_awake = 2 << 20  # of shared threads, which need no waking
 # The bytes of traffic above which a step lets go of the GIL. Below, a step takes less than 10 us,
 # and beside a thread that computes in Python, getting the GIL back took 10 times as long.
 cdef Py_ssize_t UNLOCK = 1 << 18
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
 limit_here = ContextVar("fastoptim.num_threads", default=0)  # `num_threads`; 0: not inside of it
+
+# Runs regions on the threads that the BLAS shares with us, unless they are busy; NULL: not shared.
+ctypedef void (*job_t)(int i, void* work) noexcept nogil
+ctypedef int (*region_t)(job_t job, int n, void* work) noexcept nogil
+cdef region_t shared_region = NULL
+
+ctypedef void (*task_t)(void* plan, Py_ssize_t k) noexcept nogil
 
 openmp = FO_OPENMP
 compiler = FO_COMPILER.decode()
@@ -124,6 +134,12 @@ def set_limit(int n):
     global limit
     old, limit = limit, n
     return old
+
+
+def set_shared_region(uintptr_t address):
+    """Set the C function that runs regions on shared threads, 0 for none."""
+    global shared_region
+    shared_region = <region_t> address
 
 
 def set_quota(int n):
@@ -158,7 +174,7 @@ cpdef tuple explain_limit():
 
 cpdef int threads_for(Py_ssize_t traffic):
     """Return how many threads a step uses that moves so many bytes; one asks nobody."""
-    cdef Py_ssize_t most = traffic // grain
+    cdef Py_ssize_t most = traffic // (min(grain, grain_awake) if shared_region else grain)
     return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
 
 
@@ -349,6 +365,9 @@ cdef class Plan:
     cdef double* scalars64
     cdef float* scalars32
     cdef Py_ssize_t count, range_count, total, tasks, rows, row_capacity, traffic
+    cdef task_t task  # of the loop under way on shared threads
+    cdef Py_ssize_t task_count, next_task
+    cdef double squares_scale
     cdef bint busy, retired
     cdef Py_ssize_t tile_count
     cdef Py_ssize_t* tile_tensor  # of each tile whose squares are summed; made when first needed
@@ -720,14 +739,7 @@ cdef class Plan:
         cdef int threads = threads_for(self.traffic)
         self.cut_tiles()
         with nogil:
-            if threads == 1:
-                for tile in range(self.tile_count):
-                    self.sum_direction(tile)
-            else:
-                for tile in prange(
-                    self.tile_count, num_threads=threads, schedule="dynamic", chunksize=16
-                ):
-                    self.sum_direction(tile)
+            self.for_each(sum_directions, (self.tile_count + BLOCK - 1) // BLOCK, threads)
         sums, tile = [], 0
         for i in range(self.count):
             p_squares = u_squares = 0
@@ -794,15 +806,9 @@ cdef class Plan:
         if self.loops is None:
             return self.reference_squares(scale)
         self.cut_tiles()
+        self.squares_scale = scale
         with nogil:
-            if threads == 1:
-                for tile in range(self.tile_count):
-                    self.sum_tile(tile, scale)
-            else:
-                for tile in prange(
-                    self.tile_count, num_threads=threads, schedule="dynamic", chunksize=16
-                ):
-                    self.sum_tile(tile, scale)
+            self.for_each(sum_tiles, (self.tile_count + BLOCK - 1) // BLOCK, threads)
             for tile in range(self.tile_count):
                 total += self.tile_sums[tile]
         return total
@@ -838,17 +844,17 @@ cdef class Plan:
                 self.tile_start[tile] = start
                 tile += 1
 
-    cdef void sum_tile(self, Py_ssize_t tile, double scale) noexcept nogil:
+    cdef void sum_tile(self, Py_ssize_t tile) noexcept nogil:
         cdef Tensor* tensor = &self.tensors[self.tile_tensor[tile]]
         if tensor.row < 0:
             self.tile_sums[tile] = 0
         elif tensor.itemsize == sizeof(float):
             self.tile_sums[tile] = sum_squares(
-                <f32> tensor.g, tensor, self.tile_start[tile], scale
+                <f32> tensor.g, tensor, self.tile_start[tile], self.squares_scale
             )
         else:
             self.tile_sums[tile] = sum_squares(
-                <f64> tensor.g, tensor, self.tile_start[tile], scale
+                <f64> tensor.g, tensor, self.tile_start[tile], self.squares_scale
             )
 
     def first_nonfinite(self):
@@ -861,19 +867,32 @@ cdef class Plan:
     cdef run(self):
         cdef int threads = threads_for(self.traffic)
         if self.traffic < UNLOCK:
-            self.run_tasks(threads)
+            self.for_each(run_task, self.tasks, threads)
         else:
             with nogil:
-                self.run_tasks(threads)
+                self.for_each(run_task, self.tasks, threads)
 
-    cdef void run_tasks(self, int threads) noexcept nogil:
-        cdef Py_ssize_t task, tasks = self.tasks
+    cdef void for_each(self, task_t task, Py_ssize_t count, int threads) noexcept nogil:
+        """Run task(self, k) for each k below count."""
+        cdef Py_ssize_t k
+        cdef region_t region = shared_region
+        if threads > 1 and region:
+            self.task, self.task_count, self.next_task = task, count, 0
+            if region(take_tasks, threads, <void*> self):
+                return
+            threads = 1  # the others are busy with a product of another thread
         if threads == 1:
-            for task in range(tasks):
-                self.run_task(task)
+            for k in range(count):
+                task(<void*> self, k)
         else:
-            for task in prange(tasks, num_threads=threads, schedule="dynamic"):
-                self.run_task(task)
+            for k in prange(count, num_threads=threads, schedule="dynamic"):
+                task(<void*> self, k)
+
+    cdef void take_tasks(self) noexcept nogil:
+        cdef Py_ssize_t k = fo_take(&self.next_task)
+        while k < self.task_count:
+            self.task(<void*> self, k)
+            k = fo_take(&self.next_task)
 
     cdef void run_task(self, Py_ssize_t task) noexcept nogil:
         cdef Py_ssize_t i = self.first_tensor[task]
@@ -891,6 +910,26 @@ cdef class Plan:
             left -= n
             start = 0
             i += 1
+
+
+cdef void take_tasks(int thread, void* plan) noexcept nogil:
+    (<Plan> plan).take_tasks()
+
+
+cdef void run_task(void* plan, Py_ssize_t task) noexcept nogil:
+    (<Plan> plan).run_task(task)
+
+
+cdef void sum_tiles(void* plan, Py_ssize_t block) noexcept nogil:
+    cdef Py_ssize_t tile
+    for tile in range(block * BLOCK, min((<Plan> plan).tile_count, (block + 1) * BLOCK)):
+        (<Plan> plan).sum_tile(tile)
+
+
+cdef void sum_directions(void* plan, Py_ssize_t block) noexcept nogil:
+    cdef Py_ssize_t tile
+    for tile in range(block * BLOCK, min((<Plan> plan).tile_count, (block + 1) * BLOCK)):
+        (<Plan> plan).sum_direction(tile)
 
 
 cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:

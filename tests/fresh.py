@@ -6,6 +6,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from fastoptim import _engine
+
+needs_openmp = pytest.mark.skipif(not _engine.openmp, reason="built without OpenMP")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
 
 def python(code: str, cwd=None, timeout=120, **environment: str) -> subprocess.CompletedProcess:
     """Run code in a fresh interpreter; a variable that is None is left out."""

@@ -10,15 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fresh import output, python
+from fresh import needs_fork, needs_openmp, output, python
 from zoo import OPTIMIZERS, assert_same, engine, gradients, name_of, snapshot
 
 import fastoptim as fo
 from fastoptim import _engine
 from fastoptim.threads import _cgroup_quota
 
-needs_openmp = pytest.mark.skipif(not _engine.openmp, reason="built without OpenMP")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
 
 THREADS = "import fastoptim as fo; print(fo.get_num_threads())"

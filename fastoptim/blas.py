@@ -1,0 +1,151 @@
+"""One set of threads for NumPy's products and the steps between them."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from importlib import import_module
+from types import TracebackType
+
+import numpy as np
+
+from . import _engine, _pool
+
+__all__ = ["share_blas_threads"]
+
+# 0.3.28 has the callback too, but hands some jobs no work buffer.
+OLDEST = (0, 3, 29)
+PTHREADS = 1  # what openblas_get_parallel says of threads of its own
+
+
+class share_blas_threads:  # noqa: N801  # called like a function, used like np.errstate
+    """Let NumPy's OpenBLAS compute its products on the threads that step.
+
+    By default OpenBLAS has threads of its own. They wait for the next product by spinning, for
+    some 0.1 s, so a step right after a product finds every core taken. Shared threads stay awake
+    for a millisecond after a product or a step, leaving their core to whoever else wants it, and
+    whichever comes next finds them there. Products and steps keep their bits.
+
+    Parameters
+    ----------
+    share : bool, default True
+        False gives OpenBLAS its own threads back.
+
+    Raises
+    ------
+    RuntimeError
+        If NumPy's BLAS cannot share its threads (nothing has changed then): it is another library
+        (MKL, Accelerate, BLIS), OpenBLAS before 0.3.29, or an OpenBLAS that has no threads of its
+        own; or there are too many of them; or the system refuses further threads.
+
+    Warnings
+    --------
+    This changes NumPy's BLAS for the whole process, whoever calls it, which is why it is never
+    done unasked. OpenBLAS describes the hook as one to be set before any other call.
+
+    - ``np.linalg.solve``, ``inv`` and ``det`` slow down, to half their speed in places: their
+      factorization still runs on OpenBLAS's own threads, which then spin beside the shared ones.
+      Other routines of many small products (``eigh``, ``cholesky``) may lose, too. It is meant
+      for loops of products and steps.
+    - It may be called at any time, from any thread, also while other threads compute. Threads
+      that call BLAS at the same time take turns, product by product.
+    - ``fork`` waits for the product under way; the child goes on sharing, with threads of its own.
+      (As ever with OpenBLAS, a child hangs in its first product if another thread was waiting to
+      start one.)
+    - Limits of BLAS threads, by threadpoolctl or OPENBLAS_NUM_THREADS, hold as before.
+    - If the system refuses a thread to a product, after the number of threads has been raised, the
+      process ends, as it does with OpenBLAS's own threads.
+    - SciPy's wheel has an OpenBLAS of its own, which keeps its threads.
+
+    Notes
+    -----
+    The call takes effect at once. As a context manager it brings back, at the end of the block,
+    what was before.
+
+    Examples
+    --------
+    >>> import fastoptim as fo
+    >>> fo.share_blas_threads()  # for the rest of the program  # doctest: +SKIP
+    >>> with fo.share_blas_threads():  # or for one loop  # doctest: +SKIP
+    ...     for x, y in batches:
+    ...         opt.step(gradients(params, x, y))
+    """
+
+    def __init__(self, share: bool = True) -> None:
+        if not isinstance(share, bool):
+            raise TypeError(f"share: expected True or False, found {share!r}")
+        self._before = _shared
+        _switch(share)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _switch(self._before)
+
+    def __repr__(self) -> str:
+        return f"<BLAS threads {'shared' if _shared else 'not shared'}>"
+
+
+_shared = False
+
+
+def _switch(share: bool) -> None:
+    global _shared
+    if share == _shared:
+        return
+    set_callback = _prepared() if share else _function("set_threads_callback_function")
+    set_callback(ctypes.c_void_p(_pool.blas_callback if share else None))
+    _engine.set_shared_region(_pool.run_region if share else 0)
+    _shared = share
+
+
+def _prepared() -> ctypes._NamedFuncPointer:
+    """Make the pool ready for NumPy's OpenBLAS, and return the function that takes a callback."""
+    set_callback = _function("set_threads_callback_function")
+    get_config = _function("get_config")
+    get_config.restype = ctypes.c_char_p
+    config = get_config().decode()
+    version = re.search(r"OpenBLAS (\d+)\.(\d+)\.(\d+)", config)
+    slots = re.search(r"MAX_THREADS=(\d+)", config)
+    if not version or not slots or tuple(map(int, version.groups())) < OLDEST:
+        raise RuntimeError(f"{_EXPECTED}, found {config.strip()!r}")
+    if _function("get_parallel")() != PTHREADS:
+        raise RuntimeError(f"{_EXPECTED}, found one without threads of its own")
+    if not _pool.supported:
+        raise RuntimeError("share_blas_threads: not supported on this platform")
+    threads = max(_function("get_num_threads")(), _function("get_num_procs")())
+    if 2 * threads > int(slots[1]):
+        raise RuntimeError(
+            f"share_blas_threads: expected at most {int(slots[1]) // 2} BLAS threads or CPUs, half "
+            f"of what this OpenBLAS was built for, found {threads}"
+        )
+    if not _pool.grow(_function("get_num_threads")()):
+        raise RuntimeError("share_blas_threads: the system refuses further threads")
+    _pool.set_blas_slots(int(slots[1]))
+    return set_callback
+
+
+_EXPECTED = "share_blas_threads: expected NumPy with OpenBLAS 0.3.29 or newer and its own threads"
+
+
+def _library() -> ctypes.CDLL:
+    """Return NumPy's core: a look-up in it searches the libraries that it was linked with."""
+    return ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
+
+
+def _function(name: str) -> ctypes._NamedFuncPointer:
+    """Return a function of the OpenBLAS that NumPy was linked with, however it is spelled there."""
+    library = _library()
+    for spelling in ("{}", "{}64_", "{}_64", "scipy_{}", "scipy_{}64_"):
+        try:
+            return library[spelling.format(f"openblas_{name}")]
+        except AttributeError:
+            continue
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    raise RuntimeError(f"{_EXPECTED}, found {blas.get('name')} {blas.get('version')}")
