@@ -43,9 +43,11 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
     This changes NumPy's BLAS for the whole process, whoever calls it, which is why it is never
     done unasked. OpenBLAS describes the hook as one to be set before any other call.
 
-    - ``np.linalg.solve``, ``inv`` and ``det`` slow down, to half their speed in places: their
-      factorization still runs on OpenBLAS's own threads, which then spin beside the shared ones.
-      Other routines of many small products (``eigh``, ``cholesky``) may lose, too. It is meant
+    - For some 0.1 s after the last product before the call, OpenBLAS's own threads still spin, and
+      products on the shared threads may take many times as long.
+    - The same holds after ``np.linalg.solve``, ``inv`` and ``det``, whose factorization still runs
+      on OpenBLAS's own threads; they slow down themselves, to half their speed in places. Other
+      routines of many small products (``eigh``, ``cholesky``) may lose, too. It is meant
       for loops of products and steps.
     - It may be called at any time, from any thread, also while other threads compute. Threads
       that call BLAS at the same time take turns, product by product.

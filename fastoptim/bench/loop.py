@@ -7,7 +7,6 @@ it is seen in the time of the products alone, with a step between them and witho
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import median
@@ -28,6 +27,9 @@ from .rivals import Arrays, Step
 from .timing import take_turns
 
 ALONE = "no step"
+# OpenBLAS's own threads spin for some 0.1 s after a product, and would take the cores from the
+# shared ones of the next turn.
+PAUSE = 0.2
 SHARED = "shared BLAS"  # fastoptim, while NumPy's products run on its threads
 STEPPERS = (SUBJECT, REFERENCE, "NumPy plain", "NumPy in place")
 WIDTHS = (
@@ -165,12 +167,11 @@ def measure(training: Training, budget: float) -> LoopResult:
     """
     turns = {name: turn_of(training, name) for name in STEPPERS}
     turns[ALONE] = turn_of(training, None)
-    share = getattr(fo, "share_blas_threads", None)
-    if share:
-        turns[SHARED] = partial(_within, share, turns[SUBJECT])
+    if can_share():
+        turns[SHARED] = partial(_sharing, turns[SUBJECT])
     params, _ = training.arrays()
     cell = Cell(training.case, Size(1, sum(p.size for p in params)), training.dtype)
-    return LoopResult(training, threads_for(cell.traffic), take_turns(turns, budget))
+    return LoopResult(training, threads_for(cell.traffic), take_turns(turns, budget, PAUSE))
 
 
 def turn_of(training: Training, name: str | None) -> Turn:
@@ -199,8 +200,15 @@ def _train(
     return matrices / iterations, steps / iterations
 
 
-def _within(
-    context: Callable[[], AbstractContextManager[Any]], turn: Turn, iterations: int
-) -> tuple[float, float]:
-    with context():
+def can_share() -> bool:
+    """Tell whether NumPy's BLAS is one that can share its threads."""
+    try:
+        with fo.share_blas_threads():
+            return True
+    except RuntimeError:
+        return False
+
+
+def _sharing(turn: Turn, iterations: int) -> tuple[float, float]:
+    with fo.share_blas_threads():
         return turn(iterations)

@@ -145,7 +145,9 @@ def probe(cell: Cell, threads: int) -> Step:
     return lambda: ([read(array, threads) for array in ahead], step())
 
 
-def take_turns(turns: Mapping[str, Callable[[int], T]], budget: float) -> dict[str, list[T]]:
+def take_turns(
+    turns: Mapping[str, Callable[[int], T]], budget: float, pause: float = PAUSE
+) -> dict[str, list[T]]:
     """Return what each contender measured in each round.
 
     A turn takes as many steps as it is told. Each is taken twice, so that the workers and the
@@ -153,11 +155,11 @@ def take_turns(turns: Mapping[str, Callable[[int], T]], budget: float) -> dict[s
     """
     found: dict[str, list[T]] = {name: [] for name in turns}
     with _garbage_collector_disabled():
-        repetitions = {name: _repetitions(turn) for name, turn in turns.items()}
+        repetitions = {name: _repetitions(turn, pause) for name, turn in turns.items()}
         start, rounds = time.perf_counter(), 0
         while rounds < ROUNDS or time.perf_counter() - start < budget:
             for name, turn in turns.items():
-                time.sleep(PAUSE)
+                time.sleep(pause)
                 turn(repetitions[name])
                 found[name].append(turn(repetitions[name]))
             rounds += 1
@@ -175,9 +177,10 @@ def _garbage_collector_disabled() -> Iterator[None]:
             gc.enable()
 
 
-def _repetitions(turn: Callable[[int], Any]) -> int:
+def _repetitions(turn: Callable[[int], Any], pause: float) -> int:
     """Return how many steps fill a turn."""
     n = 1
+    time.sleep(pause)
     while True:
         turn(n)
         start = time.perf_counter()
