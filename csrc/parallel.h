@@ -24,9 +24,10 @@ static int fo_install_fork_guard(void) { return pthread_atfork(0, 0, fo_mark_for
 static int fo_install_fork_guard(void) { return 0; }
 #endif
 
-/* Take the next number; only shared threads do, which MSVC's build has not. */
+/* Take the next number, of which no other thread will get the same. */
 #ifdef _MSC_VER
-#define fo_take(next) ((*(next))++)
+#include <intrin.h>
+#define fo_take(next) _InterlockedExchangeAdd64((volatile __int64 *)(next), 1)
 #else
 #define fo_take(next) __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)
 #endif
