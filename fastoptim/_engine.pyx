@@ -112,7 +112,10 @@ cdef struct Range:
 # loop, where the BLAS's own workers keep the second core, they were no faster at 52 MB. Tests lower
 # it.
 cdef Py_ssize_t grain = 12 << 20
-cdef Py_ssize_t grain_awake = 2 << 20  # of shared threads, which need no waking
+# The same of threads that are awake: those shared with the BLAS, and OpenMP's where the user lets
+# them spin. Two broke even with one at 0.5 to 0.9 MB in all.
+cdef Py_ssize_t grain_awake = 1 << 19
+cdef bint spinning = False
 # The bytes of traffic above which a step lets go of the GIL. Below, a step takes less than 10 us,
 # and beside a thread that computes in Python, getting the GIL back took 10 times as long.
 cdef Py_ssize_t UNLOCK = 1 << 18
@@ -156,6 +159,12 @@ def set_quota(int n):
     return old
 
 
+def set_spinning(bint on):
+    """Say whether idle OpenMP workers stay awake."""
+    global spinning
+    spinning = on
+
+
 cpdef tuple explain_limit():
     """Return the most threads that a step uses, now and from this thread, and what decides it."""
     cdef int n
@@ -181,7 +190,8 @@ cpdef tuple explain_limit():
 
 cpdef int threads_for(Py_ssize_t traffic):
     """Return how many threads a step uses that moves so many bytes; one asks nobody."""
-    cdef Py_ssize_t most = traffic // (min(grain, grain_awake) if shared_region else grain)
+    cdef bint awake = shared_region != NULL or spinning
+    cdef Py_ssize_t most = traffic // (min(grain, grain_awake) if awake else grain)
     return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
 
 

@@ -126,6 +126,12 @@ def get_num_threads() -> int:
     return _engine.explain_limit()[0]
 
 
+def _workers_spin() -> bool:
+    """Tell whether the user has asked for OpenMP workers that spin."""
+    policy, spins = (os.environ.get(name, "") for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+    return policy.lower() == "active" or spins not in ("", "0")
+
+
 def _threads_of_environment() -> int:
     value = os.environ.get("FASTOPTIM_NUM_THREADS")
     if value is None:
@@ -166,5 +172,6 @@ def _granted(group: Path) -> float:
 
 _default = _threads_of_environment()
 set_num_threads(None)
+_engine.set_spinning(_workers_spin())
 # Read once: it takes some 50 us, and a container has its quota before its processes start.
 _engine.set_quota(_cgroup_quota())

@@ -119,6 +119,26 @@ with threadpool_limits(1):
         finally:
             _engine.set_quota(old)
 
+    @pytest.mark.parametrize(
+        ("environment", "threads"),
+        [
+            ({}, 1),
+            ({"OMP_WAIT_POLICY": "passive"}, 1),
+            ({"OMP_WAIT_POLICY": "ACTIVE"}, 2),
+            ({"GOMP_SPINCOUNT": "0"}, 1),
+            ({"GOMP_SPINCOUNT": "300000"}, 2),
+        ],
+        ids=str,
+    )
+    def test_workers_that_spin_are_given_less(self, environment, threads):
+        code = """
+import fastoptim as fo
+from fastoptim import _engine
+fo.set_num_threads(2)
+print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
+"""
+        assert output(code, **environment) == f"{threads} 2"
+
     @pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
     def test_numbers_refused(self, n):
         before = fo.get_num_threads()

@@ -15,6 +15,7 @@ from .timing import BUDGET, PROBE, is_slow
 
 COMMON = (REFERENCE, "NumPy plain", "NumPy in place", "torch default", "torch fused")
 RIVALS = tuple(name for name in CONTENDERS if name not in (SUBJECT, REFERENCE))
+RIVALS_BUDGET = 15.0  # seconds: a dozen take turns, some of them slow ones
 FOR_MANY = ("NumPy in place", "torch foreach", "torch fused")
 FOR_SCALE = ("NumPy plain", "NumPy in place", "torch fused")
 
@@ -63,7 +64,7 @@ def rivals(case: Case, quick: bool) -> Section:
     cells.append(Cell(CASES["SGD"], MILLION, "float32"))
     if quick:
         cells = [cell for cell in cells if cell.size in _up_to_a_million([cell.size])]
-    return Section("rivals", "Rivals", list(dict.fromkeys(cells)), RIVALS)
+    return Section("rivals", "Rivals", list(dict.fromkeys(cells)), RIVALS, RIVALS_BUDGET)
 
 
 def many(case: Case, quick: bool) -> Section:
