@@ -117,7 +117,7 @@ cdef Py_ssize_t grain = 12 << 20
 cdef Py_ssize_t grain_awake = 1 << 19
 cdef bint spinning = False
 # The bytes of traffic above which a step lets go of the GIL. Below, a step takes less than 10 us,
-# and beside a thread that computes in Python, getting the GIL back took 10 times as long.
+# and beside a thread that computes in Python, getting the GIL back took far longer than that.
 cdef Py_ssize_t UNLOCK = 1 << 18
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are

@@ -269,7 +269,7 @@ cdef double squares(Py_ssize_t n, array g, double scale) noexcept nogil:
     for i in range(0, whole, 16):
         for k in range(16):
             x = g[i + k]
-            x = x if scale == 1 else scale * x
+            x = x if scale == 1 else scale * x  # 1 it is nearly always
             lanes[k] += x * x
     for k in range(n - whole):
         x = scale * g[whole + k]

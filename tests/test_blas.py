@@ -11,19 +11,11 @@ import threading
 
 import numpy as np
 import pytest
-from fresh import needs_fork, needs_openmp, output, python
+from fresh import FORK, needs_fork, needs_openmp, output, python
 
 import fastoptim as fo
 from fastoptim import _engine, _pool, blas
-
-
-def can_share() -> bool:
-    try:
-        with fo.share_blas_threads():
-            return True
-    except RuntimeError:
-        return False
-
+from fastoptim.bench.loop import can_share
 
 needs_openblas = pytest.mark.skipif(not can_share(), reason="NumPy's BLAS cannot share its threads")
 
@@ -67,21 +59,12 @@ def trained(steps):
         training.step()
     return training.p
 
-def fork(work):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work(); os._exit(0)
-        except BaseException:
-            import traceback; traceback.print_exc(); os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
 expected = [work() for work in works]
 """
 
 
 def run(code: str, **environment: str) -> None:
-    output(START + code, **environment)
+    output(FORK + START + code, **environment)
 
 
 @needs_openblas

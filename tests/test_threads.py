@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fresh import needs_fork, needs_openmp, output, python
+from fresh import FORK, needs_fork, needs_openmp, output, python
 from zoo import OPTIMIZERS, assert_same, engine, gradients, name_of, snapshot
 
 import fastoptim as fo
@@ -292,7 +292,8 @@ class TestCgroup:
 def test_fork_after_a_parallel_step():
     """Child, grandchild, and a fork from a second thread; the parent stays parallel."""
     code = (
-        STEP
+        FORK
+        + STEP
         + """
 fo.set_num_threads(2)
 opt.step(g)
@@ -302,14 +303,6 @@ def child():
         assert fo.get_num_threads() == 1
     opt.step(g)
     assert np.allclose(p, -1.0)
-def fork(work):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work(); os._exit(0)
-        except BaseException:
-            import traceback; traceback.print_exc(); os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 def grandchild():
     child(); sys.exit(fork(lambda: opt.step(g)))
 assert fork(child) == 0
