@@ -7,8 +7,9 @@ A `Plan` is made once from the parameters and their state. `Plan.step` then
 
 1. checks every gradient (`Plan.bind`) before anything moves,
 2. asks for the scalars of this step, once for each group and step count (`Plan.fill_rows`),
-3. lets go of the GIL (but for a short step) and runs the tasks in one parallel region (`Plan.run`);
-   a task is a fixed range of the flat space, so many small arrays and a large one cost the same,
+3. runs the tasks in one parallel region, without the GIL unless the step is short
+   (`Plan.for_each`); a task is a fixed range of the flat space, so many small arrays and a large
+   one cost the same,
 4. counts the step.
 
 Every element is computed by the same expression wherever the task boundaries fall, so the result
@@ -107,18 +108,20 @@ cdef struct Range:
     uintptr_t high
     Py_ssize_t owner
 
-# The bytes of memory traffic that a further thread must be given: it takes some 80 us to wake up.
-# Alone, two threads broke even with one at 8 to 50 MB in all, by machine and rule; in a training
-# loop, where the BLAS's own workers keep the second core, they were no faster at 52 MB. Tests lower
-# it.
+cdef enum:
+    # The bytes of memory traffic that a further thread must be given where threads are awake: those
+    # shared with the BLAS, and OpenMP's where the user lets them spin. Two broke even with one at
+    # 0.5 to 0.9 MB in all.
+    GRAIN_AWAKE = 1 << 19
+    # The bytes of traffic from which on a step lets go of the GIL. Below, a step takes less than
+    # 10 us, and beside a thread that computes in Python, getting the GIL back took far longer.
+    UNLOCK = 1 << 18
+
+# The same of threads that sleep, which take some 80 us to wake up. Alone, two threads broke even
+# with one at 8 to 50 MB in all, by machine and rule; in a training loop, where the BLAS's own
+# workers keep the second core, they were no faster at 52 MB. Tests lower it.
 cdef Py_ssize_t grain = 12 << 20
-# The same of threads that are awake: those shared with the BLAS, and OpenMP's where the user lets
-# them spin. Two broke even with one at 0.5 to 0.9 MB in all.
-cdef Py_ssize_t grain_awake = 1 << 19
 cdef bint spinning = False
-# The bytes of traffic above which a step lets go of the GIL. Below, a step takes less than 10 us,
-# and beside a thread that computes in Python, getting the GIL back took far longer than that.
-cdef Py_ssize_t UNLOCK = 1 << 18
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
 limit_here = ContextVar("fastoptim.num_threads", default=0)  # `num_threads`; 0: not inside of it
@@ -191,7 +194,7 @@ cpdef tuple explain_limit():
 cpdef int threads_for(Py_ssize_t traffic):
     """Return how many threads a step uses that moves so many bytes; one asks nobody."""
     cdef bint awake = shared_region != NULL or spinning
-    cdef Py_ssize_t most = traffic // (min(grain, grain_awake) if awake else grain)
+    cdef Py_ssize_t most = traffic // (min(grain, <Py_ssize_t> GRAIN_AWAKE) if awake else grain)
     return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
 
 
@@ -554,7 +557,7 @@ cdef class Plan:
             if self.loops is None:
                 self.run_updates()
             else:
-                self.run()
+                self.for_each(run_task, self.tasks)
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
                     self.tensors[i].t += 1
@@ -754,10 +757,8 @@ cdef class Plan:
         """Return what `reference_sums` returns, from the compiled loops."""
         cdef Py_ssize_t tile, i
         cdef double p_squares, u_squares
-        cdef int threads = threads_for(self.traffic)
         self.cut_tiles()
-        with nogil:
-            self.for_each(sum_directions, (self.tile_count + BLOCK - 1) // BLOCK, threads)
+        self.for_each(sum_directions, (self.tile_count + BLOCK - 1) // BLOCK)
         sums, tile = [], 0
         for i in range(self.count):
             p_squares = u_squares = 0
@@ -820,15 +821,13 @@ cdef class Plan:
         """
         cdef Py_ssize_t tile
         cdef double total = 0
-        cdef int threads = threads_for(self.traffic)
         if self.loops is None:
             return self.reference_squares(scale)
         self.cut_tiles()
         self.squares_scale = scale
-        with nogil:
-            self.for_each(sum_tiles, (self.tile_count + BLOCK - 1) // BLOCK, threads)
-            for tile in range(self.tile_count):
-                total += self.tile_sums[tile]
+        self.for_each(sum_tiles, (self.tile_count + BLOCK - 1) // BLOCK)
+        for tile in range(self.tile_count):
+            total += self.tile_sums[tile]
         return total
 
     cdef reference_squares(self, double scale):
@@ -882,16 +881,16 @@ cdef class Plan:
                 return self.labels[i][1]
         return None
 
-    cdef run(self):
+    cdef for_each(self, task_t task, Py_ssize_t count):
+        """Run task(self, k) for each k below count, on as many threads as the step is worth."""
         cdef int threads = threads_for(self.traffic)
         if self.traffic < UNLOCK:
-            self.for_each(run_task, self.tasks, threads)
+            self.spread(task, count, threads)
         else:
             with nogil:
-                self.for_each(run_task, self.tasks, threads)
+                self.spread(task, count, threads)
 
-    cdef void for_each(self, task_t task, Py_ssize_t count, int threads) noexcept nogil:
-        """Run task(self, k) for each k below count."""
+    cdef void spread(self, task_t task, Py_ssize_t count, int threads) noexcept nogil:
         cdef Py_ssize_t k
         cdef int thread
         cdef region_t region = shared_region

@@ -74,17 +74,18 @@ class Extended(Real):
 
 @dataclass(frozen=True)
 class Count:
-    """A whole number >= low."""
+    """A whole number >= low of so many bits, by default such that C can still count on from it."""
 
     low: int = 0
+    bits: int = 62
 
     def __str__(self) -> str:
-        return f"a whole number >= {self.low}"
+        return f"a whole number >= {self.low} and < 2**{self.bits}"
 
     def __call__(self, value: Any) -> int:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
             raise TypeError
-        if value < self.low:
+        if not self.low <= int(value) < 2**self.bits:
             raise ValueError
         return int(value)
 

@@ -49,6 +49,8 @@ with _workers_that_do_not_spin():
 
 from ._kinds import Count, checked  # noqa: E402
 
+THREADS = Count(1, bits=31)
+
 
 def set_num_threads(n: int | None) -> None:
     """Set the most threads that a step uses, in all threads of the process.
@@ -61,7 +63,7 @@ def set_num_threads(n: int | None) -> None:
     Raises
     ------
     TypeError, ValueError
-        If n is not a whole number >= 1.
+        If n is not a whole number >= 1 and < 2**31.
 
     See Also
     --------
@@ -75,7 +77,7 @@ def set_num_threads(n: int | None) -> None:
     1
     >>> fo.set_num_threads(None)
     """
-    _engine.set_limit(_default if n is None else checked("n", Count(1), n))
+    _engine.set_limit(_default if n is None else checked("n", THREADS, n))
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def num_threads(n: int) -> Iterator[None]:
     Raises
     ------
     TypeError, ValueError
-        If n is not a whole number >= 1.
+        If n is not a whole number >= 1 and < 2**31.
 
     Examples
     --------
@@ -102,7 +104,7 @@ def num_threads(n: int) -> Iterator[None]:
     ...     fo.get_num_threads()
     1
     """
-    before = _engine.limit_here.set(checked("n", Count(1), n))
+    before = _engine.limit_here.set(checked("n", THREADS, n))
     try:
         yield
     finally:
@@ -137,7 +139,7 @@ def _threads_of_environment() -> int:
     if value is None:
         return 0  # the engine then asks the OpenMP runtime
     number = int(value) if value.isdecimal() else value
-    return int(checked("FASTOPTIM_NUM_THREADS", Count(1), number))
+    return int(checked("FASTOPTIM_NUM_THREADS", THREADS, number))
 
 
 def _cgroup_quota(root: Path = Path("/")) -> int:

@@ -350,8 +350,15 @@ class TestStateDict:
             (lambda d: d["state"].pop("w"), "state_dict['state']: keys"),
             (lambda d: d["state"].update(x={}), "state_dict['state']: keys"),
             (lambda d: d["state"]["w"].pop("step"), "expected the key 'step'"),
-            (lambda d: d["state"]["w"].update(step=-1), "expected a whole number >= 0, found -1"),
-            (lambda d: d["state"]["w"].update(step=1.5), "expected a whole number >= 0, found 1.5"),
+            (lambda d: d["state"]["w"].update(step=2**62), "whole number >= 0 and < 2**53"),
+            (
+                lambda d: d["state"]["w"].update(step=-1),
+                "expected a whole number >= 0 and < 2**62, found -1",
+            ),
+            (
+                lambda d: d["state"]["w"].update(step=1.5),
+                "expected a whole number >= 0 and < 2**62, found 1.5",
+            ),
             (lambda d: d["state"]["w"].update(q=ones(4)), "found 'q'"),
             (lambda d: d["param_groups"].pop(), "expected 2, found 1"),
             (lambda d: d["param_groups"][0].pop("lr"), "hyperparameters: expected"),

@@ -7,7 +7,6 @@ their averages where it keeps some, differ by more than rounding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 from types import ModuleType
@@ -38,9 +37,7 @@ def _fastoptim(case: Case, params: Arrays, grads: Arrays, backend: str, **flavou
 
 def _numpy_plain(case: Case, params: Arrays, grads: Arrays) -> Run:
     rule = _rule(numpy_plain, case)
-    if case.around:
-        return _plain_around(rule, params, grads, **case.around)
-    return Run(_together(rule, params, grads))
+    return _numpy(numpy_plain, rule, case, params, grads)
 
 
 def _numpy_in_place(case: Case, params: Arrays, grads: Arrays) -> Run:
@@ -49,9 +46,25 @@ def _numpy_in_place(case: Case, params: Arrays, grads: Arrays) -> Run:
     def in_scratch(p: Any, g: Any) -> Any:
         return rule(p, g, scratch[: p.size].reshape(p.shape))
 
-    if case.around:
-        return _in_place_around(in_scratch, params, grads, **case.around)
-    return Run(_together(in_scratch, params, grads))
+    return _numpy(numpy_in_place, in_scratch, case, params, grads)
+
+
+def _numpy(
+    module: ModuleType, rule: Callable[[Any, Any], Any], case: Case, params: Arrays, grads: Arrays
+) -> Run:
+    if not case.around:
+        return Run(_together(rule, params, grads))
+    max_norm, decay = case.around["max_grad_norm"], case.around["ema_decay"]
+    # where people would scale g in place: the next step of a benchmark has the same g to clip
+    clipped, averages = [g.copy() for g in grads], [p.copy() for p in params]
+    rule_step = _together(rule, params, clipped)
+
+    def step() -> None:
+        module.clip_by_norm(clipped, grads, max_norm)
+        rule_step()
+        module.average(averages, params, decay)
+
+    return Run(step, lambda: [*params, *averages])
 
 
 def _rule(module: ModuleType, case: Case) -> Callable[..., Any]:
@@ -69,55 +82,6 @@ def _together(rule: Callable[[Any, Any], Any], params: Arrays, grads: Arrays) ->
             next(steps)
 
     return step
-
-
-# Around the rule: clipping and averaging concern all arrays together. The rule sees `clipped`,
-# where people would scale g in place: the next step of a benchmark has the same g, and is to clip
-# it again.
-
-
-def _plain_around(
-    rule: Callable[[Any, Any], Any],
-    params: Arrays,
-    grads: Arrays,
-    max_grad_norm: float,
-    ema_decay: float,
-) -> Run:
-    clipped, emas = [g.copy() for g in grads], [p.copy() for p in params]
-    rule_step = _together(rule, params, clipped)
-
-    def step() -> None:
-        norm = np.sqrt(sum(np.sum(g**2) for g in grads))  # type: ignore[misc]
-        for c, g in zip(clipped, grads, strict=True):
-            c[...] = g * min(1.0, max_grad_norm / (norm + 1e-6))
-        rule_step()
-        for i, p in enumerate(params):
-            emas[i] = ema_decay * emas[i] + (1 - ema_decay) * p
-
-    return Run(step, lambda: [*params, *emas])
-
-
-def _in_place_around(
-    rule: Callable[[Any, Any], Any],
-    params: Arrays,
-    grads: Arrays,
-    max_grad_norm: float,
-    ema_decay: float,
-) -> Run:
-    clipped, emas = [g.copy() for g in grads], [p.copy() for p in params]
-    rule_step, a = _together(rule, params, clipped), np.empty_like(params[0])
-
-    def step() -> None:
-        norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
-        for c, g in zip(clipped, grads, strict=True):
-            np.multiply(g, min(1.0, max_grad_norm / (norm + 1e-6)), out=c)
-        rule_step()
-        for ema, p in zip(emas, params, strict=True):
-            np.multiply(ema, ema_decay, out=ema)
-            np.multiply(p, 1 - ema_decay, out=a)
-            np.add(ema, a, out=ema)
-
-    return Run(step, lambda: [*params, *emas])
 
 
 SUBJECT, REFERENCE = "fastoptim", "reference"

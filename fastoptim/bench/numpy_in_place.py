@@ -7,11 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
+from fastoptim._base import Array
+
 Steps = Iterator[None]
+
+
+def clip_by_norm(clipped: list[Array], grads: list[Array], max_norm: float) -> None:
+    norm = sqrt(sum(float(np.vdot(g, g)) for g in grads))
+    for c, g in zip(clipped, grads, strict=True):
+        np.multiply(g, min(1.0, max_norm / (norm + 1e-6)), out=c)
+
+
+def average(averages: list[Array], params: list[Array], decay: float) -> None:
+    for e, p in zip(averages, params, strict=True):
+        np.subtract(e, p, out=e)
+        np.multiply(e, decay, out=e)
+        np.add(e, p, out=e)
 
 
 def sgd(p: Any, g: Any, a: Any, lr: float, momentum: float = 0.0) -> Steps:

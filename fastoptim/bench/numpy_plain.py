@@ -1,4 +1,4 @@
-"""Every rule in NumPy as people write it, under its name in the registry.
+"""Every rule in NumPy as people write it, under its name in the registry, and what goes around it.
 
 A rule is a generator: the state is local, and each ``next()`` takes a step along the gradient that
 g holds by then.
@@ -12,7 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from fastoptim._base import Array
+
 Steps = Iterator[None]
+
+
+def clip_by_norm(clipped: list[Array], grads: list[Array], max_norm: float) -> None:
+    norm = np.sqrt(sum(np.sum(g**2) for g in grads))  # type: ignore[misc]
+    for c, g in zip(clipped, grads, strict=True):
+        c[...] = g * min(1.0, max_norm / (norm + 1e-6))
+
+
+def average(averages: list[Array], params: list[Array], decay: float) -> None:
+    for i, p in enumerate(params):
+        averages[i] = decay * averages[i] + (1 - decay) * p
 
 
 def sgd(p: Any, g: Any, lr: float, momentum: float = 0.0) -> Steps:
