@@ -29,6 +29,7 @@ SETTINGS: dict[str, Kind] = {
 }
 DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore"}
 POSITIVE, ONE = Above(0), 1.0
+STEPS = Count(0, bits=62)  # the engine counts on from there
 FORMAT = 1  # of state_dict
 LINE = 64  # bytes of a cache line
 EMA = "ema"  # the name of the average among the state arrays
@@ -691,7 +692,7 @@ class Optimizer:
         params = [(group, p) for group in groups for p in group.container.arrays]
         for (group, p), (key, arrays) in zip(params, saved.items(), strict=True):
             label = f"{where}[{key!r}]"
-            steps.append(checked(f"{label}['step']", Count(0), _entry(label, arrays, "step")))
+            steps.append(checked(f"{label}['step']", STEPS, _entry(label, arrays, "step")))
             for name in group.state_names:
                 _entry(label, arrays, name)
             for name, array in arrays.items():

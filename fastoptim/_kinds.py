@@ -74,20 +74,22 @@ class Extended(Real):
 
 @dataclass(frozen=True)
 class Count:
-    """A whole number >= low of so many bits, by default such that C can still count on from it."""
+    """A whole number >= low, of so many bits."""
 
     low: int = 0
-    bits: int = 62
+    bits: int | None = None
 
     def __str__(self) -> str:
-        return f"a whole number >= {self.low} and < 2**{self.bits}"
+        below = f" and < 2**{self.bits}" if self.bits else ""
+        return f"a whole number >= {self.low}{below}"
 
     def __call__(self, value: Any) -> int:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
             raise TypeError
-        if not self.low <= int(value) < 2**self.bits:
+        number = int(value)
+        if number < self.low or (self.bits and number >= 2**self.bits):
             raise ValueError
-        return int(value)
+        return number
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,11 @@ class Rule:
     def apply(self, loops: Any, *args: Any, **kwargs: Any) -> None:
         """Update p and the state arrays in place, with compiled loops or (None) with NumPy."""
         call = self.__signature__.bind(*args, **kwargs).arguments
-        p, g, step = call.pop("p"), call.pop("g"), checked("step", Count(1), call.pop("step"))
+        p, g, step = (
+            call.pop("p"),
+            call.pop("g"),
+            checked("step", Count(1, bits=62), call.pop("step")),
+        )
         state = {name: call.pop(name, None) for name in self.state}
         hyper = self.check(call)
         exists = self.state_for(hyper)

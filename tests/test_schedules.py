@@ -784,7 +784,7 @@ class TestRefusals:
         ],
     )
     def test_steps(self, cls, step, error):
-        with pytest.raises(error, match=r"^step: expected a whole number >= 0 and < 2\*\*62, found"):
+        with pytest.raises(error, match=r"^step: expected a whole number >= 0, found"):
             cls(**VALID[cls])(step)
 
     @pytest.mark.parametrize("cls", [Cyclic, OneCycle])
