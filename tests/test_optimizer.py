@@ -350,7 +350,7 @@ class TestStateDict:
             (lambda d: d["state"].pop("w"), "state_dict['state']: keys"),
             (lambda d: d["state"].update(x={}), "state_dict['state']: keys"),
             (lambda d: d["state"]["w"].pop("step"), "expected the key 'step'"),
-            (lambda d: d["state"]["w"].update(step=2**62), "whole number >= 0 and < 2**53"),
+            (lambda d: d["state"]["w"].update(step=2**62), "whole number >= 0 and < 2**62, found"),
             (
                 lambda d: d["state"]["w"].update(step=-1),
                 "expected a whole number >= 0 and < 2**62, found -1",
