@@ -504,10 +504,10 @@ def test_threads_may_fit_and_patch_at_once():
         assert_close(a, b)
 
 
-@pytest.mark.parametrize("version", ["0.24.2", "1.4.2", "1.10.0", "2.0rc1"])
+@pytest.mark.parametrize("version", ["0.24.2", "1.5.2", "1.10.0", "2.0rc1"])
 def test_another_version_is_left_unpatched(monkeypatch, version):
     monkeypatch.setattr(sklearn, "__version__", version)
-    message = f"expected scikit-learn 1.5 to 1.9, found {re.escape(version)}: it is left unpatched"
+    message = f"expected scikit-learn 1.6 to 1.9, found {re.escape(version)}: it is left unpatched"
     with pytest.warns(RuntimeWarning, match=message):
         patch()
     assert not is_patched()
@@ -516,7 +516,7 @@ def test_another_version_is_left_unpatched(monkeypatch, version):
     unpatch()
 
 
-@pytest.mark.parametrize("version", ["1.5.0", "1.9.dev0", sklearn.__version__])
+@pytest.mark.parametrize("version", ["1.6.0", "1.9.dev0", sklearn.__version__])
 def test_supported_versions(monkeypatch, version):
     monkeypatch.setattr(sklearn, "__version__", version)
     with patched():
@@ -552,7 +552,7 @@ print([str(w.message) for w in found if w.category is RuntimeWarning])
 print(type(estimator._optimizer).__module__)
 """
     warned, module = output(code).splitlines()
-    assert "expected scikit-learn 1.5 to 1.9, found 3.1" in warned
+    assert "expected scikit-learn 1.6 to 1.9, found 3.1" in warned
     assert module == "sklearn.neural_network._stochastic_optimizers"
 
 

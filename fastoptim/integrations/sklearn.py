@@ -53,13 +53,13 @@ try:
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 except ImportError as error:
     raise ImportError(
-        "fastoptim.integrations.sklearn: needs scikit-learn 1.5 to 1.9: "
+        "fastoptim.integrations.sklearn: needs scikit-learn 1.6 to 1.9: "
         'python -m pip install "fastoptim[sklearn]"'
     ) from error
 
 __all__ = ["MLPClassifier", "MLPRegressor", "patch", "patched", "unpatch"]
 
-OLDEST, NEWEST = (1, 5), (1, 9)  # supported versions
+OLDEST, NEWEST = (1, 6), (1, 9)  # versions with whose own tests it was tested
 
 _fit_stochastic = BaseMultilayerPerceptron._fit_stochastic
 _compute_loss_grad = BaseMultilayerPerceptron._compute_loss_grad
@@ -314,13 +314,11 @@ class _Fused:
 
     def _fit_stochastic(self: Any, X: Any, *args: Any) -> None:  # noqa: N803
         *before, coef_grads, intercept_grads, layer_units, incremental = args
-        params = self.coefs_ + self.intercepts_
-        # scikit-learn's own code must be all that sees the gradients, or they must be finished
-        ours = type(self)._compute_loss_grad is vars(_Fused)["_compute_loss_grad"]
-        if ours and type(self)._backprop is _backprop and all(p.dtype == X.dtype for p in params):
-            coef_grads = _Sums(coef_grads)
         # what begins patched ends so: `unpatch` in another thread must not come within a step
-        with patched() if _reasons else nullcontext():
+        hold = bool(_reasons)
+        if (hold or isinstance(self, _Fused)) and _can_sum(self, X.dtype):
+            coef_grads = _Sums(coef_grads)
+        with patched() if hold else nullcontext():
             _fit_stochastic(self, X, *before, coef_grads, intercept_grads, layer_units, incremental)
         if not incremental:  # the next fit has another optimizer, and maybe other coefficients
             _fused.pop(vars(self)["_optimizer"], None)
@@ -345,6 +343,16 @@ class _Fused:
             coef_grads[layer][...] = x @ d
         np.sum(d, axis=0, out=intercept_grads[layer])
         coef_grads.alpha, coef_grads.total = self.alpha, total
+
+
+def _can_sum(estimator: Any, dtype: Any) -> bool:
+    """Tell whether nobody else sees the gradients, which must be finished for others."""
+    cls = type(estimator)
+    return (
+        cls._compute_loss_grad is vars(_Fused)["_compute_loss_grad"]
+        and cls._backprop is _backprop
+        and all(p.dtype == dtype for p in estimator.coefs_ + estimator.intercepts_)
+    )
 
 
 MEMBERS = ("_optimizer", "_fit_stochastic", "_compute_loss_grad")
