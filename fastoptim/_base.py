@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _levels
+from . import _levels, checkpoint
 from ._engine import Plan, as_array, check_target
-from ._kinds import Above, Choice, Count, Kind, Maybe, Real, checked
+from ._kinds import Above, Choice, Count, Flag, Kind, Maybe, Real, checked
 from ._rule import Rule, is_schedule
 from ._stages import clip_factor, norm_of
 
@@ -469,13 +471,15 @@ class Optimizer:
         """
         self._refuse_while_ema_shows("state_dict")
         with self._plan:
-            state = {
-                key: {
-                    "step": step,
-                    **{name: array.copy(order="K") for name, array in arrays.items()},
+            found = self._described()
+            for entry in found["state"].values():
+                entry |= {
+                    name: array.copy(order="K") for name, array in entry.items() if name != "step"
                 }
-                for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
-            }
+        return found
+
+    def _described(self) -> dict[str, Any]:
+        """Return what `state_dict` returns, but with the state arrays themselves."""
         keys = iter(self._state)
         groups = [
             {
@@ -489,7 +493,10 @@ class Optimizer:
             "format": FORMAT,
             "settings": dict(self._settings),
             "skipped_steps": self._skipped,
-            "state": state,
+            "state": {
+                key: {"step": step, **arrays}
+                for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
+            },
             "param_groups": groups,
         }
 
@@ -513,7 +520,90 @@ class Optimizer:
         with self._plan:
             self._load(state_dict)
 
-    def _load(self, state_dict: Mapping[str, Any]) -> None:
+    def save(self, path: str | os.PathLike[str], *, params: bool = True) -> None:
+        """Save all that a later run needs to go on with the same bits, as a safetensors file.
+
+        The file at `path` is replaced in one moment, once the new one is whole and on the disk:
+        whatever happens meanwhile, it is the old one or the new one. (A process that is killed
+        may leave a file ``.fastoptim-*`` beside it.) It keeps its permissions; those of a new file
+        are what the umask leaves. Where `path` is a symbolic link, what it points to is replaced.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The file.
+        params : bool, default True
+            Whether to save the parameters, too, beside what `state_dict` returns. Nothing but this
+            optimizer may write to them meanwhile.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described, `path` is a folder or a device, or a parameter has
+            a name other than text, a number, None, or a tuple of these.
+        OSError
+            If the system refuses, as it does where the disk is full; then the old file is there
+            as it was.
+        ImportError
+            Without the extra ``checkpoint``.
+        RuntimeError
+            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> import fastoptim as fo
+        >>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
+        >>> opt = fo.Adam({"w": np.array([1.0, 2.0])}, lr=0.5)
+        >>> opt.step({"w": np.array([1.0, 0.0])})
+        >>> opt.save(path)
+        >>> w = np.zeros(2)
+        >>> opt = fo.Adam({"w": w})
+        >>> opt.load(path)
+        >>> opt.lr, w
+        (0.5, array([0.5, 2. ]))
+        """
+        self._refuse_while_ema_shows("save")
+        path = checkpoint.path_of(path)
+        with_params = checked("params", Flag(), params)
+        with self._plan:
+            checkpoint.write(path, self._described(), self._params() if with_params else {})
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from what `save` saved, with the same bits.
+
+        Parameters that are in the file are written into the arrays of this optimizer. As in
+        `state_dict`, masks and schedules are not: the optimizer must have been made with them.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A file from an optimizer of the same class, whose groups hold parameters with the same
+            names, shapes and dtypes. The order of names and groups does not matter where `params`
+            is a mapping; elsewhere a parameter's name is its number.
+
+        Raises
+        ------
+        TypeError
+            If `path` is not one.
+        ValueError
+            If the file is not from `save`, has changed since, or anything in it does not fit; then
+            nothing has changed. The message has the path and what is wrong.
+        OSError
+            If the system cannot open it.
+        ImportError
+            Without the extra ``checkpoint``.
+        RuntimeError
+            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+        """
+        self._refuse_while_ema_shows("load")
+        path = checkpoint.path_of(path)
+        with self._plan, checkpoint.blaming(path):
+            states = (*self.rule.state, EMA)
+            self._load(*checkpoint.read(path, self._described(), self._params(), states))
+
+    def _load(self, state_dict: Mapping[str, Any], params: Sequence[Array] = ()) -> None:
         for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
             _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
         found = _entry("state_dict", state_dict, "param_groups")
@@ -544,6 +634,8 @@ class Optimizer:
         self._lay_out(tuple(groups), state, steps)
         self._adopt_settings(settings)
         self._skipped = skipped
+        # in C from the first array to the last, so that no interrupt comes between two
+        deque(map(np.ndarray.__setitem__, self._params().values(), repeat(...), params), maxlen=0)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -570,9 +662,13 @@ class Optimizer:
         if self._shows_ema:
             raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
 
+    def _params(self) -> dict[Any, Array]:
+        """Return the parameters by their keys."""
+        arrays = (p for group in self._groups for p in group.container.arrays)
+        return dict(zip(self._state, arrays, strict=True))
+
     def _swap_ema(self) -> None:
-        params = (p for group in self._groups for p in group.container.arrays)
-        for p, arrays in zip(params, self._state.values(), strict=True):
+        for p, arrays in zip(self._params().values(), self._state.values(), strict=True):
             if EMA in arrays:
                 p[...], arrays[EMA][...] = arrays[EMA].copy(), p.copy()
 
