@@ -102,9 +102,9 @@ def read(
             _expect(f"{name!r}", expected, found)
         arrays = _arrays_in(file, text, specs)
     state: dict[Any, dict[str, Any]] = {key: {PARAM: None, "step": steps[key]} for key in params}
-    for place, array in arrays.items():
-        key, name = places[place]
-        state[key][name] = array
+    for place, (key, name) in places.items():
+        if place in arrays:
+            state[key][name] = arrays[place]
     values = [entry.pop(PARAM) for entry in state.values()]
     if any(value is None for value in values):
         if any(value is not None for value in values):
