@@ -95,11 +95,11 @@ def read(
             f"{name}/{_text(key)}": (key, name) for key in params for name in (PARAM, *states)
         }
         specs = _specs_in(file)
-        for name, *found in specs:
+        for name, kind, shape in specs:
             if name not in places:
                 raise ValueError(f"expected the arrays of this optimizer, found also {name!r}")
             _, *expected = _spec(name, params[places[name][0]])
-            _expect(f"{name!r}", expected, found)
+            _expect(repr(name), "{} {}".format(*expected), f"{kind} {shape}")
         arrays = _arrays_in(file, text, specs)
     state: dict[Any, dict[str, Any]] = {key: {PARAM: None, "step": steps[key]} for key in params}
     for place, (key, name) in places.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import copy
 import errno
 import hashlib
 import itertools
@@ -10,15 +12,17 @@ import math
 import os
 import random
 import re
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fresh import FORK, needs_fork, output
-from zoo import PAIRS, assert_same, gradients, same_bits, snapshot
+from fresh import needs_fork, output
+from zoo import PAIRS, assert_same, same_bits, snapshot
 
 import fastoptim as fo
 
@@ -502,3 +506,340 @@ def interrupt(n, call, *args):
     finally:
         sys.setprofile(None)
     return False
+
+
+LIMITED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from test_checkpoint import *
+small, large = adam(), adam(30_000)
+path = os.path.join({folder!r}, "run")
+small.save(path)
+before = snapshot(large)
+{limit}
+for _ in range(2):
+    try:
+        large.save(path)
+    except OSError as error:
+        print(errno.errorcode[error.errno], error.filename == path)
+    assert content(path) == snapshot(small)
+    assert snapshot(large) == before
+small.step({{"w": np.ones((2, 3)), "b": np.ones(())}})
+{again}
+"""
+
+
+@posix
+def test_a_limit_of_the_size_of_files(tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    again = "small.save(path); assert content(path) == snapshot(small)"
+    code = LIMITED.format(tests=TESTS, folder=str(tmp_path), limit=limit, again=again)
+    assert output(code).split() == ["EFBIG", "True"] * 2
+
+
+def test_a_full_disk(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(tmp_path)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system takes root")
+    try:
+        again = "small.save(path); assert content(path) == snapshot(small)"
+        code = LIMITED.format(tests=TESTS, folder=str(tmp_path), limit="", again=again)
+        assert output(code).split() == ["ENOSPC", "True"] * 2
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@posix
+def test_a_read_only_folder():
+    """Also for root, who gives up what lets it write there all the same."""
+    with tempfile.TemporaryDirectory() as folder:  # that of tmp_path is closed to all but root
+        limit = (
+            f"os.chmod({folder!r}, 0o555)\nif os.geteuid() == 0: os.setgid(65534); os.setuid(65534)"
+        )
+        code = LIMITED.format(tests=TESTS, folder=folder, limit=limit, again="")
+        assert output(code).split() == ["EACCES", "True"] * 2
+
+
+KILLS = """
+import mmap, os, random, signal, sys, time
+sys.path.insert(0, {tests!r})
+from test_checkpoint import *
+path = {path!r}
+folder = os.path.dirname(path)
+optimizers = [adam(50_000, steps) for steps in (2, 3)]
+states = [snapshot(opt) for opt in optimizers]
+optimizers[0].save(path)
+probe = adam(50_000, steps=0)
+start = time.perf_counter()
+for _ in range(5):
+    optimizers[0].save(path)
+pause = (time.perf_counter() - start) / 5
+rng, inside, before, partly, found = random.Random(1), 0, 0, 0, [0, 0]
+saving = mmap.mmap(-1, 1)
+for _ in range(200):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, b"1")
+        while True:
+            for opt in optimizers:
+                saving[0] = 1
+                opt.save(path)
+                saving[0] = 0
+    os.read(reader, 1)
+    time.sleep(rng.random() * 3 * pause)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(reader), os.close(writer)
+    inside += saving[0]
+    left = [name for name in os.listdir(folder) if name != os.path.basename(path)]
+    assert len(left) <= 1, left
+    for name in left:
+        assert name.startswith(".fastoptim-")
+        left = os.path.join(folder, name)
+        before += 1
+        partly += 0 < os.path.getsize(left) < os.path.getsize(path)
+        os.unlink(left)
+    probe.load(path)
+    found[states.index(snapshot(probe))] += 1
+print(inside, before, partly, *found)
+"""
+
+
+@needs_fork
+def test_200_kills_leave_the_old_file_or_the_new_one(path):
+    inside, before, partly, *found = map(int, output(KILLS.format(tests=TESTS, path=path)).split())
+    print(f"{inside} in save, {before} before the new file replaced the old, {partly} half-written")
+    assert sum(found) == 200
+    assert min(found) > 20
+    assert inside > 150
+    assert before > 50
+    assert partly > 5
+
+
+def mutations(rng, data):
+    """Yield damaged copies of a file: bits and bytes changed, pieces lost, doubled or added."""
+    while True:
+        found = bytearray(data)
+        for _ in range(rng.choice([1, 1, 1, 2, 8])):
+            i, j = sorted(rng.choices(range(len(data) + 1), k=2))
+            # the header is where most is to be broken
+            i, j = rng.choice([(i, j), (i % 700, j % 700), (i, i + rng.randrange(20))])
+            kind = rng.randrange(9)
+            if kind == 0 and found:
+                found[i % len(found)] ^= 1 << rng.randrange(8)
+            elif kind == 1 and found:
+                found[i % len(found)] = rng.choice(b'\0\xff "{}[],:0129-.eE\\u')
+            elif kind == 2:
+                del found[i:]
+            elif kind == 3:
+                del found[i:j]
+            elif kind == 4:
+                found[i:i] = rng.randbytes(rng.randrange(40))
+            elif kind == 5:
+                found[i:j] = bytes(max(j - i, 0))
+            elif kind == 6:
+                found[i:i] = found[i:j]
+            elif kind == 7:
+                found[:8] = rng.choice(
+                    [rng.randrange(2 ** rng.randrange(1, 64)), max(len(found) - 8, 0), len(found)]
+                ).to_bytes(8, "little")
+            else:
+                found += rng.randbytes(rng.randrange(40))
+        yield bytes(found)
+
+
+def loads(opt, path):
+    """Tell why a file was refused, which has changed nothing; None if it was loaded."""
+    before = snapshot(opt), opt.skipped_steps
+    try:
+        opt.load(path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        return None
+    assert message.startswith(f"{path}: ")
+    assert (snapshot(opt), opt.skipped_steps) == before
+    return re.sub("found.*", "", message[len(path) + 2 :])
+
+
+class TestDamagedFiles:
+    @pytest.fixture
+    def saved(self, path):
+        """Return what is in the file at path."""
+        opt = adam(amsgrad=True, bounds=(-math.inf, 50))
+        opt.save(path)
+        return snapshot(opt)
+
+    def test_10_000_mutations(self, path, saved):
+        """Each gives a clean error and changes nothing, or loads what was saved."""
+        data = Path(path).read_bytes()
+        opt, refused = adam(steps=0), collections.Counter()
+        for damaged in itertools.islice(mutations(random.Random(5), data), 10_000):
+            with open(path, "wb") as file:
+                file.write(damaged)
+            refused[message := loads(opt, path)] += 1
+            if message is None:
+                assert snapshot(opt) == saved
+                opt = adam(steps=0)
+        print(refused)
+        assert 0 < refused[None] < 1_000
+        assert len(refused) > 5
+
+    def test_1_000_files_that_are_whole_but_wrong(self, path, saved):
+        """With a hash that fits: an error that changes nothing, or an optimizer that goes on."""
+        rng, rest, arrays = random.Random(6), rest_of(path), arrays_in(path)
+        opt, refused = adam(steps=0), collections.Counter()
+        for _ in range(1_000):
+            spoiled = copy.deepcopy(rest)
+            spoil(rng, spoiled)
+            forge(path, spoiled, arrays)
+            refused[message := loads(opt, path)] += 1
+            if message is None:
+                opt.step({"w": np.ones((2, 3)), "b": np.ones(())})
+                opt.save(path)
+                opt.load(path)
+                opt = adam(steps=0)
+        assert 0 < refused[None] < 500
+        assert len(refused) > 20
+
+    def test_every_length_it_could_be_cut_to(self, path, saved):
+        data, opt = Path(path).read_bytes(), adam(steps=0)
+        for length in range(len(data)):
+            with open(path, "wb") as file:
+                file.write(data[:length])
+            assert loads(opt, path) == "expected a safetensors file, "
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda a: a.pop("m/w"), "state_dict['state']['w']: expected the key 'm'"),
+            (lambda a: a.pop("v_max/w"), "expected the key 'v_max'"),
+            (lambda a: a.pop("ema/b"), "state_dict['state']['b']: expected the key 'ema'"),
+            (lambda a: a.pop("p/b"), "expected all parameters or none, found some"),
+            (lambda a: a.update({"x/w": a["m/w"]}), "arrays of this optimizer, found also 'x/w'"),
+            (lambda a: a.update({"m/x": a["m/w"]}), "arrays of this optimizer, found also 'm/x'"),
+            (lambda a: a.update({"m": a["m/w"]}), "arrays of this optimizer, found also 'm'"),
+            (
+                lambda a: a.update({"m/w": a["m/w"].T.copy()}),
+                "'m/w': expected F64 [2, 3], found F64 [3, 2]",
+            ),
+            (
+                lambda a: a.update({"m/w": a["m/w"].astype("f4")}),
+                "'m/w': expected F64 [2, 3], found F32 [2, 3]",
+            ),
+            (
+                lambda a: a.update({"p/w": a["p/w"].astype("f2")}),
+                "'p/w': expected F64 [2, 3], found F16 [2, 3]",
+            ),
+            (lambda a: a.update({"p/b": np.ones(1)}), "'p/b': expected F64 [], found F64 [1]"),
+            (lambda a: a.update({"p/b": np.ones((), "i4")}), "found I32 []"),
+        ],
+    )
+    def test_arrays_that_do_not_fit(self, path, saved, change, message):
+        arrays = arrays_in(path)
+        change(arrays)
+        forge(path, arrays=arrays)
+        assert_refused(adam(steps=0), path, message)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "expected JSON in its metadata"),
+            ("[" * 100_000, "expected JSON in its metadata"),
+            ("[]", "expected a mapping in its metadata, found tuple"),
+            ('{"version": 2}', "version: expected 1, found 2"),
+            ('{"version": 1}', "optimizer: expected Adam, found None"),
+            ('{"version": 1, "optimizer": "SGD"}', "optimizer: expected Adam, found SGD"),
+            ('{"version": 1, "optimizer": "Adam"}', "expected param groups of names"),
+        ],
+    )
+    def test_metadata_that_does_not_fit(self, path, saved, text, message):
+        forge(path, text=text)
+        assert_refused(adam(steps=0), path, message)
+
+    @pytest.mark.parametrize("digest", [np.zeros(32, "u1"), np.zeros(31, "u1"), np.zeros(32, "i1")])
+    def test_another_hash(self, path, saved, digest):
+        forge(path, digest=digest)
+        message = "expected what was saved" if digest.nbytes == 32 else "expected an array 'sha256'"
+        if digest.dtype == "i1":
+            message = "expected an array 'sha256'"
+        assert_refused(adam(steps=0), path, message)
+
+    def test_another_safetensors_file(self, path):
+        safetensors.save_file({"w": np.ones(3)}, path)
+        assert_refused(adam(steps=0), path, "expected a checkpoint of fastoptim")
+
+    @pytest.mark.parametrize("size", [0, 10**6, 99_999_999, 10**8 + 1, 2**40, 2**63, 2**64 - 1])
+    def test_a_header_that_claims_any_size(self, path, size):
+        with open(path, "wb") as file:
+            file.write(size.to_bytes(8, "little") + b"{}" * 20)
+        assert_refused(adam(steps=0), path, "expected a safetensors file, found a damaged one: ")
+
+    def test_a_file_larger_than_the_memory(self, path, saved):
+        """It has what its header claims, being empty from its header on."""
+        size = 2**42
+        header = {
+            "__metadata__": {"fastoptim": json.dumps(rest_of(path))},
+            "m/w": {"dtype": "F64", "shape": [size // 8], "data_offsets": [0, size]},
+            "sha256": {"dtype": "U8", "shape": [32], "data_offsets": [size, size + 32]},
+        }
+        text = json.dumps(header).encode()
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(file.tell() + size + 32)
+        assert_refused(adam(steps=0), path, "'m/w': expected F64 [2, 3], found F64 [549755813888]")
+
+
+WEIRD = [
+    None,
+    True,
+    -1,
+    0,
+    0.5,
+    1e308,
+    math.inf,
+    math.nan,
+    2**70,
+    10**400,
+    "",
+    "w",
+    "lr",
+    [],
+    {},
+    [[]],
+    [0.9, 0.99],
+    {"w": 1},
+    ["w", "b"],
+    [{}],
+    [["w"]],
+    "\ud800",
+    [math.nan, 1],
+    ["b", []],
+]
+
+
+def spoil(rng, tree):
+    """Change, drop, double or add something somewhere in what JSON holds."""
+    places = []
+
+    def walk(node):
+        for place in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, place))
+            if isinstance(node[place], (dict, list)):
+                walk(node[place])
+
+    walk(tree)
+    for _ in range(rng.choice([1, 1, 2])):
+        node, place = rng.choice(places)
+        kind = rng.randrange(5)
+        if kind == 0 and len(node) > 0:
+            del node[place if isinstance(node, dict) else rng.randrange(len(node))]
+            return
+        if kind == 1 and isinstance(node, dict):
+            node[rng.choice(["w", "params", "", "ema", "step"])] = rng.choice(WEIRD)
+        elif kind == 1:
+            node.append(rng.choice(WEIRD))
+            return
+        else:
+            node[place] = rng.choice(WEIRD)
