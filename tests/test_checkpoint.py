@@ -312,6 +312,24 @@ class TestNames:
         assert_refused(make(groups), path, message)
 
 
+def test_memory_in_which_it_saves(path):
+    """Nothing that grows with the arrays, of whatever layout."""
+    code = f"""
+import resource
+import numpy as np
+import fastoptim as fo
+params = [np.ones(4_000_000), np.ones((2_000, 1_000), order="F")]
+opt = fo.Adam(params)
+opt.step([np.ones_like(p) for p in params])
+fo.Adam(np.ones(3)).save({path!r})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+opt.save({path!r})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    assert int(output(code)) < 20_000  # KiB (macOS: bytes), where the arrays are 140,000
+    assert os.path.getsize(path) > 140_000_000
+
+
 def test_paths(tmp_path):
     opt = adam()
     for path in (tmp_path / "a", str(tmp_path / "b"), os.fsencode(tmp_path / "c\udcff")):
@@ -435,8 +453,9 @@ class TestReplacing:
     def test_an_interrupt_at_every_moment(self, path, saved):
         """Whenever it comes: the old file or the new one, no other, and the optimizer goes on."""
         found = []
+        old = Path(path).read_bytes()
         for n in itertools.count():
-            adam().save(path)
+            overwrite(path, old)
             interrupted = interrupt(n, saved.save, path)
             assert snapshot(saved) == self.new
             found.append(content(path))
@@ -444,7 +463,7 @@ class TestReplacing:
                 break
         assert found[-1] == self.new
         assert all(state in (self.old, self.new) for state in found)
-        assert found.count(self.old) > 50
+        assert found.count(self.old) > 300
 
     @posix
     def test_permissions(self, path, saved):
@@ -566,10 +585,10 @@ sys.path.insert(0, {tests!r})
 from test_checkpoint import *
 path = {path!r}
 folder = os.path.dirname(path)
-optimizers = [adam(50_000, steps) for steps in (2, 3)]
+optimizers = [adam(20_000, steps) for steps in (2, 3)]
 states = [snapshot(opt) for opt in optimizers]
 optimizers[0].save(path)
-probe = adam(50_000, steps=0)
+probe = adam(20_000, steps=0)
 start = time.perf_counter()
 for _ in range(5):
     optimizers[0].save(path)
@@ -587,7 +606,7 @@ for _ in range(200):
                 opt.save(path)
                 saving[0] = 0
     os.read(reader, 1)
-    time.sleep(rng.random() * 3 * pause)
+    time.sleep(rng.random() * 2 * pause)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     os.close(reader), os.close(writer)
@@ -625,7 +644,7 @@ def mutations(rng, data):
             i, j = sorted(rng.choices(range(len(data) + 1), k=2))
             # the header is where most is to be broken
             i, j = rng.choice([(i, j), (i % 700, j % 700), (i, i + rng.randrange(20))])
-            kind = rng.randrange(9)
+            kind = rng.choice([0, 0, 0, 0, 1, 1, 1, 2, 3, 4, 5, 5, 6, 7, 8])
             if kind == 0 and found:
                 found[i % len(found)] ^= 1 << rng.randrange(8)
             elif kind == 1 and found:
@@ -641,12 +660,18 @@ def mutations(rng, data):
             elif kind == 6:
                 found[i:i] = found[i:j]
             elif kind == 7:
-                found[:8] = rng.choice(
-                    [rng.randrange(2 ** rng.randrange(1, 64)), max(len(found) - 8, 0), len(found)]
-                ).to_bytes(8, "little")
+                sizes = rng.randrange(2 ** rng.randrange(1, 64)), max(len(found) - 8, 0), len(found)
+                found[:8] = rng.choice(sizes).to_bytes(8, "little")
             else:
                 found += rng.randbytes(rng.randrange(40))
         yield bytes(found)
+
+
+def overwrite(path, data):
+    """Put other bytes into a file; to truncate it first is ten times as slow on some systems."""
+    with open(path, "r+b") as file:
+        file.write(data)
+        file.truncate()
 
 
 def loads(opt, path):
@@ -671,17 +696,18 @@ class TestDamagedFiles:
         opt.save(path)
         return snapshot(opt)
 
-    def test_10_000_mutations(self, path, saved):
+    def test_10_000_mutations(self, path):
         """Each gives a clean error and changes nothing, or loads what was saved."""
-        data = Path(path).read_bytes()
-        opt, refused = adam(steps=0), collections.Counter()
+        opt, refused = adam(30, amsgrad=True, bounds=(-math.inf, 50)), collections.Counter()
+        opt.save(path)
+        data, saved = Path(path).read_bytes(), snapshot(opt)
+        opt = adam(30, steps=0)
         for damaged in itertools.islice(mutations(random.Random(5), data), 10_000):
-            with open(path, "wb") as file:
-                file.write(damaged)
+            overwrite(path, damaged)
             refused[message := loads(opt, path)] += 1
             if message is None:
                 assert snapshot(opt) == saved
-                opt = adam(steps=0)
+                opt = adam(30, steps=0)
         print(refused)
         assert 0 < refused[None] < 1_000
         assert len(refused) > 5
@@ -704,10 +730,9 @@ class TestDamagedFiles:
         assert len(refused) > 20
 
     def test_every_length_it_could_be_cut_to(self, path, saved):
-        data, opt = Path(path).read_bytes(), adam(steps=0)
-        for length in range(len(data)):
-            with open(path, "wb") as file:
-                file.write(data[:length])
+        opt = adam(steps=0)
+        for length in reversed(range(os.path.getsize(path))):
+            os.truncate(path, length)
             assert loads(opt, path) == "expected a safetensors file, "
 
     @pytest.mark.parametrize(
