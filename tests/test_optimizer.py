@@ -431,9 +431,7 @@ class TestCopies:
         rng = np.random.default_rng(29)
         layouts = [(0, 1, 2), (2, 1, 0)]
         if duplicate is copy.deepcopy or not cls.rule.trust:
-            layouts.append(
-                (1, 0, 2)
-            )  # pickled in C order: norms may round otherwise
+            layouts.append((1, 0, 2))  # pickled in C order: norms may round otherwise
         params = [
             np.array(rng.standard_normal((3, 4, 5)).transpose(axes), dtype, order="K")
             for dtype in DTYPES
@@ -558,6 +556,8 @@ class TestMoreOfCopies:
         assert buffers
         twin = pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
         assert not twin.param_groups[0]["params"][0].flags.writeable
+        blocks = {id(m.base) for m in (arrays["m"] for arrays in twin.state.values())}
+        assert len(blocks) == 1  # it is allocated as ever
         assert_same(twin, optimizer)
         before = snapshot(twin)
         with pytest.raises(ValueError, match=r"params\[0\]: expected a writable array"):
