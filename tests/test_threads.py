@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -327,6 +329,8 @@ CALLS = {
     "load": lambda opt, saved: opt.load("nowhere/run.safetensors"),
     "add_param_group": lambda opt, saved: opt.add_param_group({"params": np.ones(2)}),
     "use_ema": lambda opt, saved: opt.use_ema().__enter__(),
+    "pickle": lambda opt, saved: pickle.dumps(opt),
+    "deepcopy": lambda opt, saved: copy.deepcopy(opt),
 }
 
 
