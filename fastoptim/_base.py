@@ -6,7 +6,9 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from itertools import repeat
+from functools import partial
+from itertools import chain, repeat
+from operator import methodcaller
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -297,7 +299,7 @@ class Optimizer:
     - Both raise RuntimeError inside of `use_ema`, or if another thread is in a step. No thread may
       step the optimizer until they are done.
     - ``copy.copy`` raises TypeError: the copy would share the parameters, but not their state.
-    - To keep results for years, or for other versions of fastoptim, save `state_dict`.
+    - To keep results for years, or for other versions of fastoptim, use `save`.
     """
 
     rule: ClassVar[Rule]
@@ -658,11 +660,11 @@ class Optimizer:
         skipped = _entry("state_dict", state_dict, "skipped_steps")
         skipped = checked("state_dict['skipped_steps']", Count(0), skipped)
         state, steps = self._loaded_state(groups, _entry("state_dict", state_dict, "state"))
-        self._lay_out(tuple(groups), state, steps)
-        self._adopt_settings(settings)
-        self._skipped = skipped
-        # in C from the first array to the last, so that no interrupt comes between two
-        deque(map(np.ndarray.__setitem__, self._params().values(), repeat(...), params), maxlen=0)
+        for key, p in self._params().items() if params else ():
+            check_target(f"params[{key!r}]", p)  # it may have been made read-only since
+        judges = settings != DEFAULT_SETTINGS
+        changes = {"_settings": settings, "_judges": judges, "_skipped": skipped}
+        self._lay_out(tuple(groups), state, steps, params, changes)
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_ema_shows("copy or pickle")
@@ -744,18 +746,28 @@ class Optimizer:
         groups: tuple[ParamGroup, ...],
         state: Mapping[Any, Mapping[str, Array]],
         steps: Sequence[int],
+        values: Sequence[Array] = (),
+        changes: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Allocate the state that is missing and plan the steps; only then change anything."""
+        """Allocate the state that is missing and plan the steps; only then change anything.
+
+        Values for the parameters and changes of attributes come with it, if there are any.
+        """
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         self._fill_in(groups, complete)
         loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
         tensors = list(self._tensors(groups, complete, steps))
         plan = Plan(tensors, self.rule.update, loops, self.rule.trust)
-        self._plan.retire()  # another thread may have looked it up already
-        self._groups, self._state = groups, complete
-        for group in groups:
-            group.planned = True
-        self._plan = plan  # last: who steps it finds the rest in place
+        # the plan last: who steps it finds the rest in place
+        changes = {"_groups": groups, "_state": complete, **changes, "_plan": plan}
+        params = [p for group in groups for p in group.container.arrays]
+        all_at_once = chain(
+            map(methodcaller("retire"), [self._plan]),  # another thread may have looked it up
+            map(np.ndarray.__setitem__, params, repeat(...), values),
+            map(partial(object.__setattr__, self), changes, changes.values()),
+            map(setattr, groups, repeat("planned"), repeat(True)),
+        )
+        deque(all_at_once, maxlen=0)  # in C to its end: no interrupt comes between two of them
 
     def _fill_in(self, groups: Iterable[ParamGroup], state: Mapping[Any, dict[str, Array]]) -> None:
         """Add the state arrays that are missing, as they are before the first step."""

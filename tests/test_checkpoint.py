@@ -226,6 +226,27 @@ class TestParameters:
         assert Path(path).read_bytes() == before
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_at_every_moment_of_loading(path):
+    """Whenever it comes: everything is as it was, or as it was saved, and goes on."""
+    saved = adam(steps=3, lr=0.5, nonfinite="skip")
+    saved.step({"w": np.full((2, 3), np.nan), "b": np.ones(())})
+    saved.save(path)
+    new, found = (snapshot(saved), 1), []
+    for n in itertools.count():
+        opt = adam()
+        old = snapshot(opt), 0
+        interrupted = interrupt(n, opt.load, path)
+        found.append((snapshot(opt), opt.skipped_steps))
+        opt.step({"w": None, "b": np.ones(())})
+        if not interrupted:
+            break
+    assert found[0] == old
+    assert found[-2] == new  # from where the last interrupts come
+    assert all(state in (old, new) for state in found)
+    assert len(found) > 300
+
+
 class TestNames:
     def test_what_json_can_hold(self, path):
         keys = [
