@@ -544,15 +544,15 @@ def interrupt(n, call, *args):
         return trace if frame.f_code.co_name in ("_lay_out", "_load", "<listcomp>") else None
 
     before = sys.gettrace(), sys.getprofile()
-    sys.setprofile(profile)
     sys.settrace(trace)
+    sys.setprofile(profile)
     try:
         call(*args)
     except KeyboardInterrupt:
         return True
     finally:
-        sys.settrace(before[0])
         sys.setprofile(before[1])
+        sys.settrace(before[0])
     return False
 
 
