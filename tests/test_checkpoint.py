@@ -244,7 +244,7 @@ def test_an_interrupt_at_every_moment_of_loading(path):
     assert found[0] == old
     assert found[-2] == new  # from where the last interrupts come
     assert all(state in (old, new) for state in found)
-    assert len(found) > 300
+    assert len(found) > 100
 
 
 class TestNames:
@@ -484,7 +484,7 @@ class TestReplacing:
                 break
         assert found[-1] == self.new
         assert all(state in (self.old, self.new) for state in found)
-        assert found.count(self.old) > 300
+        assert found.count(self.old) > 100
 
     @posix
     def test_permissions(self, path, saved):
@@ -771,24 +771,27 @@ class TestDamagedFiles:
             (lambda a: a.pop("m/w"), "state_dict['state']['w']: expected the key 'm'"),
             (lambda a: a.pop("v_max/w"), "expected the key 'v_max'"),
             (lambda a: a.pop("ema/b"), "state_dict['state']['b']: expected the key 'ema'"),
-            (lambda a: a.pop("p/b"), "expected all parameters or none, found some"),
+            (lambda a: a.pop("p/b"), "expected 2 parameters or none, found 1"),
             (lambda a: a.update({"x/w": a["m/w"]}), "arrays of this optimizer, found also 'x/w'"),
             (lambda a: a.update({"m/x": a["m/w"]}), "arrays of this optimizer, found also 'm/x'"),
             (lambda a: a.update({"m": a["m/w"]}), "arrays of this optimizer, found also 'm'"),
             (
                 lambda a: a.update({"m/w": a["m/w"].T.copy()}),
-                "'m/w': expected F64 [2, 3], found F64 [3, 2]",
+                "'m/w': expected ['F64', [2, 3]], found ['F64', [3, 2]]",
             ),
             (
                 lambda a: a.update({"m/w": a["m/w"].astype("f4")}),
-                "'m/w': expected F64 [2, 3], found F32 [2, 3]",
+                "'m/w': expected ['F64', [2, 3]], found ['F32', [2, 3]]",
             ),
             (
                 lambda a: a.update({"p/w": a["p/w"].astype("f2")}),
-                "'p/w': expected F64 [2, 3], found F16 [2, 3]",
+                "'p/w': expected ['F64', [2, 3]], found ['F16', [2, 3]]",
             ),
-            (lambda a: a.update({"p/b": np.ones(1)}), "'p/b': expected F64 [], found F64 [1]"),
-            (lambda a: a.update({"p/b": np.ones((), "i4")}), "found I32 []"),
+            (
+                lambda a: a.update({"p/b": np.ones(1)}),
+                "'p/b': expected ['F64', []], found ['F64', [1]]",
+            ),
+            (lambda a: a.update({"p/b": np.ones((), "i4")}), "found ['I32', []]"),
         ],
     )
     def test_arrays_that_do_not_fit(self, path, saved, change, message):
@@ -829,7 +832,7 @@ class TestDamagedFiles:
     def test_a_header_that_claims_any_size(self, path, size):
         with open(path, "wb") as file:
             file.write(size.to_bytes(8, "little") + b"{}" * 20)
-        assert_refused(adam(steps=0), path, "expected a safetensors file, found a damaged one: ")
+        assert_refused(adam(steps=0), path, "expected a safetensors file, found none, or damage: ")
 
     def test_a_file_larger_than_the_memory(self, path, saved):
         """It has what its header claims, being empty from its header on."""
@@ -843,7 +846,9 @@ class TestDamagedFiles:
         with open(path, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(file.tell() + size + 32)
-        assert_refused(adam(steps=0), path, "'m/w': expected F64 [2, 3], found F64 [549755813888]")
+        assert_refused(
+            adam(steps=0), path, "'m/w': expected ['F64', [2, 3]], found ['F64', [549755813888]]"
+        )
 
 
 WEIRD = [
