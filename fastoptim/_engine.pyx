@@ -205,6 +205,20 @@ def set_grain(Py_ssize_t n):
     return old
 
 
+def change(changes):
+    """Give objects new attributes: all of them, or none.
+
+    An interrupt of the main thread raises between two instructions of Python; here are none.
+
+    Parameters
+    ----------
+    changes : iterable of tuples
+        ``(object, attributes)``, the attributes a dict.
+    """
+    for target, attributes in list(changes):
+        (<dict> target.__dict__).update(attributes)
+
+
 cdef inline bint is_dense(cnp.ndarray a):
     """Tell whether the elements fill one block of memory without gaps, whatever the axis order."""
     cdef Walk walk
@@ -407,6 +421,7 @@ cdef class Plan:
     cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
     cdef bint trust
+    cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(self, list tensors, update=None, loops=None, bint trust=False):
         self.count = len(tensors)
@@ -541,7 +556,8 @@ cdef class Plan:
             What all gradients are multiplied by.
         judge : function, optional
             ``judge(scale)`` is called once the gradients are checked and `sum_of_squares` may be
-            asked; it returns the scale to take the step with, or None to take none.
+            asked; it returns the scale to take the step with, or None to take none, and what to
+            `change` together with the step.
 
         Raises
         ------
@@ -551,13 +567,15 @@ cdef class Plan:
             If the plan is in a step already.
         """
         cdef Py_ssize_t i
+        changes = ()
         self.enter()
         try:
             self.grads = list(grads)  # another thread may change the caller's meanwhile
             self.bind(self.grads)
             if judge is not None:
-                judged = judge(scale)
+                judged, changes = judge(scale)
                 if judged is None:
+                    change(changes)
                     return False
                 scale = judged
             self.fill_rows(groups, scale)
@@ -570,6 +588,7 @@ cdef class Plan:
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
                     self.tensors[i].t += 1
+            change(changes)
             return True
         finally:
             self.grads = None
@@ -594,9 +613,23 @@ cdef class Plan:
     def __exit__(self, *_):
         self.leave()
 
-    def retire(self):
-        """Take no step any more, because another plan has taken over the arrays."""
-        self.retired = True
+    def retire(self, changes):
+        """Take no step any more: with these changes, another plan takes over the arrays."""
+        self.retired = True  # another thread may have looked this plan up already
+        change(changes)
+
+    cdef int swap_ema(self) except -1:
+        """Let parameters and averages change places."""
+        cdef Py_ssize_t i
+        cdef Tensor* tensor
+        for i in range(self.count):
+            self.check_owned(i, &self.tensors[i])
+        for i in range(self.count):
+            tensor = &self.tensors[i]
+            if tensor.data[EMA]:
+                swap(tensor.data[0], tensor.data[EMA], tensor.size * tensor.itemsize)
+        self.shows_ema = not self.shows_ema
+        return 0
 
     cdef bind(self, list grads):
         """Check all gradients and note where they are; make arrays of those that are not quite."""
@@ -753,7 +786,7 @@ cdef class Plan:
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
                     p, u = self.params[i], np.empty_like(self.params[i])
-                    self.update_one(i, u)
+                    self.update_one(i, p, self.states[i], u)
                     total = [0.0, 0.0]
                     for part in sum_of_squares(p, p, 1.0):
                         total[0] += part
@@ -807,20 +840,37 @@ cdef class Plan:
         self.row_capacity = rows
 
     cdef run_updates(self):
-        """Step with the NumPy twins, on the same arrays and the same scalars."""
+        """Step with the NumPy twins, on the same scalars.
+
+        They update copies: an error or an interrupt in the middle leaves the arrays as they were.
+        """
+        cdef Py_ssize_t i, k
+        found = []
         with np.errstate(all="ignore"):
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
-                    self.update_one(i, None)
-                    p, (_, last, _) = self.params[i], self.row_scalars[self.tensors[i].row]
-                    after(p, self.emas[i], self.masks[i], *map(p.dtype.type, last))
+                    found.append((i, self.updated(i)))
+        for i, arrays in found:
+            for k in range(ARRAYS):
+                if self.tensors[i].data[k]:
+                    a = <cnp.ndarray> arrays[k]
+                    memcpy(self.tensors[i].data[k], cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
 
-    cdef update_one(self, i, u):
+    cdef updated(self, i):
+        """Return p, the state arrays and the average as they are after the step."""
+        own = [self.params[i], *self.states[i], None, None, None]
+        own[EMA] = self.emas[i]
+        p, *state = [None if a is None else a.copy(order="K") for a in own[:ARRAYS]]
+        self.update_one(i, p, state[:len(self.states[i])], None)
+        last = self.row_scalars[self.tensors[i].row][1]
+        after(p, state[EMA - 1], self.masks[i], *map(p.dtype.type, last))
+        return p, *state
+
+    cdef update_one(self, i, p, state, u):
         """Update one parameter, or only write the direction of its step to u."""
-        p = self.params[i]
         first, _, own = self.row_scalars[self.tensors[i].row]
         g = before(self.grads[i], p, *map(p.dtype.type, first))
-        arrays = (*self.states[i], u) if self.trust else self.states[i]
+        arrays = (*state, u) if self.trust else state
         self.update(p, g, *arrays, *map(p.dtype.type, own))
 
     def sum_of_squares(self, double scale):
@@ -950,6 +1000,38 @@ cdef class Plan:
             left -= n
             start = 0
             i += 1
+
+
+cdef class ShownEma:
+    """Lets the parameters of an optimizer hold their averages inside of a ``with``.
+
+    It enters and leaves without an instruction of Python, before which an interrupt might raise.
+    """
+
+    cdef object optimizer
+    cdef Plan plan
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def __enter__(self):
+        self.optimizer._check_ema()
+        cdef Plan plan = self.optimizer._plan
+        plan.enter()
+        try:
+            plan.swap_ema()
+        except BaseException:
+            plan.leave()
+            raise
+        self.plan = plan
+
+    def __exit__(self, *_):
+        if self.plan is not None:
+            try:
+                self.plan.swap_ema()
+            finally:
+                self.plan.leave()
+                self.plan = None
 
 
 cdef void take_tasks(int thread, void* plan) noexcept nogil:
@@ -1084,6 +1166,16 @@ cdef void gather(
             base -= walk.shape[k] * walk.strides[k]
             index[k] = 0
             k -= 1
+
+
+cdef void swap(char* a, char* b, Py_ssize_t size) noexcept:
+    cdef char[4096] tile
+    cdef Py_ssize_t start, n
+    for start in range(0, size, <Py_ssize_t> sizeof(tile)):
+        n = min(size - start, <Py_ssize_t> sizeof(tile))
+        memcpy(tile, a + start, n)
+        memcpy(a + start, b + start, n)
+        memcpy(b + start, tile, n)
 
 
 if fo_install_fork_guard() != 0:
