@@ -46,7 +46,7 @@ cdef extern from "cpu.h":
 cdef extern from "parallel.h":
     int FO_OPENMP
     const char* FO_COMPILER
-    int fo_is_forked_child
+    int fo_forks
     int fo_install_fork_guard()
     Py_ssize_t fo_take(Py_ssize_t* next) nogil
     int omp_get_max_threads() nogil
@@ -123,13 +123,16 @@ cdef enum:
 cdef Py_ssize_t grain = 12 << 20
 cdef bint spinning = False
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
+cdef int limit_forks = 0  # when it was set: a child does not inherit it
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
-limit_here = ContextVar("fastoptim.num_threads", default=0)  # `num_threads`; 0: not inside of it
+limit_here = ContextVar("fastoptim.num_threads", default=(0, 0))  # the same two of `num_threads`
 
-# Runs regions on the threads that the BLAS shares with us, unless they are busy; NULL: not shared.
+# Runs regions on the workers of pool.h, unless they are busy: where the BLAS shares them with us,
+# and in a child of fork().
 ctypedef void (*job_t)(int i, void* work) noexcept nogil
 ctypedef int (*region_t)(job_t job, int n, void* work) noexcept nogil
-cdef region_t shared_region = NULL
+cdef region_t pool = NULL
+cdef bint shared = False
 
 ctypedef void (*task_t)(void* plan, Py_ssize_t k) noexcept nogil
 
@@ -144,15 +147,27 @@ def cpu_supports(level):
 
 def set_limit(int n):
     """Set the most threads that a step uses, 0 for the OpenMP runtime's; return the old value."""
-    global limit
+    global limit, limit_forks
     old, limit = limit, n
+    limit_forks = fo_forks
     return old
 
 
-def set_shared_region(uintptr_t address):
-    """Set the C function that runs regions on shared threads, 0 for none."""
-    global shared_region
-    shared_region = <region_t> address
+def forks():
+    """Return how many forks there are between the process that imported us and this one."""
+    return fo_forks
+
+
+def set_pool(uintptr_t address):
+    """Set the C function that runs regions on the workers of pool.h."""
+    global pool
+    pool = <region_t> address
+
+
+def set_shared(bint on):
+    """Say whether the BLAS shares the workers of pool.h with us."""
+    global shared
+    shared = on
 
 
 def set_quota(int n):
@@ -170,17 +185,18 @@ def set_spinning(bint on):
 
 cpdef tuple explain_limit():
     """Return the most threads that a step uses, now and from this thread, and what decides it."""
-    cdef int n
+    cdef int n, at
     if not FO_OPENMP:
         return 1, "built without OpenMP"
-    if fo_is_forked_child:
-        return 1, "child of fork()"
     if omp_in_parallel():
         return 1, "inside a parallel region"
-    if n := limit_here.get():
+    n, at = limit_here.get()
+    if n and at == fo_forks:
         return n, "num_threads"
-    if n := limit:
-        return n, "set_num_threads or FASTOPTIM_NUM_THREADS"
+    if limit and limit_forks == fo_forks:
+        return limit, "set_num_threads or FASTOPTIM_NUM_THREADS"
+    if fo_forks:
+        return 1, "child of fork()"
     # The runtime counts the CPUs that this thread may run on at this moment. Asking the operating
     # system instead gives 1 where OMP_PROC_BIND has bound each thread to a CPU of its own.
     n, why = omp_get_max_threads(), "OpenMP runtime"
@@ -193,7 +209,7 @@ cpdef tuple explain_limit():
 
 cpdef int threads_for(Py_ssize_t traffic):
     """Return how many threads a step uses that moves so many bytes; one asks nobody."""
-    cdef bint awake = shared_region != NULL or spinning
+    cdef bint awake = shared or (spinning and not fo_forks)
     cdef Py_ssize_t most = traffic // (min(grain, <Py_ssize_t> GRAIN_AWAKE) if awake else grain)
     return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
 
@@ -952,7 +968,7 @@ cdef class Plan:
     cdef void spread(self, task_t task, Py_ssize_t count, int threads) noexcept nogil:
         cdef Py_ssize_t k
         cdef int thread
-        cdef region_t region = shared_region
+        cdef region_t region = pool if shared or fo_forks else NULL
         if threads == 1:
             for k in range(count):
                 task(<void*> self, k)
