@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _levels
+from . import _levels, checkpoint
 from ._engine import Plan, ShownEma, as_array, change, check_target
-from ._kinds import Above, Choice, Count, Kind, Maybe, Real, checked
+from ._kinds import Above, Choice, Count, Flag, Kind, Maybe, Real, checked
 from ._rule import Rule, ScalarsOfStep, is_schedule
 from ._stages import clip_factor, norm_of
 
@@ -314,7 +314,7 @@ class Optimizer:
     - Both raise RuntimeError inside of `use_ema`, or if another thread is in a step. No thread may
       step the optimizer until they are done.
     - ``copy.copy`` raises TypeError: the copy would share the parameters, but not their state.
-    - To keep results for years, or for other versions of fastoptim, save `state_dict`.
+    - To keep results for years, or for other versions of fastoptim, use `save`.
     """
 
     rule: ClassVar[Rule]
@@ -503,13 +503,15 @@ class Optimizer:
         """
         self._refuse_while_ema_shows("state_dict")
         with self._plan:
-            state = {
-                key: {
-                    "step": step,
-                    **{name: array.copy(order="K") for name, array in arrays.items()},
+            found = self._described()
+            for entry in found["state"].values():
+                entry |= {
+                    name: array.copy(order="K") for name, array in entry.items() if name != "step"
                 }
-                for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
-            }
+        return found
+
+    def _described(self) -> dict[str, Any]:
+        """Return what `state_dict` returns, but with the state arrays themselves."""
         keys = iter(self._state)
         groups = [
             {
@@ -523,7 +525,10 @@ class Optimizer:
             "format": FORMAT,
             "settings": dict(self._settings),
             "skipped_steps": self._skipped,
-            "state": state,
+            "state": {
+                key: {"step": step, **arrays}
+                for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
+            },
             "param_groups": groups,
         }
 
@@ -547,7 +552,90 @@ class Optimizer:
         with self._plan:
             self._load(state_dict)
 
-    def _load(self, state_dict: Mapping[str, Any]) -> None:
+    def save(self, path: str | os.PathLike[str], *, params: bool = True) -> None:
+        """Save all that a later run needs to go on with the same bits, as a safetensors file.
+
+        The file at `path` is replaced in one moment, once the new one is whole and on the disk:
+        whatever happens meanwhile, it is the old one or the new one. (A process that is killed
+        may leave a file ``.fastoptim-*`` beside it.) It keeps its permissions; those of a new file
+        are what the umask leaves. Where `path` is a symbolic link, what it points to is replaced.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The file.
+        params : bool, default True
+            Whether to save the parameters, too, beside what `state_dict` returns. Nothing but this
+            optimizer may write to them meanwhile.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described, `path` is a folder or a device, or a parameter has
+            a name other than text, a number, None, or a tuple of these.
+        OSError
+            If the system refuses, as it does where the disk is full; then the old file is there
+            as it was.
+        ImportError
+            Without the extra ``checkpoint``.
+        RuntimeError
+            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> import fastoptim as fo
+        >>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
+        >>> opt = fo.Adam({"w": np.array([1.0, 2.0])}, lr=0.5)
+        >>> opt.step({"w": np.array([1.0, 0.0])})
+        >>> opt.save(path)
+        >>> w = np.zeros(2)
+        >>> opt = fo.Adam({"w": w})
+        >>> opt.load(path)
+        >>> opt.lr, w
+        (0.5, array([0.5, 2. ]))
+        """
+        self._refuse_while_ema_shows("save")
+        path = checkpoint.path_of(path)
+        with_params = checked("params", Flag(), params)
+        with self._plan:
+            checkpoint.write(path, self._described(), self._params() if with_params else {})
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from what `save` saved, with the same bits.
+
+        Parameters that are in the file are written into the arrays of this optimizer. As in
+        `state_dict`, masks and schedules are not: the optimizer must have been made with them.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A file from an optimizer of the same class, whose groups hold parameters with the same
+            names, shapes and dtypes. The order of names and groups does not matter where `params`
+            is a mapping; elsewhere a parameter's name is its number.
+
+        Raises
+        ------
+        TypeError
+            If `path` is not one.
+        ValueError
+            If the file is not from `save`, has changed since, or anything in it does not fit; then
+            nothing has changed. The message has the path and what is wrong.
+        OSError
+            If the system cannot open it.
+        ImportError
+            Without the extra ``checkpoint``.
+        RuntimeError
+            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+        """
+        self._refuse_while_ema_shows("load")
+        path = checkpoint.path_of(path)
+        with self._plan, checkpoint.blaming(path):
+            states = (*self.rule.state, EMA)
+            self._load(*checkpoint.read(path, self._described(), self._params(), states))
+
+    def _load(self, state_dict: Mapping[str, Any], params: Sequence[Array] = ()) -> None:
         for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
             _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
         found = _entry("state_dict", state_dict, "param_groups")
@@ -575,8 +663,10 @@ class Optimizer:
         skipped = _entry("state_dict", state_dict, "skipped_steps")
         skipped = checked("state_dict['skipped_steps']", Count(0), skipped)
         state, steps = self._loaded_state(groups, _entry("state_dict", state_dict, "state"))
+        for key, p in self._params().items() if params else ():
+            check_target(f"params[{key!r}]", p)  # it may have been made read-only since
         own = self._adopting(settings)[1] | {"_skipped": skipped}
-        self._lay_out(tuple(groups), state, steps, own)
+        self._lay_out(tuple(groups), state, steps, own, params)
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_ema_shows("copy or pickle")
@@ -629,6 +719,11 @@ class Optimizer:
             raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
         self._refuse_while_ema_shows("use_ema")
 
+    def _params(self) -> dict[Any, Array]:
+        """Return the parameters by their keys."""
+        arrays = (p for group in self._groups for p in group.container.arrays)
+        return dict(zip(self._state, arrays, strict=True))
+
     def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         added = []
         total = len(self._groups) + len(groups)
@@ -654,10 +749,12 @@ class Optimizer:
         state: Mapping[Any, Mapping[str, Array]],
         steps: Sequence[int],
         others: Mapping[str, Any] = MappingProxyType({}),
+        values: Sequence[Array] = (),
     ) -> None:
         """Allocate the state that is missing and plan the steps; then change all at once.
 
-        Attributes of the optimizer that change, too, are in `others`.
+        Attributes of the optimizer that change, too, are in `others`, and what the parameters
+        become in `values`, unless they stay.
         """
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         self._fill_in(groups, complete)
@@ -667,7 +764,7 @@ class Optimizer:
         own = {**others, "_groups": groups, "_state": complete}
         # the plan last: who steps it finds the rest in place
         changes = [*((group, {"planned": True}) for group in groups), (self, own | {"_plan": plan})]
-        self._plan.retire(changes)
+        self._plan.retire(changes, list(values))
 
     def _fill_in(self, groups: Iterable[ParamGroup], state: Mapping[Any, dict[str, Array]]) -> None:
         """Add the state arrays that are missing, as they are before the first step."""

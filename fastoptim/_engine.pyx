@@ -629,9 +629,15 @@ cdef class Plan:
     def __exit__(self, *_):
         self.leave()
 
-    def retire(self, changes):
-        """Take no step any more: with these changes, another plan takes over the arrays."""
+    def retire(self, changes, values):
+        """Take no step any more: with these changes, another plan takes over the arrays.
+
+        If there are values, one for each parameter, the parameters become them.
+        """
+        changes = list(changes)  # what may raise, or be interrupted, comes first
         self.retired = True  # another thread may have looked this plan up already
+        for p, value in zip(self.params, values):
+            p[...] = value
         change(changes)
 
     cdef int swap_ema(self) except -1:

@@ -376,6 +376,8 @@ CALLS = {
     "step": lambda opt, saved: opt.step(np.ones(3)),
     "state_dict": lambda opt, saved: opt.state_dict(),
     "load_state_dict": lambda opt, saved: opt.load_state_dict(saved),
+    "save": lambda opt, saved: opt.save("nowhere/run.safetensors"),
+    "load": lambda opt, saved: opt.load("nowhere/run.safetensors"),
     "add_param_group": lambda opt, saved: opt.add_param_group({"params": np.ones(2)}),
     "use_ema": lambda opt, saved: opt.use_ema().__enter__(),
     "pickle": lambda opt, saved: pickle.dumps(opt),
