@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from itertools import chain, repeat
-from operator import methodcaller
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -16,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _levels, checkpoint
-from ._engine import Plan, as_array, check_target
+from ._engine import Plan, ShownEma, as_array, change, check_target
 from ._kinds import Above, Choice, Count, Flag, Kind, Maybe, Real, checked
-from ._rule import Rule, is_schedule
+from ._rule import Rule, ScalarsOfStep, is_schedule
 from ._stages import clip_factor, norm_of
+
+if TYPE_CHECKING:
+    from ._engine import Change
 
 Array = NDArray[np.float32] | NDArray[np.float64]
 Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]
@@ -144,26 +143,33 @@ class ParamGroup(MutableMapping[str, Any]):
     anything. ``group["params"]`` is the list of the group's arrays.
     """
 
+    hyper: dict[str, Any]
+    state_names: tuple[str, ...]
+    planned: bool  # whether the optimizer's plan has this state
+    schedules: set[str]
+    scalars: ScalarsOfStep
+
     def __init__(
         self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any = None
     ) -> None:
         self._rule = rule
         self.container = container
         self.masks = container.masks(mask)
-        self.state_names: tuple[str, ...] = ()
-        self.planned = False  # whether the optimizer's plan has this state
-        self.adopt(rule.check(hyper))
+        self.state_names, self.planned = (), False
+        change([self.adopting(rule.check(hyper))])
 
-    def adopt(self, hyper: dict[str, Any]) -> None:
-        """Take hyperparameters that the rule has checked."""
-        self.hyper = hyper
+    def adopting(self, hyper: dict[str, Any]) -> Change:
+        """Return what to change to take hyperparameters that the rule has checked."""
         state_names = self._rule.state_for(hyper)
         if hyper["ema_decay"] is not None:
             state_names += (EMA,)
-        if state_names != self.state_names:
-            self.state_names, self.planned = state_names, False
-        self.schedules = {name for name, value in hyper.items() if is_schedule(value)}
-        self.scalars = self._rule.scalars_of(hyper)
+        return self, {
+            "hyper": hyper,
+            "state_names": state_names,
+            "planned": self.planned and state_names == self.state_names,
+            "schedules": {name for name, value in hyper.items() if is_schedule(value)},
+            "scalars": self._rule.scalars_of(hyper),
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         masks = self.container.like(self.masks)
@@ -173,15 +179,21 @@ class ParamGroup(MutableMapping[str, Any]):
         self._rule, self.container = state["rule"], state["container"]
         self.masks = self.container.masks(state["mask"])  # the arrays may have another layout now
         self.state_names, self.planned = (), False
-        self.adopt(state["hyper"])  # checked, and no schedule may be called before all is there
+        # They are checked, and no schedule may be called before all is there.
+        change([self.adopting(state["hyper"])])
 
     def __getitem__(self, name: str) -> Any:
         return list(self.container.arrays) if name == "params" else self.hyper[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if name == "params":
+        self.update({name: value})
+
+    def update(self, *args: Any, **hyper: Any) -> None:
+        """Set several hyperparameters, all of them or none."""
+        hyper = dict(*args, **hyper)
+        if "params" in hyper:
             raise TypeError("params: a group's arrays stay; add_param_group takes further ones")
-        self.adopt(self._rule.check({**self.hyper, name: value}))
+        change([self.adopting(self._rule.check({**self.hyper, **hyper}))])
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name}: a hyperparameter can be changed, not deleted")
@@ -216,9 +228,12 @@ class Hyperparameter:
         return first
 
     def __set__(self, opt: Optimizer, value: Any) -> None:
-        hypers = [opt.rule.check({**group.hyper, self._name: value}) for group in opt.param_groups]
-        for group, hyper in zip(opt.param_groups, hypers, strict=True):
-            group.adopt(hyper)
+        change(
+            [
+                group.adopting(opt.rule.check({**group.hyper, self._name: value}))
+                for group in opt.param_groups
+            ]
+        )
 
 
 class Setting:
@@ -232,7 +247,7 @@ class Setting:
 
     def __set__(self, opt: Optimizer, value: Any) -> None:
         value = checked(self._name, SETTINGS[self._name], value)
-        opt._adopt_settings({**opt._settings, self._name: value})
+        change([opt._adopting({**opt._settings, self._name: value})])
 
 
 class Optimizer:
@@ -322,11 +337,10 @@ class Optimizer:
             name: checked(name, kind, hyper.pop(name, DEFAULT_SETTINGS[name]))
             for name, kind in SETTINGS.items()
         }
-        self._adopt_settings(settings)
+        change([self._adopting(settings)])
         self._defaults = self.rule.check(hyper)
         self._norm: float | None = None
         self._skipped = 0
-        self._shows_ema = False
         self._groups: tuple[ParamGroup, ...] = ()
         self._state: dict[Any, dict[str, Array]] = {}
         self._plan = Plan([])
@@ -389,8 +403,7 @@ class Optimizer:
             return None
         return averages[0] if len(averages) == 1 else averages
 
-    @contextmanager
-    def use_ema(self) -> Iterator[None]:
+    def use_ema(self) -> AbstractContextManager[None]:
         """Let the parameters hold their averages meanwhile, also if the body raises.
 
         Raises
@@ -412,17 +425,7 @@ class Optimizer:
         >>> p
         array([0.5, 2. ])
         """
-        if self.ema is None:
-            raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
-        self._refuse_while_ema_shows("use_ema")
-        with self._plan:
-            self._swap_ema()
-            self._shows_ema = True
-            try:
-                yield
-            finally:
-                self._shows_ema = False
-                self._swap_ema()
+        return ShownEma(self)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add a group of parameters, which start with fresh state.
@@ -469,7 +472,7 @@ class Optimizer:
         RuntimeError
             If another thread is in a step of this optimizer, or the averages are swapped in.
         """
-        if self._shows_ema:
+        if self._plan.shows_ema:
             self._refuse_while_ema_shows("step")
         for group in self._groups:
             if not group.planned:
@@ -662,9 +665,8 @@ class Optimizer:
         state, steps = self._loaded_state(groups, _entry("state_dict", state_dict, "state"))
         for key, p in self._params().items() if params else ():
             check_target(f"params[{key!r}]", p)  # it may have been made read-only since
-        judges = settings != DEFAULT_SETTINGS
-        changes = {"_settings": settings, "_judges": judges, "_skipped": skipped}
-        self._lay_out(tuple(groups), state, steps, params, changes)
+        own = self._adopting(settings)[1] | {"_skipped": skipped}
+        self._lay_out(tuple(groups), state, steps, own, params)
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_ema_shows("copy or pickle")
@@ -709,18 +711,18 @@ class Optimizer:
         return f"{type(self).__name__}({'; '.join(map(repr, self._groups))})"
 
     def _refuse_while_ema_shows(self, what: str) -> None:
-        if self._shows_ema:
+        if self._plan.shows_ema:
             raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
+
+    def _check_ema(self) -> None:
+        if self.ema is None:
+            raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
+        self._refuse_while_ema_shows("use_ema")
 
     def _params(self) -> dict[Any, Array]:
         """Return the parameters by their keys."""
         arrays = (p for group in self._groups for p in group.container.arrays)
         return dict(zip(self._state, arrays, strict=True))
-
-    def _swap_ema(self) -> None:
-        for p, arrays in zip(self._params().values(), self._state.values(), strict=True):
-            if EMA in arrays:
-                p[...], arrays[EMA][...] = arrays[EMA].copy(), p.copy()
 
     def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         added = []
@@ -746,28 +748,23 @@ class Optimizer:
         groups: tuple[ParamGroup, ...],
         state: Mapping[Any, Mapping[str, Array]],
         steps: Sequence[int],
+        others: Mapping[str, Any] = MappingProxyType({}),
         values: Sequence[Array] = (),
-        changes: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Allocate the state that is missing and plan the steps; only then change anything.
+        """Allocate the state that is missing and plan the steps; then change all at once.
 
-        Values for the parameters and changes of attributes come with it, if there are any.
+        Attributes of the optimizer that change, too, are in `others`, and what the parameters
+        become in `values`, unless they stay.
         """
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         self._fill_in(groups, complete)
         loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
         tensors = list(self._tensors(groups, complete, steps))
         plan = Plan(tensors, self.rule.update, loops, self.rule.trust)
+        own = {**others, "_groups": groups, "_state": complete}
         # the plan last: who steps it finds the rest in place
-        changes = {"_groups": groups, "_state": complete, **changes, "_plan": plan}
-        params = [p for group in groups for p in group.container.arrays]
-        all_at_once = chain(
-            map(methodcaller("retire"), [self._plan]),  # another thread may have looked it up
-            map(np.ndarray.__setitem__, params, repeat(...), values),
-            map(partial(object.__setattr__, self), changes, changes.values()),
-            map(setattr, groups, repeat("planned"), repeat(True)),
-        )
-        deque(all_at_once, maxlen=0)  # in C to its end: no interrupt comes between two of them
+        changes = [*((group, {"planned": True}) for group in groups), (self, own | {"_plan": plan})]
+        self._plan.retire(changes, list(values))
 
     def _fill_in(self, groups: Iterable[ParamGroup], state: Mapping[Any, dict[str, Array]]) -> None:
         """Add the state arrays that are missing, as they are before the first step."""
@@ -820,20 +817,23 @@ class Optimizer:
             for g in group.container.order(f"grads[{number}]", container)
         ]
 
-    def _adopt_settings(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
-        self._judges = settings != DEFAULT_SETTINGS
+    def _adopting(self, settings: dict[str, Any]) -> Change:
+        """Return what to change to take settings that have been checked."""
+        return self, {"_settings": settings, "_judges": settings != DEFAULT_SETTINGS}
 
-    def _judge(self, scale: float) -> float | None:
-        """Measure the gradients of the step under way; return their scale, or None to refuse."""
-        self._norm, bad = norm_of(self._plan, scale)
+    def _judge(self, scale: float) -> tuple[float | None, list[Change]]:
+        """Measure the gradients of the step under way; return their scale, or None to refuse.
+
+        With it comes what to change together with the step.
+        """
+        norm, bad = norm_of(self._plan, scale)
         nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
         if bad and nonfinite == "raise":
             raise FloatingPointError(f"{bad}: expected finite numbers, found NaN or infinity")
         if bad and nonfinite == "skip":
-            self._skipped += 1
-            return None
-        return scale if limit is None else scale * clip_factor(self._norm, limit)
+            return None, [(self, {"_norm": norm, "_skipped": self._skipped + 1})]
+        factor = 1.0 if limit is None else clip_factor(norm, limit)
+        return scale * factor, [(self, {"_norm": norm})]
 
     def _loaded_state(
         self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]
