@@ -17,11 +17,13 @@ import stat
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fresh import needs_fork, output
+from test_interrupts import interrupted
 from zoo import PAIRS, assert_same, same_bits, snapshot
 
 import fastoptim as fo
@@ -233,13 +235,13 @@ def test_an_interrupt_at_every_moment_of_loading(path):
     saved.step({"w": np.full((2, 3), np.nan), "b": np.ones(())})
     saved.save(path)
     new, found = (snapshot(saved), 1), []
-    for n in itertools.count():
+    for n in itertools.count(1):
         opt = adam()
         old = snapshot(opt), 0
-        interrupted = interrupt(n, opt.load, path)
+        cut_short = interrupted(partial(opt.load, path), n)
         found.append((snapshot(opt), opt.skipped_steps))
         opt.step({"w": None, "b": np.ones(())})
-        if not interrupted:
+        if not cut_short:
             break
     assert found[0] == old
     assert found[-2] == new  # from where the last interrupts come
@@ -475,12 +477,12 @@ class TestReplacing:
         """Whenever it comes: the old file or the new one, no other, and the optimizer goes on."""
         found = []
         old = Path(path).read_bytes()
-        for n in itertools.count():
+        for n in itertools.count(1):
             overwrite(path, old)
-            interrupted = interrupt(n, saved.save, path)
+            cut_short = interrupted(partial(saved.save, path), n)
             assert snapshot(saved) == self.new
             found.append(content(path))
-            if not interrupted:
+            if not cut_short:
                 break
         assert found[-1] == self.new
         assert all(state in (self.old, self.new) for state in found)
@@ -528,32 +530,6 @@ class TestReplacing:
                 call(path)
         assert stat.S_ISFIFO(os.stat(path).st_mode)
         assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
-
-
-def interrupt(n, call, *args):
-    """Interrupt a call where a signal would, for the n-th time; tell whether it came so far."""
-    moments = iter(range(n, -1, -1))
-
-    def profile(frame, event, arg):  # Python looks for signals where functions begin and end,
-        if event in ("call", "c_return") and next(moments, None) == 0:
-            raise KeyboardInterrupt
-
-    def trace(frame, event, arg):  # and in loops, of which this is the only one that matters
-        if event == "line" and next(moments, None) == 0:
-            raise KeyboardInterrupt
-        return trace if frame.f_code.co_name in ("_lay_out", "_load", "<listcomp>") else None
-
-    before = sys.gettrace(), sys.getprofile()
-    sys.settrace(trace)
-    sys.setprofile(profile)
-    try:
-        call(*args)
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.setprofile(before[1])
-        sys.settrace(before[0])
-    return False
 
 
 LIMITED = """
