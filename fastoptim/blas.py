@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import threading
 from importlib import import_module
 from types import TracebackType
 
@@ -95,16 +96,18 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
 
 
 _shared = False
+_switching = threading.Lock()  # BLAS's callback, the engine's and the flag change together
 
 
 def _switch(share: bool) -> None:
     global _shared
-    if share == _shared:
-        return
-    set_callback = _prepared() if share else _function("set_threads_callback_function")
-    set_callback(ctypes.c_void_p(_pool.blas_callback if share else None))
-    _engine.set_shared_region(_pool.run_region if share else 0)
-    _shared = share
+    with _switching:
+        if share == _shared:
+            return
+        set_callback = _prepared() if share else _function("set_threads_callback_function")
+        set_callback(ctypes.c_void_p(_pool.blas_callback if share else None))
+        _engine.set_shared(share)
+        _shared = share
 
 
 def _prepared() -> ctypes._NamedFuncPointer:
