@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _levels, checkpoint
-from ._engine import Plan, ShownEma, as_array, change, check_target
+from ._engine import Plan, ShownEma, as_array, can_flush, change, check_target
 from ._kinds import Above, Choice, Count, Flag, Kind, Maybe, Real, checked
 from ._rule import Rule, ScalarsOfStep, is_schedule
 from ._stages import clip_factor, norm_of
@@ -29,8 +29,9 @@ BACKENDS = Choice(("compiled", "reference"))
 SETTINGS: dict[str, Kind] = {
     "max_grad_norm": Maybe(Real(0)),
     "nonfinite": Choice(("ignore", "raise", "skip")),
+    "flush_denormals": Flag(),
 }
-DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore"}
+DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore", "flush_denormals": False}
 POSITIVE, ONE = Above(0), 1.0
 STEPS = Count(0, bits=62)  # the engine counts on from there
 FORMAT = 1  # of state_dict
@@ -45,6 +46,7 @@ class Options(TypedDict, total=False):
     max_grad_value: float | None
     max_grad_norm: float | None
     nonfinite: str
+    flush_denormals: bool
     bounds: tuple[float, float] | None
     ema_decay: float | None
     mask: Any
@@ -285,6 +287,12 @@ class Optimizer:
         What to do if a gradient holds a NaN or an infinity: step all the same, raise
         FloatingPointError, or take no step and count it in `skipped_steps`. Neither of the last
         two changes parameters, state or step counts. For the optimizer as a whole.
+    flush_denormals : bool, default False
+        Take numbers closer to zero than the smallest normal one (1.2e-38 in float32, 2.2e-308 in
+        float64) for zero, as operands and as results. State decays into them where gradients
+        vanish, and many CPUs then take many times as long for a step. The mode of the CPU is set
+        inside the loops of a step, in every thread, and restored behind them. For the optimizer
+        as a whole.
     backend : {"compiled", "reference"}, optional
         What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
         else the compiled kernels. Both give the same bits.
@@ -319,7 +327,7 @@ class Optimizer:
 
     rule: ClassVar[Rule]
     _backend: str
-    max_grad_norm, nonfinite = map(Setting, SETTINGS)
+    max_grad_norm, nonfinite, flush_denormals = map(Setting, SETTINGS)
 
     def __init__(
         self,
@@ -480,7 +488,8 @@ class Optimizer:
                     self._lay_out(self._groups, self._state, plan.steps)
         scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
         judge = self._judge if self._judges else None
-        self._plan.step(self._ordered(grads), self._groups, scale, judge)
+        flush = self._settings["flush_denormals"]
+        self._plan.step(self._ordered(grads), self._groups, scale, judge, flush)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -489,8 +498,8 @@ class Optimizer:
         -------
         dict
             ``"optimizer"`` (the class's name), ``"format"`` (a number), ``"settings"``
-            (max_grad_norm and nonfinite), ``"skipped_steps"``; ``"state"``: for the
-            key of each parameter its ``"step"`` and copies of its state arrays;
+            (max_grad_norm, nonfinite and flush_denormals), ``"skipped_steps"``; ``"state"``: for
+            the key of each parameter its ``"step"`` and copies of its state arrays;
             ``"param_groups"``: for each group the keys of its ``"params"`` and its
             hyperparameters. The parameters themselves are not in it, nor are masks and
             schedules, which the optimizer that loads it must have been made with.
@@ -656,6 +665,8 @@ class Optimizer:
             groups.append(ParamGroup(self.rule, group.container, hyper))
             groups[-1].masks = group.masks
         settings = _entry("state_dict", state_dict, "settings")
+        if isinstance(settings, Mapping):  # it came later than the others
+            settings = {"flush_denormals": False, **settings}
         settings = {
             name: checked(name, kind, _entry("state_dict['settings']", settings, name))
             for name, kind in SETTINGS.items()
@@ -819,7 +830,10 @@ class Optimizer:
 
     def _adopting(self, settings: dict[str, Any]) -> Change:
         """Return what to change to take settings that have been checked."""
-        return self, {"_settings": settings, "_judges": settings != DEFAULT_SETTINGS}
+        if settings["flush_denormals"] and not can_flush:
+            raise ValueError("flush_denormals: expected False on this CPU, found True")
+        judges = settings["max_grad_norm"] is not None or settings["nonfinite"] != "ignore"
+        return self, {"_settings": settings, "_judges": judges}
 
     def _judge(self, scale: float) -> tuple[float | None, list[Change]]:
         """Measure the gradients of the step under way; return their scale, or None to refuse.

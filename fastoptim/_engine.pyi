@@ -6,6 +6,7 @@ from typing import Any
 Change = tuple[Any, dict[str, Any]]
 
 openmp: int
+can_flush: bool
 compiler: str
 limit_here: ContextVar[tuple[int, int]]
 
@@ -44,10 +45,15 @@ class Plan:
         groups: Sequence[Any],
         scale: float = 1.0,
         judge: Callable[[float], tuple[float | None, Iterable[Change]]] | None = None,
+        flush: bool = False,
     ) -> bool: ...
     def sum_of_squares(self, scale: float) -> float: ...
     def first_nonfinite(self) -> str | None: ...
 
 class ShownEma(AbstractContextManager[None]):
     def __init__(self, optimizer: Any) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+class Loops(AbstractContextManager[None]):
+    def __init__(self, flush: bool) -> None: ...
     def __exit__(self, *_: object) -> None: ...

@@ -20,6 +20,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange
+from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
 from libc.string cimport memcpy
@@ -52,6 +53,13 @@ cdef extern from "parallel.h":
     int omp_get_max_threads() nogil
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
+
+cdef extern from "denormals.h":
+    ctypedef unsigned long long fo_mode
+    int FO_CAN_FLUSH
+    int FO_FLUSH
+    fo_mode fo_get_mode() nogil
+    void fo_set_mode(fo_mode mode) nogil
 
 cdef enum:
     ARRAYS = 5  # that a step writes: p, up to 3 state arrays, and the average of p
@@ -137,6 +145,7 @@ cdef bint shared = False
 ctypedef void (*task_t)(void* plan, Py_ssize_t k) noexcept nogil
 
 openmp = FO_OPENMP
+can_flush = bool(FO_CAN_FLUSH)
 compiler = FO_COMPILER.decode()
 
 
@@ -437,6 +446,7 @@ cdef class Plan:
     cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
     cdef bint trust
+    cdef bint flush  # denormals, in the step under way
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(self, list tensors, update=None, loops=None, bint trust=False):
@@ -558,7 +568,7 @@ cdef class Plan:
         """The number of steps that each parameter has taken."""
         return [self.tensors[i].t for i in range(self.count)]
 
-    def step(self, grads, groups, double scale=1.0, judge=None):
+    def step(self, grads, groups, double scale=1.0, judge=None, bint flush=False):
         """Take one step, and tell whether it was taken.
 
         Parameters
@@ -574,6 +584,8 @@ cdef class Plan:
             ``judge(scale)`` is called once the gradients are checked and `sum_of_squares` may be
             asked; it returns the scale to take the step with, or None to take none, and what to
             `change` together with the step.
+        flush : bool, default False
+            Take denormal numbers for zero in the loops, and only there.
 
         Raises
         ------
@@ -585,6 +597,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         changes = ()
         self.enter()
+        self.flush = flush
         try:
             self.grads = list(grads)  # another thread may change the caller's meanwhile
             self.bind(self.grads)
@@ -790,6 +803,11 @@ cdef class Plan:
         for k in range(len(values)):
             self.scalars64[at + k] = values[k]
             self.scalars32[at + k] = <float> self.scalars64[at + k]
+            if self.flush:  # a minimum returns zero for a denormal bound, a comparison the bound
+                if -DBL_MIN < self.scalars64[at + k] < DBL_MIN:
+                    self.scalars64[at + k] = 0
+                if -FLT_MIN < self.scalars32[at + k] < FLT_MIN:
+                    self.scalars32[at + k] = 0
 
     cdef scale_rows(self):
         """Multiply the learning rate of each array by its trust ratio."""
@@ -803,19 +821,15 @@ cdef class Plan:
 
     cdef reference_sums(self):
         """Return the sums of the squares of each parameter and of the direction of its step."""
-        sums = []
-        with np.errstate(all="ignore"):
-            for i in range(self.count):
-                if self.tensors[i].row >= 0:
-                    p, u = self.params[i], np.empty_like(self.params[i])
-                    self.update_one(i, p, self.states[i], u)
-                    total = [0.0, 0.0]
-                    for part in sum_of_squares(p, p, 1.0):
-                        total[0] += part
-                    for part in sum_of_squares(u, p, 1.0):
-                        total[1] += part
-                    sums.append((i, *total))
-        return sums
+        found = []
+        scalars = self.typed_scalars()
+        with Loops(self.flush):
+            for i in scalars:
+                p, u = self.params[i], np.empty_like(self.params[i])
+                self.update_one(i, p, self.states[i], u, scalars[i])
+                squares = [list(sum_of_squares(x, p, 1.0)) for x in (p, u)]
+                found.append((i, squares))
+        return [(i, in_order(p), in_order(u)) for i, (p, u) in found]
 
     cdef direction_sums(self):
         """Return what `reference_sums` returns, from the compiled loops."""
@@ -868,32 +882,48 @@ cdef class Plan:
         """
         cdef Py_ssize_t i, k
         found = []
-        with np.errstate(all="ignore"):
-            for i in range(self.count):
-                if self.tensors[i].row >= 0:
-                    found.append((i, self.updated(i)))
+        scalars = self.typed_scalars()
+        with Loops(self.flush):
+            for i in scalars:
+                found.append((i, self.updated(i, scalars[i])))
         for i, arrays in found:
             for k in range(ARRAYS):
                 if self.tensors[i].data[k]:
                     a = <cnp.ndarray> arrays[k]
                     memcpy(self.tensors[i].data[k], cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
 
-    cdef updated(self, i):
-        """Return p, the state arrays and the average as they are after the step."""
-        own = [self.params[i], *self.states[i], None, None, None]
-        own[EMA] = self.emas[i]
-        p, *state = [None if a is None else a.copy(order="K") for a in own[:ARRAYS]]
-        self.update_one(i, p, state[:len(self.states[i])], None)
-        last = self.row_scalars[self.tensors[i].row][1]
-        after(p, state[EMA - 1], self.masks[i], *map(p.dtype.type, last))
-        return p, *state
+    cdef dict typed_scalars(self):
+        """Return the scalars of each parameter that has a gradient, as the kernels have them."""
+        cdef Py_ssize_t at, i, k
+        found = {}
+        for i in range(self.count):
+            if self.tensors[i].row < 0:
+                continue
+            kind, parts = self.params[i].dtype.type, []
+            at = self.tensors[i].row * SCALARS
+            for part, room in zip(self.row_scalars[self.tensors[i].row], (BEFORE, AFTER, 0)):
+                if self.tensors[i].itemsize == sizeof(float):
+                    parts.append([kind(self.scalars32[at + k]) for k in range(len(part))])
+                else:
+                    parts.append([kind(self.scalars64[at + k]) for k in range(len(part))])
+                at += room
+            found[i] = parts
+        return found
 
-    cdef update_one(self, i, p, state, u):
+    cdef updated(self, i, scalars):
+        """Return p, the state arrays and the average as they are after the step."""
+        arrays = self.params[i], *self.states[i], self.emas[i]
+        p, *state, ema = [None if a is None else a.copy(order="K") for a in arrays]
+        self.update_one(i, p, state, None, scalars)
+        after(p, ema, self.masks[i], *scalars[1])
+        return [p, *state, *[None] * (EMA - 1 - len(state)), ema]
+
+    cdef update_one(self, i, p, state, u, scalars):
         """Update one parameter, or only write the direction of its step to u."""
-        first, _, own = self.row_scalars[self.tensors[i].row]
-        g = before(self.grads[i], p, *map(p.dtype.type, first))
+        first, _, own = scalars
+        g = before(self.grads[i], p, *first)
         arrays = (*state, u) if self.trust else state
-        self.update(p, g, *arrays, *map(p.dtype.type, own))
+        self.update(p, g, *arrays, *own)
 
     def sum_of_squares(self, double scale):
         """Return the sum of the squares of scale times all gradients of the step under way.
@@ -912,13 +942,12 @@ cdef class Plan:
         return total
 
     cdef reference_squares(self, double scale):
-        cdef double total = 0
-        with np.errstate(all="ignore"):
+        parts = []
+        with Loops(self.flush):
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
-                    for part in sum_of_squares(self.grads[i], self.params[i], scale):
-                        total += part
-        return total
+                    parts += sum_of_squares(self.grads[i], self.params[i], scale)
+        return in_order(parts)
 
     cdef cut_tiles(self):
         """Make the table of tiles, unless it is there."""
@@ -975,9 +1004,12 @@ cdef class Plan:
         cdef Py_ssize_t k
         cdef int thread
         cdef region_t region = pool if shared or fo_forks else NULL
+        cdef fo_mode mode
         if threads == 1:
+            mode = begin(self.flush)
             for k in range(count):
                 task(<void*> self, k)
+            fo_set_mode(mode)
             return
         self.task, self.parts = task, min(threads, <int> PARTS)
         for k in range(self.parts):
@@ -999,12 +1031,14 @@ cdef class Plan:
         cdef Part* part
         cdef Py_ssize_t k
         cdef int other
+        cdef fo_mode mode = begin(self.flush)
         for other in range(self.parts):
             part = &self.part[(thread + other) % self.parts]
             k = fo_take(&part.next)
             while k < part.end:
                 self.task(<void*> self, k)
                 k = fo_take(&part.next)
+        fo_set_mode(mode)
 
     cdef void run_task(self, Py_ssize_t task) noexcept nogil:
         cdef Py_ssize_t i = self.first_tensor[task]
@@ -1022,6 +1056,41 @@ cdef class Plan:
             left -= n
             start = 0
             i += 1
+
+
+cdef inline fo_mode begin(bint flush) noexcept nogil:
+    """Take denormals for zero or for what they are, whatever the thread's mode was; return it."""
+    cdef fo_mode mode = fo_get_mode()
+    fo_set_mode(mode | FO_FLUSH if flush else mode & ~<fo_mode> FO_FLUSH)
+    return mode
+
+
+cdef class Loops:
+    """What NumPy's loops run in: without warnings, and in the mode of the compiled loops."""
+
+    cdef object warnings
+    cdef bint flush
+    cdef fo_mode mode
+
+    def __init__(self, bint flush):
+        self.flush = flush
+        self.warnings = np.errstate(all="ignore")
+
+    def __enter__(self):
+        self.warnings.__enter__()
+        self.mode = begin(self.flush)
+
+    def __exit__(self, *error):
+        fo_set_mode(self.mode)
+        self.warnings.__exit__(*error)
+
+
+cdef double in_order(list parts):
+    """Return the sum of some numbers, added up one after the other."""
+    cdef double total = 0
+    for part in parts:
+        total += part
+    return total
 
 
 cdef class ShownEma:
