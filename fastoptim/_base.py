@@ -488,8 +488,7 @@ class Optimizer:
                     self._lay_out(self._groups, self._state, plan.steps)
         scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
         judge = self._judge if self._judges else None
-        flush = self._settings["flush_denormals"]
-        self._plan.step(self._ordered(grads), self._groups, scale, judge, flush)
+        self._plan.step(self._ordered(grads), self._groups, scale, judge, self._flushes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -685,7 +684,7 @@ class Optimizer:
             return {**vars(self), "_plan": plan.steps}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state, _plan=Plan([]))
+        change([(self, {**state, "_plan": Plan([])})])
         params = (p for group in self._groups for p in group.container.arrays)
         wanted = {
             (key, name): (p, array)
@@ -833,7 +832,8 @@ class Optimizer:
         if settings["flush_denormals"] and not can_flush:
             raise ValueError("flush_denormals: expected False on this CPU, found True")
         judges = settings["max_grad_norm"] is not None or settings["nonfinite"] != "ignore"
-        return self, {"_settings": settings, "_judges": judges}
+        flushes = settings["flush_denormals"]
+        return self, {"_settings": settings, "_judges": judges, "_flushes": flushes}
 
     def _judge(self, scale: float) -> tuple[float | None, list[Change]]:
         """Measure the gradients of the step under way; return their scale, or None to refuse.
