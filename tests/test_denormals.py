@@ -206,6 +206,14 @@ else:
         pytest.skip("this BLAS does not share its threads")
 
 
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("flush", [False, True])
+def test_norm_of_denormal_gradients(flush, backend):
+    optimizer = fo.SGD(np.ones(3000), max_grad_norm=1.0, flush_denormals=flush, backend=backend)
+    optimizer.step(np.full(3000, 2.0**-1060))
+    assert (optimizer.grad_norm == 0) == flush
+
+
 class TestSetting:
     def test_is_off_by_default_and_can_be_switched(self):
         p = np.full(4, 2.0**-1060)
