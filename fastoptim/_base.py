@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import _levels
 from ._engine import Plan, as_array, check_target
-from ._kinds import Above, Choice, Count, Kind, Maybe, Real, checked
+from ._kinds import NO_SEQUENCES, Above, Choice, Count, Kind, Maybe, Real, checked, shown
 from ._rule import Rule, is_schedule
 from ._stages import clip_factor, norm_of
 
@@ -58,7 +59,7 @@ class Container:
             self.names, self.arrays = list(params), list(params.values())
         elif self.single:
             self.arrays = [params]
-        elif isinstance(params, Iterable) and not isinstance(params, (str, bytes)):
+        elif isinstance(params, Iterable) and not isinstance(params, (*NO_SEQUENCES, Set)):
             self.arrays = list(params)
         else:
             raise TypeError(
@@ -105,7 +106,8 @@ class Container:
         found = []
         for index, p, m in zip(self.indices(), self.arrays, self.order("mask", mask), strict=True):
             if m is not None:
-                m, label = np.asarray(m), f"mask{index}"
+                label = f"mask{index}"  # comparing 0-d arrays gives scalars
+                m = np.asarray(m) if isinstance(m, np.generic) else as_array(label, m)
                 if m.dtype != bool:
                     raise TypeError(f"{label}: expected an array of bool, found {m.dtype}")
                 if m.shape != p.shape:
@@ -175,9 +177,14 @@ class ParamGroup(MutableMapping[str, Any]):
         return list(self.container.arrays) if name == "params" else self.hyper[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if name == "params":
+        self.update({name: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set several hyperparameters, or none of them if one does not fit."""
+        changes = dict(*args, **kwargs)
+        if "params" in changes:
             raise TypeError("params: a group's arrays stay; add_param_group takes further ones")
-        self.adopt(self._rule.check({**self.hyper, name: value}))
+        self.adopt(self._rule.check({**self.hyper, **changes}))
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name}: a hyperparameter can be changed, not deleted")
@@ -310,6 +317,8 @@ class Optimizer:
         mask: Any = None,
         **hyper: Any,
     ) -> None:
+        if type(self) is Optimizer:
+            raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
         label = "FASTOPTIM_BACKEND" if backend is None else "backend"
         if backend is None:
             backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
@@ -411,14 +420,14 @@ class Optimizer:
         if self.ema is None:
             raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
         self._refuse_while_ema_shows("use_ema")
-        with self._plan:
-            self._swap_ema()
+        with self._plan as plan:
+            plan.swap_averages()
             self._shows_ema = True
             try:
                 yield
             finally:
+                plan.swap_averages()
                 self._shows_ema = False
-                self._swap_ema()
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add a group of parameters, which start with fresh state.
@@ -467,13 +476,26 @@ class Optimizer:
         """
         if self._shows_ema:
             self._refuse_while_ema_shows("step")
+        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
+        grads = self._ordered(grads)
         for group in self._groups:
             if not group.planned:
                 with self._plan as plan:
-                    self._lay_out(self._groups, self._state, plan.steps)
-        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
-        judge = self._judge if self._judges else None
-        self._plan.step(self._ordered(grads), self._groups, scale, judge)
+                    planned = self._planned(self._groups, self._state, plan.steps)
+                    if self._step(planned[1], grads, scale):
+                        self._adopt(self._groups, *planned)
+                return
+        self._step(self._plan, grads, scale)
+
+    def _step(self, plan: Plan, grads: Sequence[Any], scale: float) -> bool:
+        if not self._judges:
+            return plan.step(grads, self._groups, scale)
+        norm = self._norm
+        try:
+            return plan.step(grads, self._groups, scale, partial(self._judge, plan))
+        except BaseException:
+            self._norm = norm
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -541,8 +563,14 @@ class Optimizer:
             self._load(state_dict)
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
-        for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
-            _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
+        written_by = Choice((type(self).__name__,))
+        checked(
+            "state_dict['optimizer']", written_by, _entry("state_dict", state_dict, "optimizer")
+        )
+        number = checked(
+            "state_dict['format']", Count(), _entry("state_dict", state_dict, "format")
+        )
+        _expect("state_dict['format']", FORMAT, number)
         found = _entry("state_dict", state_dict, "param_groups")
         if not isinstance(found, Sequence):
             kind = type(found).__name__
@@ -553,11 +581,13 @@ class Optimizer:
         for number, (group, saved) in enumerate(zip(self._groups, found, strict=True)):
             label = f"state_dict['param_groups'][{number}]"
             count = len(group.container.arrays)
-            _expect(f"{label}['params']", keys[:count], list(_entry(label, saved, "params")))
+            params = _entry(label, saved, "params")
+            params = list(params) if isinstance(params, tuple) else params
+            _expect(f"{label}['params']", keys[:count], params)
             keys = keys[count:]
             hyper = {name: group.hyper[name] for name in group.schedules - saved.keys()}
             hyper |= {name: value for name, value in saved.items() if name != "params"}
-            _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper))
+            _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper, key=str))
             groups.append(ParamGroup(self.rule, group.container, hyper))
             groups[-1].masks = group.masks
         settings = _entry("state_dict", state_dict, "settings")
@@ -618,12 +648,6 @@ class Optimizer:
         if self._shows_ema:
             raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
 
-    def _swap_ema(self) -> None:
-        params = (p for group in self._groups for p in group.container.arrays)
-        for p, arrays in zip(params, self._state.values(), strict=True):
-            if EMA in arrays:
-                p[...], arrays[EMA][...] = arrays[EMA].copy(), p.copy()
-
     def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         added = []
         total = len(self._groups) + len(groups)
@@ -650,13 +674,29 @@ class Optimizer:
         steps: Sequence[int],
     ) -> None:
         """Allocate the state that is missing and plan the steps; only then change anything."""
+        self._adopt(groups, *self._planned(groups, state, steps))
+
+    def _planned(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: Mapping[Any, Mapping[str, Array]],
+        steps: Sequence[int],
+    ) -> tuple[dict[Any, dict[str, Array]], Plan]:
+        """Return all state, of which the part that is missing is new, and a plan of the steps."""
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         self._fill_in(groups, complete)
         loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
         tensors = list(self._tensors(groups, complete, steps))
-        plan = Plan(tensors, self.rule.update, loops, self.rule.trust)
+        return complete, Plan(tensors, self.rule.update, loops, self.rule.trust)
+
+    def _adopt(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: dict[Any, dict[str, Array]],
+        plan: Plan,
+    ) -> None:
         self._plan.retire()  # another thread may have looked it up already
-        self._groups, self._state = groups, complete
+        self._groups, self._state = groups, state
         for group in groups:
             group.planned = True
         self._plan = plan  # last: who steps it finds the rest in place
@@ -700,12 +740,12 @@ class Optimizer:
         groups = self._groups
         if len(groups) == 1:
             return groups[0].container.order("grads", grads)
-        if not isinstance(grads, Sequence) or len(grads) != len(groups):
-            found = len(grads) if isinstance(grads, Sequence) else type(grads).__name__
-            raise ValueError(
-                f"grads: expected a sequence of {len(groups)} containers, one for each param "
-                f"group, found {found}"
-            )
+        expected = f"expected a sequence of {len(groups)} containers, one for each param group"
+        if not isinstance(grads, Sequence):
+            raise TypeError(f"grads: {expected}, found {type(grads).__name__}")
+        grads = list(grads)
+        if len(grads) != len(groups):
+            raise ValueError(f"grads: {expected}, found {len(grads)}")
         return [
             g
             for number, (group, container) in enumerate(zip(groups, grads, strict=True))
@@ -716,9 +756,9 @@ class Optimizer:
         self._settings = settings
         self._judges = settings != DEFAULT_SETTINGS
 
-    def _judge(self, scale: float) -> float | None:
+    def _judge(self, plan: Plan, scale: float) -> float | None:
         """Measure the gradients of the step under way; return their scale, or None to refuse."""
-        self._norm, bad = norm_of(self._plan, scale)
+        self._norm, bad = norm_of(plan, scale)
         nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
         if bad and nonfinite == "raise":
             raise FloatingPointError(f"{bad}: expected finite numbers, found NaN or infinity")
@@ -809,5 +849,9 @@ def _entry(label: str, mapping: Any, name: str) -> Any:
 
 
 def _expect(label: str, expected: Any, found: Any) -> None:
-    if found != expected:
-        raise ValueError(f"{label}: expected {expected}, found {found}")
+    try:
+        same = bool(found == expected)
+    except Exception:  # arrays among what is found have no truth value
+        same = False
+    if not same:
+        raise ValueError(f"{label}: expected {expected}, found {shown(found)}")
