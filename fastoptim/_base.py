@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import _levels
 from ._engine import Plan, as_array, check_target
-from ._kinds import NO_SEQUENCES, Above, Choice, Count, Kind, Maybe, Real, checked, shown
+from ._kinds import NO_SEQUENCES, Choice, Count, Divisor, Kind, Maybe, Real, checked, shown
 from ._rule import Rule, is_schedule
 from ._stages import clip_factor, norm_of
 
@@ -29,7 +29,7 @@ SETTINGS: dict[str, Kind] = {
     "nonfinite": Choice(("ignore", "raise", "skip")),
 }
 DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore"}
-POSITIVE, ONE = Above(0), 1.0
+DIVISOR, ONE = Divisor(0), 1.0
 STEPS = Count(0, bits=62)  # the engine counts on from there
 FORMAT = 1  # of state_dict
 LINE = 64  # bytes of a cache line
@@ -49,6 +49,12 @@ class Options(TypedDict, total=False):
     backend: str | None
 
 
+def _is_sequence(value: Any) -> bool:
+    """Tell whether a value has items in an order, though perhaps for one reading."""
+    no = (np.ndarray, Mapping, Set, *NO_SEQUENCES)
+    return isinstance(value, Iterable) and not isinstance(value, no)
+
+
 class Container:
     """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
 
@@ -59,7 +65,7 @@ class Container:
             self.names, self.arrays = list(params), list(params.values())
         elif self.single:
             self.arrays = [params]
-        elif isinstance(params, Iterable) and not isinstance(params, (*NO_SEQUENCES, Set)):
+        elif _is_sequence(params):
             self.arrays = list(params)
         else:
             raise TypeError(
@@ -335,7 +341,7 @@ class Optimizer:
         self._groups: tuple[ParamGroup, ...] = ()
         self._state: dict[Any, dict[str, Array]] = {}
         self._plan = Plan([])
-        if isinstance(params, Iterable) and not isinstance(params, (np.ndarray, Mapping, str)):
+        if _is_sequence(params):
             params = list(params)
             if any(isinstance(item, Mapping) for item in params):
                 if mask is not None:
@@ -476,7 +482,7 @@ class Optimizer:
         """
         if self._shows_ema:
             self._refuse_while_ema_shows("step")
-        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
+        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", DIVISOR, grad_scale)
         grads = self._ordered(grads)
         for group in self._groups:
             if not group.planned:
@@ -790,7 +796,7 @@ class Optimizer:
                     known = ", ".join((*self.rule.state, EMA))
                     raise ValueError(f"{label}: expected state named {known}, found {name!r}")
                 array = as_array(f"{label}[{name!r}]", array)
-                _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype)
+                _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
                 _expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
                 copies[key, name] = p, array
         return _allocated(list(saved), copies), steps
@@ -843,15 +849,15 @@ def _entry(label: str, mapping: Any, name: str) -> Any:
         raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
     if name not in mapping:
         raise ValueError(
-            f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping))}"
+            f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping)) or 'none'}"
         )
     return mapping[name]
 
 
-def _expect(label: str, expected: Any, found: Any) -> None:
+def _expect(label: str, expected: Any, found: Any, wrong: type[Exception] = ValueError) -> None:
     try:
         same = bool(found == expected)
     except Exception:  # arrays among what is found have no truth value
         same = False
     if not same:
-        raise ValueError(f"{label}: expected {expected}, found {shown(found)}")
+        raise wrong(f"{label}: expected {expected}, found {shown(found)}")

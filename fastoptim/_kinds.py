@@ -35,6 +35,9 @@ def number(value: Any) -> float:
     """Return a real number as a float; neither a bool nor an array is one."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError
+    if isinstance(value, np.longdouble) and np.isfinite(value):
+        numerator, denominator = value.as_integer_ratio()
+        return numerator / denominator  # raises OverflowError, where float() only warns
     return float(value)
 
 
@@ -69,6 +72,20 @@ class Above(Real):
     def __call__(self, value: Any) -> float:
         x = super().__call__(value)
         if x == self.low:
+            raise ValueError
+        return x
+
+
+@dataclass(frozen=True)
+class Divisor(Above):
+    """A finite number > low that 1 can be divided by."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} with a finite reciprocal"
+
+    def __call__(self, value: Any) -> float:
+        x = super().__call__(value)
+        if math.isinf(1 / x):
             raise ValueError
         return x
 
@@ -143,7 +160,8 @@ class Limits:
         return "two numbers, low <= high"
 
     def __call__(self, value: Any) -> tuple[float, float]:
-        low, high = map(Extended(), items_of(value))
+        first, second = items_of(value)
+        low, high = Extended()(first), Extended()(second)
         if not low <= high:
             raise ValueError
         return low, high

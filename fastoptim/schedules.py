@@ -63,6 +63,7 @@ __all__ = [
 
 
 Positive = Annotated[float, Above(0)]
+DIVISIBLE = Real(1e-100, 1e100)  # by one another
 Natural = Annotated[int, Count(1)]
 MaybeNatural = Annotated[int | None, Maybe(Count(1))]
 
@@ -795,8 +796,8 @@ class OneCycle(Schedule):
         >>> [round(schedule(t), 6) for t in range(7)]
         [0.95, 0.9, 0.85, 0.864645, 0.9, 0.935355, 0.95]
         """
-        base_momentum = checked("base_momentum", Above(0), base_momentum)
-        max_momentum = checked("max_momentum", Above(0), max_momentum)
+        base_momentum = checked("base_momentum", DIVISIBLE, base_momentum)
+        max_momentum = checked("max_momentum", DIVISIBLE, max_momentum)
         div_factor = base_momentum / max_momentum
         return replace(self, max_lr=base_momentum, div_factor=div_factor, final_div_factor=1.0)
 
