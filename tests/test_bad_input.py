@@ -8,8 +8,10 @@ argument, what was found and what was expected, and has changed nothing.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
+import tempfile
 from collections import UserDict, deque
 from collections.abc import Callable, Iterator
 from types import FunctionType, ModuleType
@@ -87,6 +89,8 @@ BOUND: dict[str, Callable[[], Callable[..., Any]]] = {
     "Optimizer.add_param_group": lambda: optimizer().add_param_group,
     "Optimizer.load_state_dict": lambda: optimizer().load_state_dict,
     "Optimizer.state_dict": lambda: optimizer().state_dict,
+    "Optimizer.load": lambda: optimizer().load,
+    "Optimizer.save": lambda: optimizer().save,
     "Optimizer.step": lambda: optimizer().step,
     "Optimizer.use_ema": lambda: optimizer(ema_decay=0.5).use_ema,
     "Schedule.__call__": lambda: Constant(0.1).__call__,
@@ -170,6 +174,9 @@ def table(cases: Callable[[], list[tuple[Any, Any]]], none: Any = TypeError) -> 
             yield from cases()
 
     return Table(lambda _: TypeError)
+
+
+NOT_TRIED = "not tried"  # an outcome
 
 
 def params_cases():
@@ -322,13 +329,27 @@ def dtype(value: Any) -> Any:
     return TypeError
 
 
+def path(value: Any) -> Any:
+    return NOT_TRIED if issubclass(type(value), (str, bytes)) else TypeError
+
+
+@functools.cache
+def folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
+
+
+def saved_file() -> str:
+    file = f"{folder().name}/saved"
+    optimizer().save(file)
+    return file
+
+
 def least_rate(value: Any) -> Any:
     if issubclass(type(value), (list, tuple)):
         return sequence_of(NONNEGATIVE.outcome, lambda found: len(found) == 1).outcome(value)
     return NONNEGATIVE.outcome(value)
 
 
-NOT_TRIED = "not tried"  # an outcome
 NATURAL = count(1)
 GAIN = real(lambda x: 0 <= x < 1e30)
 MIDDLING = real(lambda x: 1e-100 <= x < 1e100)
@@ -344,6 +365,8 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "Optimizer.step.grads": (lambda: [ONES, ONES], table(grads_cases)),
     "Optimizer.step.grad_scale": (1.0, real(lambda x: x > 0 and 1 / float(x) < np.inf)),
     "Optimizer.load_state_dict.state_dict": (lambda: optimizer().state_dict(), table(saved_cases)),
+    "path": (lambda: saved_file(), Kind(path)),
+    "Optimizer.save.params": (True, FLAG),
     "lr": (0.1, NONNEGATIVE),
     "momentum": (0.9, NONNEGATIVE),
     "Momentum.momentum": (0.9, SHARE),
@@ -608,6 +631,8 @@ def called(name: str, argument: str, value: Any) -> tuple[Any, ...]:
 def test_argument(name, argument):
     if name == "plot":
         pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plot`)")
+    if name in ("Optimizer.save", "Optimizer.load"):
+        pytest.importorskip("safetensors", reason="safetensors is not installed")
     for value, outcome in TABLE[name][argument][1].cases():
         if outcome is NOT_TRIED:
             continue
