@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import AbstractContextManager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import _levels, checkpoint
 from ._engine import Plan, ShownEma, as_array, can_flush, change, check_target
-from ._kinds import Above, Choice, Count, Flag, Kind, Maybe, Real, checked
+from ._kinds import NO_SEQUENCES, Choice, Count, Divisor, Flag, Kind, Maybe, Real, checked, shown
 from ._rule import Rule, ScalarsOfStep, is_schedule
 from ._stages import clip_factor, norm_of
 
@@ -32,7 +33,7 @@ SETTINGS: dict[str, Kind] = {
     "flush_denormals": Flag(),
 }
 DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore", "flush_denormals": False}
-POSITIVE, ONE = Above(0), 1.0
+DIVISOR, ONE = Divisor(0), 1.0
 STEPS = Count(0, bits=62)  # the engine counts on from there
 FORMAT = 1  # of state_dict
 LINE = 64  # bytes of a cache line
@@ -53,6 +54,12 @@ class Options(TypedDict, total=False):
     backend: str | None
 
 
+def _is_sequence(value: Any) -> bool:
+    """Tell whether a value has items in an order, though perhaps for one reading."""
+    no = (np.ndarray, Mapping, Set, *NO_SEQUENCES)
+    return isinstance(value, Iterable) and not isinstance(value, no)
+
+
 class Container:
     """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
 
@@ -63,7 +70,7 @@ class Container:
             self.names, self.arrays = list(params), list(params.values())
         elif self.single:
             self.arrays = [params]
-        elif isinstance(params, Iterable) and not isinstance(params, (str, bytes)):
+        elif _is_sequence(params):
             self.arrays = list(params)
         else:
             raise TypeError(
@@ -110,7 +117,8 @@ class Container:
         found = []
         for index, p, m in zip(self.indices(), self.arrays, self.order("mask", mask), strict=True):
             if m is not None:
-                m, label = np.asarray(m), f"mask{index}"
+                label = f"mask{index}"  # comparing 0-d arrays gives scalars
+                m = np.asarray(m) if isinstance(m, np.generic) else as_array(label, m)
                 if m.dtype != bool:
                     raise TypeError(f"{label}: expected an array of bool, found {m.dtype}")
                 if m.shape != p.shape:
@@ -337,6 +345,8 @@ class Optimizer:
         mask: Any = None,
         **hyper: Any,
     ) -> None:
+        if type(self) is Optimizer:
+            raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
         label = "FASTOPTIM_BACKEND" if backend is None else "backend"
         if backend is None:
             backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
@@ -352,7 +362,7 @@ class Optimizer:
         self._groups: tuple[ParamGroup, ...] = ()
         self._state: dict[Any, dict[str, Array]] = {}
         self._plan = Plan([])
-        if isinstance(params, Iterable) and not isinstance(params, (np.ndarray, Mapping, str)):
+        if _is_sequence(params):
             params = list(params)
             if any(isinstance(item, Mapping) for item in params):
                 if mask is not None:
@@ -482,13 +492,18 @@ class Optimizer:
         """
         if self._plan.shows_ema:
             self._refuse_while_ema_shows("step")
+        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", DIVISOR, grad_scale)
+        grads = self._ordered(grads)
         for group in self._groups:
             if not group.planned:
-                with self._plan as plan:
-                    self._lay_out(self._groups, self._state, plan.steps)
-        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
-        judge = self._judge if self._judges else None
-        self._plan.step(self._ordered(grads), self._groups, scale, judge, self._flushes)
+                with self._plan as plan:  # until the step is taken
+                    new, changes = self._planned(self._groups, self._state, plan.steps)
+                    judge = partial(self._judge, new, changes)
+                    if new.step(grads, self._groups, scale, judge, self._flushes):
+                        plan.retire((), ())
+                return
+        judge = partial(self._judge, self._plan, ()) if self._judges else None
+        self._plan.step(grads, self._groups, scale, judge, self._flushes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -644,8 +659,14 @@ class Optimizer:
             self._load(*checkpoint.read(path, self._described(), self._params(), states))
 
     def _load(self, state_dict: Mapping[str, Any], params: Sequence[Array] = ()) -> None:
-        for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
-            _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
+        written_by = Choice((type(self).__name__,))
+        checked(
+            "state_dict['optimizer']", written_by, _entry("state_dict", state_dict, "optimizer")
+        )
+        number = checked(
+            "state_dict['format']", Count(), _entry("state_dict", state_dict, "format")
+        )
+        _expect("state_dict['format']", FORMAT, number)
         found = _entry("state_dict", state_dict, "param_groups")
         if not isinstance(found, Sequence):
             kind = type(found).__name__
@@ -656,11 +677,13 @@ class Optimizer:
         for number, (group, saved) in enumerate(zip(self._groups, found, strict=True)):
             label = f"state_dict['param_groups'][{number}]"
             count = len(group.container.arrays)
-            _expect(f"{label}['params']", keys[:count], list(_entry(label, saved, "params")))
+            names = _entry(label, saved, "params")
+            names = list(names) if isinstance(names, tuple) else names
+            _expect(f"{label}['params']", keys[:count], names)
             keys = keys[count:]
             hyper = {name: group.hyper[name] for name in group.schedules - saved.keys()}
             hyper |= {name: value for name, value in saved.items() if name != "params"}
-            _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper))
+            _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper, key=str))
             groups.append(ParamGroup(self.rule, group.container, hyper))
             groups[-1].masks = group.masks
         settings = _entry("state_dict", state_dict, "settings")
@@ -766,6 +789,17 @@ class Optimizer:
         Attributes of the optimizer that change, too, are in `others`, and what the parameters
         become in `values`, unless they stay.
         """
+        _, changes = self._planned(groups, state, steps, others)
+        self._plan.retire(changes, list(values))
+
+    def _planned(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: Mapping[Any, Mapping[str, Array]],
+        steps: Sequence[int],
+        others: Mapping[str, Any] = MappingProxyType({}),
+    ) -> tuple[Plan, list[Change]]:
+        """Return a plan of the steps, and what to change to take it and the state it has added."""
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         self._fill_in(groups, complete)
         loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
@@ -774,7 +808,7 @@ class Optimizer:
         own = {**others, "_groups": groups, "_state": complete}
         # the plan last: who steps it finds the rest in place
         changes = [*((group, {"planned": True}) for group in groups), (self, own | {"_plan": plan})]
-        self._plan.retire(changes, list(values))
+        return plan, changes
 
     def _fill_in(self, groups: Iterable[ParamGroup], state: Mapping[Any, dict[str, Array]]) -> None:
         """Add the state arrays that are missing, as they are before the first step."""
@@ -815,12 +849,12 @@ class Optimizer:
         groups = self._groups
         if len(groups) == 1:
             return groups[0].container.order("grads", grads)
-        if not isinstance(grads, Sequence) or len(grads) != len(groups):
-            found = len(grads) if isinstance(grads, Sequence) else type(grads).__name__
-            raise ValueError(
-                f"grads: expected a sequence of {len(groups)} containers, one for each param "
-                f"group, found {found}"
-            )
+        expected = f"expected a sequence of {len(groups)} containers, one for each param group"
+        if not isinstance(grads, Sequence):
+            raise TypeError(f"grads: {expected}, found {type(grads).__name__}")
+        grads = list(grads)
+        if len(grads) != len(groups):
+            raise ValueError(f"grads: {expected}, found {len(grads)}")
         return [
             g
             for number, (group, container) in enumerate(zip(groups, grads, strict=True))
@@ -835,19 +869,23 @@ class Optimizer:
         flushes = settings["flush_denormals"]
         return self, {"_settings": settings, "_judges": judges, "_flushes": flushes}
 
-    def _judge(self, scale: float) -> tuple[float | None, list[Change]]:
+    def _judge(
+        self, plan: Plan, changes: Sequence[Change], scale: float
+    ) -> tuple[float | None, Sequence[Change]]:
         """Measure the gradients of the step under way; return their scale, or None to refuse.
 
-        With it comes what to change together with the step.
+        With it comes what to change together with the step, beside the changes given.
         """
-        norm, bad = norm_of(self._plan, scale)
+        if not self._judges:
+            return scale, changes
+        norm, bad = norm_of(plan, scale)
         nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
         if bad and nonfinite == "raise":
             raise FloatingPointError(f"{bad}: expected finite numbers, found NaN or infinity")
         if bad and nonfinite == "skip":
             return None, [(self, {"_norm": norm, "_skipped": self._skipped + 1})]
         factor = 1.0 if limit is None else clip_factor(norm, limit)
-        return scale * factor, [(self, {"_norm": norm})]
+        return scale * factor, [*changes, (self, {"_norm": norm})]
 
     def _loaded_state(
         self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]
@@ -872,7 +910,7 @@ class Optimizer:
                     known = ", ".join((*self.rule.state, EMA))
                     raise ValueError(f"{label}: expected state named {known}, found {name!r}")
                 array = as_array(f"{label}[{name!r}]", array)
-                _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype)
+                _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
                 _expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
                 copies[key, name] = p, array
         return _allocated(list(saved), copies), steps
@@ -925,11 +963,15 @@ def _entry(label: str, mapping: Any, name: str) -> Any:
         raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
     if name not in mapping:
         raise ValueError(
-            f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping))}"
+            f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping)) or 'none'}"
         )
     return mapping[name]
 
 
-def _expect(label: str, expected: Any, found: Any) -> None:
-    if found != expected:
-        raise ValueError(f"{label}: expected {expected}, found {found}")
+def _expect(label: str, expected: Any, found: Any, wrong: type[Exception] = ValueError) -> None:
+    try:
+        same = bool(found == expected)
+    except Exception:  # arrays among what is found have no truth value
+        same = False
+    if not same:
+        raise wrong(f"{label}: expected {expected}, found {shown(found)}")

@@ -86,7 +86,7 @@ cdef struct Walk:
     Py_ssize_t[AXES] strides
 
 cdef struct Tensor:
-    (PyObject*)[ARRAYS] arrays  # p and the state arrays, NULL where there is none
+    (PyObject*)[ARRAYS] arrays  # p and the state arrays as given, NULL where there is none
     (char*)[ARRAYS] data
     char* g
     Py_ssize_t size
@@ -115,6 +115,7 @@ cdef struct Range:
     uintptr_t low
     uintptr_t high
     Py_ssize_t owner
+    Py_ssize_t k  # which of its arrays
 
 cdef enum:
     # The bytes of memory traffic that a further thread must be given where threads are awake: those
@@ -316,12 +317,13 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b):
     return True
 
 
-cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner):
+cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k):
     """Return the range of addresses from an array's lowest byte to its highest."""
     cdef Range r
     cdef Py_ssize_t reach
     cdef int axis
     r.owner = owner
+    r.k = k
     r.low = <uintptr_t> cnp.PyArray_BYTES(a)
     r.high = r.low
     if size_of(a) == 0:
@@ -340,11 +342,11 @@ def as_array(label, value):
     """Return an ndarray over the same memory, or say why there is none."""
     if cnp.PyArray_CheckExact(value):
         return value
-    if not isinstance(value, np.ndarray):
+    if not cnp.PyArray_Check(value):
         raise TypeError(f"{label}: expected a NumPy array, found {type(value).__name__}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label}: expected an array without a mask, found {type(value).__name__}")
-    return value.view(np.ndarray)
+    return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
 
 
 def check_target(label, array):
@@ -444,6 +446,7 @@ cdef class Plan:
     cdef Py_ssize_t* tile_tensor  # of each tile whose squares are summed; made when first needed
     cdef Py_ssize_t* tile_start
     cdef double* tile_sums
+    cdef list given  # keeps alive the arrays that are written; the lists of them hold views
     cdef list labels, params, states, emas, masks, grads, row_scalars
     cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
@@ -458,7 +461,8 @@ cdef class Plan:
         if not self.tensors or not self.ranges:
             raise MemoryError
         cdef Py_ssize_t i
-        self.labels, self.params, self.states, self.emas, self.masks = [], [], [], [], []
+        self.labels, self.given = [], []
+        self.params, self.states, self.emas, self.masks = [], [], [], []
         self.update, self.loops, self.trust = update, loops, trust
         for i in range(self.count):
             self.add(i, tensors[i])
@@ -494,25 +498,17 @@ cdef class Plan:
             tensor.kernel = self.loop("rule", tensor.itemsize)
             tensor.after = self.loop("after", tensor.itemsize)
             tensor.squares = self.loop("squares", tensor.itemsize)
-        self.own(array, i, 0)
+        array = self.own(p, i, 0)
+        self.labels.append(labels)
         arrays = []
-        for k, s in enumerate(state):
-            if s is not None:
-                s = as_array(labels[2 + k], s)
-                check_state(labels[2 + k], labels[0], s, array)
-                self.own(s, i, 1 + k)
-            arrays.append(s)
-        if ema is not None:
-            label = labels[2 + len(state)]
-            ema = as_array(label, ema)
-            check_state(label, labels[0], ema, array)
-            self.own(ema, i, EMA)
+        for k, s in enumerate(state, start=1):
+            arrays.append(self.own_state(s, array, i, k))
+        ema = self.own_state(ema, array, i, EMA)
         if mask is not None:
             tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
         # g is read; p and each state array are read and written
         written = 1 + sum(s is not None for s in (*arrays, ema))
         tensor.traffic = cnp.PyArray_NBYTES(array) * (1 + 2 * written)
-        self.labels.append(labels)
         self.params.append(array)
         self.states.append(arrays)
         self.emas.append(ema)
@@ -521,30 +517,41 @@ cdef class Plan:
     cdef void* loop(self, name, Py_ssize_t itemsize) except NULL:
         return PyCapsule_GetPointer(self.loops[name][itemsize], "fastoptim.kernel")
 
-    cdef own(self, cnp.ndarray array, Py_ssize_t i, Py_ssize_t k):
-        """Note where an array is that a step writes; the plan's lists keep it alive."""
+    cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k):
+        """Check a state array that there may be, and note it as `own` does."""
+        if array is None:
+            return None
+        label = self.label(i, k)
+        check_state(label, self.labels[i][0], as_array(label, array), param)
+        return self.own(array, i, k)
+
+    cdef own(self, array, Py_ssize_t i, Py_ssize_t k):
+        """Note where an array is that a step writes, and return a view of it.
+
+        The view stays as it is when somebody sets the shape or the dtype of the array.
+        """
+        self.given.append(array)
         self.tensors[i].arrays[k] = <PyObject*> array
         self.tensors[i].data[k] = cnp.PyArray_BYTES(array)
-        self.ranges[self.range_count] = memory_of(array, i)
+        self.ranges[self.range_count] = memory_of(array, i, k)
         self.range_count += 1
+        return np.ndarray.view(array, np.ndarray)
 
     cdef sort_ranges(self):
         """Sort the ranges of memory that a step writes, and refuse two that overlap."""
         cdef Py_ssize_t k, n = 0
         found = sorted(
-            (self.ranges[k].low, self.ranges[k].high, self.ranges[k].owner)
+            (self.ranges[k].low, self.ranges[k].high, self.ranges[k].owner, self.ranges[k].k)
             for k in range(self.range_count)
             if self.ranges[k].low < self.ranges[k].high
         )
-        for low, high, owner in found:
+        for low, high, owner, k in found:
             if n > 0 and low < self.ranges[n - 1].high:
-                other = self.labels[self.ranges[n - 1].owner][0]
                 raise ValueError(
-                    f"{self.labels[owner][0]}: expected parameters and state with memory of their "
-                    f"own, found memory shared with {other}"
-                    + (" (its state)" if owner == self.ranges[n - 1].owner else "")
+                    f"{self.label(owner, k)}: expected parameters and state with memory of their "
+                    f"own, found memory shared with {self.label_at(n - 1)}"
                 )
-            self.ranges[n] = Range(low, high, owner)
+            self.ranges[n] = Range(low, high, owner, k)
             n += 1
         self.range_count = n
 
@@ -650,7 +657,10 @@ cdef class Plan:
 
         If there are values, one for each parameter, the parameters become them.
         """
+        cdef Py_ssize_t i
         changes = list(changes)  # what may raise, or be interrupted, comes first
+        for i in range(self.count if values else 0):
+            self.check_owned(i, &self.tensors[i])
         self.retired = True  # another thread may have looked this plan up already
         for p, value in zip(self.params, values):
             p[...] = value
@@ -698,6 +708,10 @@ cdef class Plan:
             return labels[0]
         return labels[len(labels) - 1 if k == EMA else 1 + k]
 
+    cdef label_at(self, Py_ssize_t n):
+        """Return the name of the array whose memory is the n-th range."""
+        return self.label(self.ranges[n].owner, self.ranges[n].k)
+
     cdef int check_owned(self, Py_ssize_t i, Tensor* tensor) except -1:
         """Raise if an array was frozen, or its memory moved, since the plan was made."""
         cdef cnp.ndarray a
@@ -718,7 +732,7 @@ cdef class Plan:
         return 0
 
     cdef int bind_one(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
-        cdef cnp.ndarray p = <cnp.ndarray> tensor.arrays[0]
+        cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
         cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
         cdef uintptr_t high = low + tensor.size * tensor.itemsize  # if it is dense, as p is
         cdef Range r
@@ -732,7 +746,7 @@ cdef class Plan:
                 if not tensor.walk:
                     raise MemoryError
             memory_order(tensor.walk, g, p)
-            r = memory_of(g, i)
+            r = memory_of(g, i, 0)
             low, high = r.low, r.high
         if low < tensor.gap_low or high > tensor.gap_high:
             self.find_gap(i, tensor, low, high)
@@ -756,7 +770,7 @@ cdef class Plan:
         if high > tensor.gap_high:
             raise ValueError(
                 f"{self.labels[i][1]}: expected memory apart from all parameters and state, found "
-                f"memory shared with {self.labels[self.ranges[first].owner][0]} or its state"
+                f"memory shared with {self.label_at(first)}"
             )
         return 0
 

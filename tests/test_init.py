@@ -178,8 +178,8 @@ def test_what_numpy_takes(dtype, shape, rng):
 
 
 REFUSED = [
-    ("shape", 3, "two or more whole numbers >= 1, found 3"),
-    ("shape", (3,), r"two or more whole numbers >= 1, found \(3,\)"),
+    ("shape", 3, "2 to 64 whole numbers >= 1 .* found 3"),
+    ("shape", (3,), r"2 to 64 whole numbers >= 1 .* found \(3,\)"),
     ("shape", (), r"found \(\)"),
     ("shape", (3, 0), r"found \(3, 0\)"),
     ("shape", (3, 4.0), r"found \(3, 4.0\)"),
@@ -196,7 +196,7 @@ REFUSED = [
     ("layout", "io", "'out_in' or 'in_out', found 'io'"),
 ]
 OF_XAVIER = [
-    ("gain", -1, "a finite number >= 0, found -1"),
+    ("gain", -1, "a number in .*, found -1"),
     ("gain", math.nan, "found nan"),
     ("gain", "relu", "found 'relu'"),
 ]

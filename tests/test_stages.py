@@ -380,7 +380,8 @@ def test_grad_scale_refused(value):
     optimizer = fo.Adam(np.ones(2))
     before = snapshot(optimizer)
     with pytest.raises(
-        (TypeError, ValueError), match="grad_scale: expected a finite number > 0, found"
+        (TypeError, ValueError),
+        match="grad_scale: expected a finite number > 0 with a finite reciprocal, found",
     ):
         optimizer.step(np.ones(2), grad_scale=value)
     assert snapshot(optimizer) == before
