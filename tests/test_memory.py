@@ -200,7 +200,9 @@ def small_steps() -> Callable[[], None]:
 
 def of_a_fresh_process(call: str) -> list[int]:
     code = f"import sys; sys.path.append({str(Path(__file__).parent)!r})\n"
-    return [int(n) for n in output(f"{code}from test_memory import *; print(*{call})").split()]
+    code += f"from test_memory import *; print(*{call})"
+    # the records of a measurement of coverage would grow
+    return [int(n) for n in output(code, COVERAGE_PROCESS_CONFIG=None).split()]
 
 
 def test_a_million_small_steps():
