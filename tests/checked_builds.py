@@ -50,13 +50,16 @@ class Build:
         self.tree = folder / "tree"
         self.environment = os.environ | {"PYTHONPATH": str(self.tree)}
         shutil.copytree(ROOT, self.tree, ignore=shutil.ignore_patterns(*NOT_COPIED))
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, "setup.py", "build_ext", "--inplace"],
             cwd=self.tree,
             env=self.environment | options,
-            stdout=subprocess.DEVNULL,
-            check=True,
+            capture_output=True,
+            text=True,
+            check=False,
         )
+        if done.returncode != 0:
+            raise SystemExit(done.stdout + done.stderr)
 
     def python(self, *arguments: str, under=(), **options) -> subprocess.CompletedProcess:
         command = [*under, sys.executable, *arguments]
@@ -118,7 +121,7 @@ def threads(folder: Path, _: Sequence[str]) -> None:
 
 
 def valgrind(folder: Path, arguments: Sequence[str]) -> None:
-    """Run a few tests under memcheck, which also sees what is read and was never written.
+    """Run the tests of odd arrays under memcheck, which also sees what is read and was never written.
 
     Complaints of Python, NumPy and the system, in which no function of ours takes part, are theirs.
     """
@@ -129,7 +132,7 @@ def valgrind(folder: Path, arguments: Sequence[str]) -> None:
     build.environment["PYTHONMALLOC"] = "malloc"
     ours = r"(at|by) 0x\w+: (__pyx_\w*fastoptim|fo_)"
     build.must_notice(PAST_THE_END, rf"Invalid read of size \d+\n==\d+== +{ours}", memcheck)
-    pytest = ["-m", "pytest", "-q", *(arguments or ["tests/test_arrays.py"])]
+    pytest = ["-m", "pytest", "-q", "tests/test_arrays.py", *arguments]
     done = build.python(*pytest, under=memcheck, stderr=subprocess.PIPE)
     complaints = [part for part in re.split(r"==\d+== \n", done.stderr) if re.search(ours, part)]
     print(*complaints, f"memcheck: {len(complaints)} complaints of fastoptim", sep="\n")
