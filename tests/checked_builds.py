@@ -121,7 +121,7 @@ def threads(folder: Path, _: Sequence[str]) -> None:
 
 
 def valgrind(folder: Path, arguments: Sequence[str]) -> None:
-    """Run the tests of odd arrays under memcheck, which also sees what is read and was never written.
+    """Run the tests of odd arrays under memcheck, which also sees reads of unwritten memory.
 
     Complaints of Python, NumPy and the system, in which no function of ours takes part, are theirs.
     """
