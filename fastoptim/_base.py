@@ -498,8 +498,8 @@ class Optimizer:
             if not group.planned:
                 with self._plan as plan:  # until the step is taken
                     new, changes = self._planned(self._groups, self._state, plan.steps)
-                    judge = partial(self._judge, new, changes)
-                    if new.step(grads, self._groups, scale, judge, self._flushes):
+                    taking = partial(self._judge, new, changes)
+                    if new.step(grads, self._groups, scale, taking, self._flushes):
                         plan.retire((), ())
                 return
         judge = partial(self._judge, self._plan, ()) if self._judges else None

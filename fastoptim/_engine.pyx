@@ -1,4 +1,3 @@
-# cython: boundscheck=False, wraparound=False, cdivision=True
 """The engine: it turns all arrays of an optimizer into one flat space of elements and steps them.
 
 It knows no rule: a kernel reaches it as a pointer, the scalars of a step as a tuple of floats.

@@ -1,209 +1,233 @@
-"""Parameters and state in files, across a crash; arrays of more than 2**31 elements."""
+"""Memory: steps, and optimizers that come and go, leave a process no larger than they found it.
+
+Each runs in a process of its own, so that what other tests left behind does not blur the figures.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import math
-import mmap
-import os
-import signal
-import subprocess
+import gc
+import itertools
 import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from zoo import same_bits
+from fresh import needs_openmp, output
+from zoo import engine
 
 import fastoptim as fo
+from fastoptim.bench.loop import can_share
 
-SHAPE, STEPS, CRASH = (30, 7), 12, 5
-NAMES = ("p", "m", "v")
-CHILD = """
-import sys, time
-import numpy as np
-import fastoptim as fo
-shape, folder = (30, 7), sys.argv[1]
-p, m, v = (np.memmap(f"{folder}/{name}", np.float32, "r+", shape=shape) for name in "pmv")
-for t in range(1, 6):
-    g = np.random.default_rng(t).standard_normal(shape).astype(np.float32)
-    fo.functional.adam(p, g, m, v, step=t, lr=0.1)
-print("stepped", flush=True)
-time.sleep(60)
-"""
+STATM = Path("/proc/self/statm")
+PAGE = 4096
+SMALL = 512  # bytes; blocks up to this size are those that Python counts
+SHAPE = (50, 50)  # 10 or 20 KB, a thousand of which would show among all memory
+
+pytestmark = pytest.mark.skipif(not STATM.exists(), reason="reads the resident size from /proc")
+
+rng = np.random.default_rng(0)
+P = {"w": rng.standard_normal(SHAPE), "b": rng.standard_normal(SHAPE).astype(np.float32)}
+G = {name: rng.standard_normal(p.shape).astype(p.dtype) for name, p in P.items()}
+BAD = {"w": G["w"], "b": G["b"] * np.nan}
 
 
-def mapped(folder, mode="r+"):
-    return [np.memmap(folder / name, np.float32, mode, shape=SHAPE) for name in NAMES]
+def params() -> dict[str, np.ndarray]:
+    return {name: p.copy() for name, p in P.items()}
 
 
-def gradient(t):
-    return np.random.default_rng(t).standard_normal(SHAPE).astype(np.float32)
+def refused(error: type[Exception], call: Callable, *args, **kwargs) -> None:
+    with pytest.raises(error):
+        call(*args, **kwargs)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
-def test_run_in_mapped_files_goes_on_after_a_crash(tmp_path):
-    start = gradient(0)
-    arrays = mapped(tmp_path, "w+")
-    arrays[0][:] = start
-    for array in arrays:
-        array.flush()
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+def stepped() -> None:
+    opt = fo.Adam(params())
+    for grads in (G, {"w": G["w"], "b": None}):
+        opt.step(grads)
+
+
+def options() -> None:
+    opt = fo.AdamW(
+        params(),
+        lr=fo.schedules.CosineAnnealing(1e-3, T_max=100),
+        mask=fo.prune.magnitude(P, 0.5),
+        bounds=(-1.0, 1.0),
+        max_grad_norm=1.0,
+        max_grad_value=0.5,
+        l1=0.1,
+        nonfinite="skip",
+        amsgrad=True,
     )
-    try:
-        assert child.stdout.readline() == "stepped\n"
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-    assert child.returncode == -signal.SIGKILL
-
-    expected = [start.copy(), np.zeros_like(start), np.zeros_like(start)]
-    for t in range(1, CRASH + 1):
-        fo.reference.adam(expected[0], gradient(t), *expected[1:], step=t, lr=0.1)
-    for name, array in zip(NAMES, expected, strict=True):
-        assert same_bits(np.fromfile(tmp_path / name, np.float32).reshape(SHAPE), array)
-
-    p, m, v = mapped(tmp_path)
-    for t in range(CRASH + 1, STEPS + 1):
-        fo.functional.adam(p, gradient(t), m, v, step=t, lr=0.1)
-        fo.reference.adam(expected[0], gradient(t), *expected[1:], step=t, lr=0.1)
-    for array, other in zip((p, m, v), expected, strict=True):
-        assert same_bits(np.asarray(array), other)
+    opt.step(G, grad_scale=2.0)
+    opt.step(BAD)
+    assert opt.skipped_steps == 1
 
 
-def test_optimizer_of_a_mapped_file(tmp_path):
-    """State that was saved goes on with parameters read back from their file."""
-    file = tmp_path / "p"
-    p, q = np.memmap(file, np.float64, "w+", shape=SHAPE), gradient(0).astype(np.float64)
-    p[:] = q
-    first, whole = fo.AdamW({"w": p}, ema_decay=0.9), fo.AdamW({"w": q}, ema_decay=0.9)
-    for t in range(CRASH):
-        first.step({"w": gradient(t).astype(np.float64)})
-        whole.step({"w": gradient(t).astype(np.float64)})
-    p.flush()
-    second = fo.AdamW({"w": np.memmap(file, np.float64, "r+", shape=SHAPE)}, ema_decay=0.9)
-    second.load_state_dict(first.state_dict())
-    for t in range(CRASH, STEPS):
-        for optimizer in (second, whole):
-            optimizer.step({"w": gradient(t).astype(np.float64)})
-    assert same_bits(np.fromfile(file).reshape(SHAPE), q)
-    assert same_bits(second.ema["w"], whole.ema["w"])
+def average() -> None:
+    opt = fo.SGD(params(), lr=0.1, momentum=0.9, ema_decay=0.9)
+    opt.step(G)
+    with opt.use_ema():
+        refused(RuntimeError, opt.step, G)
+    opt.ema_decay = None
+    opt.step(G)
 
 
-@pytest.mark.parametrize("mode", ["r", "c"])
-def test_mapped_modes(tmp_path, mode):
-    """A file that can only be read is refused; copy on write changes the memory alone."""
-    np.ones(3).tofile(tmp_path / "p")
-    p = np.memmap(tmp_path / "p", np.float64, mode, shape=3)
-    if mode == "r":
-        with pytest.raises(ValueError, match="params: expected a writable array"):
-            fo.SGD(p)
-    else:
-        fo.SGD(p, lr=0.5).step(np.ones(3))
-        assert p.tolist() == [0.5] * 3
-    assert np.fromfile(tmp_path / "p").tolist() == [1.0] * 3
+def trust_ratio() -> None:
+    fo.LAMB(params()).step(G)
 
 
-# More elements than 2**31, in a few pages of memory
-
-HUGE = 2**31 + 7
-BLOCK = 1 << 24  # bytes
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if os.name == "posix" else 0
+def other_layouts() -> None:
+    fo.Adam(params()).step({name: np.asfortranarray(g) for name, g in G.items()})
 
 
-class Folded:
-    """Arrays of float32 in which all blocks of memory are one: the same pages, mapped often.
+def reference() -> None:
+    fo.LAMB(params(), backend="reference", max_grad_norm=1.0).step(G)
 
-    One takes 16 MB, and 8 GB of addresses. A step changes each element once for every block.
+
+def saved_and_loaded() -> None:
+    opt, other = fo.Adam(params()), fo.Adam(params())
+    opt.step(G)
+    state = opt.state_dict()
+    other.load_state_dict(state)
+    del state["state"]["b"]["v"]
+    refused(ValueError, other.load_state_dict, state)
+
+
+def groups() -> None:
+    opt = fo.RMSprop([{"params": params(), "lr": 0.1}])
+    opt.step(G)
+    opt.add_param_group({"params": [np.ones(SHAPE)], "momentum": 0.9})
+    refused(TypeError, opt.add_param_group, {"params": [np.ones(SHAPE, int)]})
+    opt.step([G, [G["w"]]])
+
+
+def refused_construction() -> None:
+    p = params()
+    refused(ValueError, fo.Adam, [p["w"], p["b"], p["b"][:5]])  # found when all is laid out
+    refused(ValueError, fo.Adam, p, mask={"w": np.ones(3, bool), "b": None})
+    refused(ValueError, fo.Adam, p, lr=-1.0)
+
+
+def refused_step() -> None:
+    p = params()
+    opt = fo.Adam(p, nonfinite="raise")
+    refused(ValueError, opt.step, {"w": G["w"], "b": G["b"][:5]})
+    refused(TypeError, opt.step, {"w": G["w"], "b": G["w"]})
+    refused(ValueError, opt.step, {"w": G["w"].T, "b": p["b"].T})
+    refused(FloatingPointError, opt.step, BAD)
+
+
+def functions() -> None:
+    p, g = P["w"].copy(), G["w"].T
+    fo.functional.adam(p, g, np.zeros_like(p), np.zeros_like(p), step=1)
+    refused(ValueError, fo.functional.sgd, p, g[1:], None, step=1)
+
+
+def gradients() -> None:
+    grads = {name: g.copy() for name, g in G.items()}
+    fo.clip_grad_norm_(grads, 1.0)
+    fo.clip_grad_value_(grads, 0.1)
+    refused(TypeError, fo.clip_grad_norm_, [G["w"], [1.0]], 1.0)
+    assert fo.all_finite(grads)
+
+
+def two_threads() -> None:
+    with engine(threads=2):
+        stepped()
+
+
+def shared_threads() -> None:
+    with fo.share_blas_threads(), engine(threads=2):
+        stepped()
+        assert (G["w"] @ P["w"]).shape == SHAPE
+
+
+CYCLES = [
+    stepped,
+    options,
+    average,
+    trust_ratio,
+    other_layouts,
+    reference,
+    saved_and_loaded,
+    groups,
+    refused_construction,
+    refused_step,
+    functions,
+    gradients,
+    pytest.param(two_threads, marks=needs_openmp),
+    pytest.param(
+        shared_threads,
+        marks=pytest.mark.skipif(not can_share(), reason="NumPy's BLAS cannot share its threads"),
+    ),
+]
+
+
+def memory() -> np.ndarray:
+    """Return the bytes of this process in RAM, and the number of its small blocks of memory.
+
+    Python counts the blocks of up to 512 bytes that its objects and the engine's tables take. What
+    is larger shows in RAM when it is lost a thousand times.
     """
-
-    def __init__(self):
-        self.libc = ctypes.CDLL(None)
-        self.libc.mmap.restype = ctypes.c_void_p
-        self.libc.mmap.argtypes = (
-            *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
-            ctypes.c_int64,
-        )
-        self.libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-        self.starts = []
-
-    def array(self):
-        blocks = -(-HUGE * 4 // BLOCK)
-        nothing, alone = 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        start = self.map(None, BLOCK * blocks, nothing, alone, -1)
-        self.starts.append((start, BLOCK * blocks))
-        both, here = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED
-        file = os.memfd_create("folded")
-        os.ftruncate(file, BLOCK)
-        for k in range(blocks):
-            self.map(start + k * BLOCK, BLOCK, both, here, file)
-        os.close(file)
-        return np.frombuffer((ctypes.c_float * HUGE).from_address(start), np.float32)
-
-    def map(self, *arguments):
-        start = self.libc.mmap(*arguments, 0)
-        if start == ctypes.c_void_p(-1).value:
-            pytest.skip("no 8 GB of addresses here")
-        return start
-
-    def close(self):
-        for start, length in self.starts:
-            self.libc.munmap(start, length)
+    gc.collect()
+    return np.array([int(STATM.read_text().split()[1]) * PAGE, sys.getallocatedblocks()])
 
 
-MAP_FIXED = 0x10  # of Linux, which Python does not name
+def growth(work: Callable[[], None], times: int) -> np.ndarray:
+    for _ in range(times // 2):  # workers start, and caches fill
+        work()
+    before = memory()
+    for _ in range(times):
+        work()
+    return memory() - before
 
 
-@pytest.fixture
-def folded():
-    if not hasattr(os, "memfd_create") or sys.maxsize < 2**33:
-        pytest.skip("no memfd_create, or addresses of 32 bits")
-    arrays = Folded()
-    yield arrays.array
-    arrays.close()
+def small_steps() -> Callable[[], None]:
+    """Return a step with a gradient that is new each time, of each kind in turn."""
+    p = np.ones(64)
+    g = np.full((64, 2), 0.1)
+    opts = [fo.Adam(p), fo.SGD(p.copy(), momentum=0.9, max_grad_norm=1.0, ema_decay=0.9)]
+    turns = itertools.cycle([(opts[0], slice(0, 1)), (opts[1], slice(1, 2))])
+
+    def work() -> None:
+        opt, column = next(turns)
+        opt.step(g[:, column].reshape(64))
+
+    return work
 
 
-@pytest.mark.parametrize("layout", ["dense", "broadcast"])
-def test_step_over_more_elements_than_2_31(folded, layout):
-    """Each element is changed as often as its block is mapped, however the gradient is read."""
-    p, one = folded(), np.float32(1)
-    if layout == "dense":
-        g = folded()
-        g[: BLOCK // 4] = one
-    else:
-        g = np.broadcast_to(one, HUGE)
-    optimizer = fo.SGD(p, lr=1.0)
-    with fo.num_threads(1):  # two would change one element at a time
-        optimizer.step(g)
-    whole, rest = divmod(HUGE, BLOCK // 4)
-    assert (p[:rest] == -whole - 1).all()
-    assert (p[rest : BLOCK // 4] == -whole).all()
+def of_a_fresh_process(call: str) -> list[int]:
+    code = f"import sys; sys.path.append({str(Path(__file__).parent)!r})\n"
+    code += f"from test_memory import *; print(*{call})"
+    # the records of a measurement of coverage would grow
+    return [int(n) for n in output(code, COVERAGE_PROCESS_CONFIG=None).split()]
 
 
-@pytest.mark.skipif(MEMORY < 10 * 2**30, reason="8 GB are asked for, though not touched")
-def test_norm_of_more_elements_than_2_31():
-    g = np.broadcast_to(np.float32(0.5), HUGE)
-    assert fo.global_norm([g]) == math.sqrt(HUGE) / 2
+def test_a_million_small_steps():
+    steps = 1_000_000
+    grown, blocks = of_a_fresh_process(f"growth(small_steps(), {steps})")
+    assert grown < steps
+    assert blocks < steps / 1000
 
 
-def test_more_elements_than_2_31_are_refused_as_others_are(tmp_path):
-    """A sparse file: nobody reads its pages."""
-    p = np.memmap(tmp_path / "p", np.float32, "w+", shape=HUGE)
-    optimizer = fo.SGD([p, np.ones(3, np.float32)])
-    cases = [
-        (np.broadcast_to(np.float32(1), HUGE - 1), ValueError, "expected shape"),
-        (np.broadcast_to(np.float64(1), HUGE), TypeError, "expected dtype float32"),
-        (p, ValueError, "expected memory apart from all parameters and state"),
-        (p[::-1], ValueError, "expected memory apart from all parameters and state"),
-    ]
-    for g, error, message in cases:
-        with pytest.raises(error, match=rf"^grads\[0\]: {message}"):
-            optimizer.step([g, np.ones(3, np.float32)])
-    with pytest.raises(ValueError, match=r"^params\[1\]: .* found memory shared with params\[0\]"):
-        fo.SGD([p, p[-3:]])
-    for wrong in (p[::2], p[::-1]):
-        with pytest.raises(ValueError, match=r"^params: expected a dense array"):
-            fo.SGD(wrong)
-    assert optimizer._plan.steps == [0, 0]
-    assert not p[:3].any()
-    assert not p[-3:].any()
+@pytest.mark.parametrize("cycle", CYCLES, ids=lambda cycle: cycle.__name__)
+def test_a_thousand_optimizers_come_and_go(cycle):
+    cycles = 1000
+    grown, blocks = of_a_fresh_process(f"growth({cycle.__name__}, {cycles})")
+    assert grown < cycles * SMALL
+    assert blocks < cycles / 2
+
+
+def test_a_dropped_optimizer_frees_its_memory_at_once():
+    gc.collect()
+    gc.disable()
+    try:
+        opt = fo.Adam(params(), ema_decay=0.9)
+        opt.step(G)
+        state = weakref.ref(opt.state["w"]["m"].base)
+        del opt
+        assert state() is None
+    finally:
+        gc.enable()

@@ -265,6 +265,16 @@ class TestAverage:
         assert p.tolist() == [0.0, 2.0]
         assert optimizer.ema[0].tolist() == [0.5, 2.5]
 
+    def test_swaps_only_the_groups_that_have_one(self):
+        p, q = np.array([1.0, 3.0]), np.ones(2)
+        optimizer = fo.SGD([{"params": p, "ema_decay": 0.5}, {"params": q}], lr=1.0)
+        optimizer.step([np.ones(2), np.ones(2)])
+        with optimizer.use_ema():
+            assert p.tolist() == [0.5, 2.5]
+            assert q.tolist() == [0.0, 0.0]
+        assert p.tolist() == [0.0, 2.0]
+        assert q.tolist() == [0.0, 0.0]
+
     def test_no_step_and_no_second_swap_inside(self):
         optimizer = fo.SGD(np.ones(2), ema_decay=0.5)
         saved = optimizer.state_dict()
