@@ -308,14 +308,23 @@ def as_array(label, value):
 
 
 def check_target(label, array):
-    """Raise unless an array can be updated in place: float, native, writable, aligned, dense."""
+    """Raise unless an array can be updated in place: writable, and as `check_layout` wants it."""
+    if not cnp.PyArray_ISWRITEABLE(array):
+        raise ValueError(f"{label}: expected a writable array, found a read-only one")
+    check_layout(label, array)
+
+
+cdef check_layout(label, array):
+    """Raise unless an array is what the kernels know: float, native, aligned, dense.
+
+    Whether it is writable, each step asks: an unpickled optimizer may have been given memory that
+    it can only read, and is then good for everything but a step.
+    """
     cdef cnp.ndarray a = array
     if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
         raise TypeError(f"{label}: expected dtype float32 or float64, found {array.dtype}")
     if not cnp.PyArray_ISNOTSWAPPED(a):
         raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
-    if not cnp.PyArray_ISWRITEABLE(a):
-        raise ValueError(f"{label}: expected a writable array, found a read-only one")
     if not cnp.PyArray_ISALIGNED(a):
         raise ValueError(
             f"{label}: expected memory aligned to {array.itemsize} bytes, "
@@ -330,7 +339,7 @@ def check_target(label, array):
 
 def check_state(label, p_label, array, param):
     """Raise unless an array can be state of a parameter."""
-    check_target(label, array)
+    check_layout(label, array)
     if not fits(array, param):
         raise_unfit(label, p_label, array, param)
     if not same_strides(array, param):
@@ -464,7 +473,7 @@ cdef class Plan:
         labels, group, t, p, state, ema, mask = entry
         cdef Tensor* tensor = &self.tensors[i]
         cdef cnp.ndarray array = as_array(labels[0], p)
-        check_target(labels[0], array)
+        check_layout(labels[0], array)
         tensor.size = size_of(array)
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1

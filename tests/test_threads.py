@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -325,6 +327,8 @@ CALLS = {
     "load_state_dict": lambda opt, saved: opt.load_state_dict(saved),
     "add_param_group": lambda opt, saved: opt.add_param_group({"params": np.ones(2)}),
     "use_ema": lambda opt, saved: opt.use_ema().__enter__(),
+    "pickle": lambda opt, saved: pickle.dumps(opt),
+    "deepcopy": lambda opt, saved: copy.deepcopy(opt),
 }
 
 
