@@ -48,6 +48,14 @@ class Options(TypedDict, total=False):
     backend: str | None
 
 
+def chosen_backend(backend: str | None = None) -> str:
+    """Return the backend that is asked for, here or by the environment."""
+    label = "FASTOPTIM_BACKEND" if backend is None else "backend"
+    if backend is None:
+        backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
+    return str(checked(label, BACKENDS, backend))
+
+
 class Container:
     """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
 
@@ -310,10 +318,7 @@ class Optimizer:
         mask: Any = None,
         **hyper: Any,
     ) -> None:
-        label = "FASTOPTIM_BACKEND" if backend is None else "backend"
-        if backend is None:
-            backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
-        self._backend = checked(label, BACKENDS, backend)
+        self._backend = chosen_backend(backend)
         settings = {
             name: checked(name, kind, hyper.pop(name, DEFAULT_SETTINGS[name]))
             for name, kind in SETTINGS.items()

@@ -492,7 +492,7 @@ cdef class Plan:
                 self.own(s, i, 1 + k)
             arrays.append(s)
         if ema is not None:
-            label = labels[2 + len(state)]
+            label = labels[len(labels) - 1]
             ema = as_array(label, ema)
             check_state(label, labels[0], ema, array)
             self.own(ema, i, EMA)
