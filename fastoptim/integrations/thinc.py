@@ -37,12 +37,10 @@ from fastoptim._stages import after_scalars, before_scalars, norm_of
 try:
     import thinc.optimizers
     from thinc.config import registry
-except ModuleNotFoundError as error:
-    if error.name != "thinc":
-        raise
+except ImportError as error:
     raise ImportError(
         'fastoptim.integrations.thinc: needs thinc: python -m pip install "fastoptim[thinc]"'
-    ) from None
+    ) from error
 
 __all__ = ["SGD", "Adam", "Optimizer", "RAdam"]
 
