@@ -535,6 +535,8 @@ dev = null
 lang = "en"
 pipeline = ["textcat"]
 
+[components]
+
 [components.textcat]
 factory = "textcat"
 
@@ -555,6 +557,8 @@ embed_size = 200
 window_size = 1
 maxout_pieces = 2
 subword_features = true
+
+[corpora]
 
 [corpora.train]
 @readers = "spacy.Corpus.v1"
@@ -591,13 +595,15 @@ total_steps = 60
 """
 
 
-def test_spacy_trains_a_text_classifier(tmp_path):
+def test_spacy_trains_a_text_classifier(tmp_path, monkeypatch):
     spacy = pytest.importorskip("spacy", reason="spaCy is not installed")
     from spacy.tokens import DocBin
     from spacy.training.initialize import init_nlp
     from spacy.training.loop import train as train_pipeline
 
-    rows = []
+    rows, calls = [], []
+    call = ours.Optimizer.__call__
+    monkeypatch.setattr(ours.Optimizer, "__call__", lambda *a: calls.append(a[1]) or call(*a))
 
     @spacy.registry.loggers("test.losses.v1")
     def losses():
@@ -630,10 +636,14 @@ def test_spacy_trains_a_text_classifier(tmp_path):
         (tmp_path / "config.cfg").write_text(SPACY.replace("fastoptim.", prefix))
         config = spacy.util.load_config(tmp_path / "config.cfg", overrides=paths)
         rows.clear()
-        nlp = init_nlp(config)
-        train_pipeline(nlp, tmp_path / f"{prefix}out")
-        best = spacy.load(tmp_path / f"{prefix}out" / "model-best")
+        nlp = init_nlp(spacy.util.load_model_from_config(config, auto_fill=True).config)
+        folder = tmp_path / f"{prefix}out"
+        folder.mkdir()
+        train_pipeline(nlp, folder)
+        best = spacy.load(folder / "model-best")
         found[prefix] = np.array(rows), best("some apple pear fig here").cats["fruit"]
+        assert bool(calls) == bool(prefix)
+        calls.clear()
     losses_and_scores, fruit = found["fastoptim."]
     assert losses_and_scores[-1, 1] > 0.95
     assert fruit > 0.8

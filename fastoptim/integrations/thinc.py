@@ -173,7 +173,7 @@ class Optimizer(thinc.optimizers.Optimizer):
         self._backend = chosen_backend()
         self._planned = Cache()  # for keys with a step since the last call of step_schedules
         self._idle = Cache()  # and since the last but one
-        self._step((0, ""), 1, 1.0)  # raises where a hyperparameter is not as it must be
+        self._next_step((0, ""), 1, 1.0)  # raises where a hyperparameter is not as it must be
 
     def __call__(
         self, key: Key, weights: Array, gradient: Array, *, lr_scale: float = 1.0
@@ -184,7 +184,7 @@ class Optimizer(thinc.optimizers.Optimizer):
         if gradient.size == 0:
             return weights, gradient
         t = self.nr_update.get(key, 0) + 1
-        step = self._step(key, t, lr_scale)
+        step = self._next_step(key, t, lr_scale)
         average = None if self.averages is None else self.averages.get(key)
         arrays = weights, self.mom1.get(key), self.mom2.get(key), average
         planned = self._planned.get(key) or self._idle.get(key)
@@ -207,7 +207,7 @@ class Optimizer(thinc.optimizers.Optimizer):
         super().step_schedules()
         self._idle, self._planned = self._planned, Cache()
 
-    def _step(self, key: Key, t: int, lr_scale: float) -> Step:
+    def _next_step(self, key: Key, t: int, lr_scale: float) -> Step:
         values = hyperparameters(self)
         if callable(values[0]):  # in thinc 9 all are schedules
             arguments = self._schedule_args(key)
