@@ -288,17 +288,17 @@ def _step_of(t: int, use_radam: bool, decays: bool, lr_scale: float, *hyper: flo
 
 def _judge(
     step: Step, plan: Plan, weights: Array, gradient: Array
-) -> Callable[[float], float] | None:
+) -> Callable[[float], tuple[float, tuple[()]]] | None:
     """Return what is to be done with a gradient once it is checked, if anything."""
     if not step.penalty and not step.limit:
         return None
 
-    def judge(scale: float) -> float:
+    def judge(scale: float) -> tuple[float, tuple[()]]:
         if step.penalty:  # in a pass of its own, because the norm is that of the sum
             with np.errstate(all="ignore"):
                 gradient[...] += step.penalty * weights
         norm = norm_of(plan, scale)[0] if step.limit else 0.0
-        return scale * step.limit / norm if norm >= step.limit > 0 else scale
+        return (scale * step.limit / norm if norm >= step.limit > 0 else scale), ()
 
     return judge
 
