@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import gc
 import inspect
 import itertools
@@ -513,6 +514,10 @@ def test_radam_may_have_either_beta_at_zero():
         assert_close(train(mine, np.ones(5, "f"), steps), train(expected, np.ones(5, "f"), steps))
 
 
+def test_examples():
+    assert doctest.testmod(ours).failed == 0
+
+
 def test_import_without_thinc():
     done = python("import sys; sys.modules['thinc'] = None; import fastoptim.integrations.thinc")
     assert done.stderr.strip().splitlines()[-1] == (
@@ -596,7 +601,7 @@ total_steps = 60
 
 
 def test_spacy_trains_a_text_classifier(tmp_path, monkeypatch):
-    spacy = pytest.importorskip("spacy", reason="spaCy is not installed")
+    spacy = pytest.importorskip("spacy", reason="spaCy cannot be imported", exc_type=ImportError)
     from spacy.tokens import DocBin
     from spacy.training.initialize import init_nlp
     from spacy.training.loop import train as train_pipeline
