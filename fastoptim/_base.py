@@ -60,6 +60,14 @@ def _is_sequence(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, no)
 
 
+def chosen_backend(backend: str | None = None) -> str:
+    """Return the backend that is asked for, here or by the environment."""
+    label = "FASTOPTIM_BACKEND" if backend is None else "backend"
+    if backend is None:
+        backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
+    return str(checked(label, BACKENDS, backend))
+
+
 class Container:
     """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
 
@@ -347,10 +355,7 @@ class Optimizer:
     ) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
-        label = "FASTOPTIM_BACKEND" if backend is None else "backend"
-        if backend is None:
-            backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
-        self._backend = checked(label, BACKENDS, backend)
+        self._backend = chosen_backend(backend)
         settings = {
             name: checked(name, kind, hyper.pop(name, DEFAULT_SETTINGS[name]))
             for name, kind in SETTINGS.items()

@@ -22,7 +22,7 @@ from cython.parallel cimport prange
 from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cimport cython
 cimport numpy as cnp
@@ -101,6 +101,7 @@ cdef struct Tensor:
     Py_ssize_t row  # of the scalars of the step under way; -1: no gradient, nothing to do
     Walk* walk  # allocated when a gradient first needs it
     bint gathered  # in the step under way
+    bint zeroing  # whether the step leaves zeros in g
     uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
     uintptr_t gap_high
 
@@ -270,7 +271,7 @@ cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like):
         length = cnp.PyArray_DIM(a, axis)
         if length == 1:
             continue
-        key = cnp.PyArray_STRIDE(like, axis)
+        key = abs(cnp.PyArray_STRIDE(like, axis))
         stride = cnp.PyArray_STRIDE(a, axis)
         k = count
         while k > 0 and keys[k - 1] < key:
@@ -399,6 +400,32 @@ cdef inline bint fits(cnp.ndarray a, cnp.ndarray p):
     )
 
 
+cdef check_zeroed(label, cnp.ndarray a):
+    """Raise unless a step can write a zero wherever it has read an element."""
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(
+            f"{label}: expected a writable array, which the step zeroes, found a read-only one"
+        )
+    if overlaps_itself(a):
+        raise ValueError(
+            f"{label}: expected elements with memory of their own, which the step zeroes, "
+            f"found strides {(<object> a).strides} for shape {(<object> a).shape}"
+        )
+
+
+cdef bint overlaps_itself(cnp.ndarray a):
+    """Tell whether two elements may share memory, so that zeroing one changes the other."""
+    cdef Walk walk
+    cdef Py_ssize_t reach = cnp.PyArray_ITEMSIZE(a)
+    cdef int k
+    memory_order(&walk, a, a)
+    for k in range(walk.axes - 1, -1, -1):
+        if abs(walk.strides[k]) < reach:
+            return size_of(a) > 0
+        reach += (walk.shape[k] - 1) * abs(walk.strides[k])
+    return False
+
+
 cdef raise_unfit(label, p_label, a, p):
     if a.dtype != p.dtype:
         raise TypeError(f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}")
@@ -422,6 +449,8 @@ cdef class Plan:
         ``"rule"``, ``"after"`` and ``"squares"``.
     trust : bool
         Whether a trust ratio scales the step of each array; see `fastoptim._rule.Rule`.
+    zeroing : bool
+        Whether a step leaves zeros in the gradients, each written as soon as it has been used.
 
     Raises
     ------
@@ -449,11 +478,13 @@ cdef class Plan:
     cdef list labels, params, states, emas, masks, grads, row_scalars
     cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
-    cdef bint trust
+    cdef bint trust, zeroing
     cdef bint flush  # denormals, in the step under way
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
-    def __cinit__(self, list tensors, update=None, loops=None, bint trust=False):
+    def __cinit__(
+        self, list tensors, update=None, loops=None, bint trust=False, bint zeroing=False
+    ):
         self.count = len(tensors)
         self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
         self.ranges = <Range*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Range))
@@ -462,7 +493,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         self.labels, self.given = [], []
         self.params, self.states, self.emas, self.masks = [], [], [], []
-        self.update, self.loops, self.trust = update, loops, trust
+        self.update, self.loops, self.trust, self.zeroing = update, loops, trust, zeroing
         for i in range(self.count):
             self.add(i, tensors[i])
         self.sort_ranges()
@@ -493,6 +524,7 @@ cdef class Plan:
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1
         tensor.direction = 1 + len(state)
+        tensor.zeroing = self.zeroing
         if self.loops is not None:
             tensor.kernel = self.loop("rule", tensor.itemsize)
             tensor.after = self.loop("after", tensor.itemsize)
@@ -505,9 +537,9 @@ cdef class Plan:
         ema = self.own_state(ema, array, i, EMA)
         if mask is not None:
             tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
-        # g is read; p and each state array are read and written
+        # g is read, and zeroed if that was asked for; p and each state array are read and written
         written = 1 + sum(s is not None for s in (*arrays, ema))
-        tensor.traffic = cnp.PyArray_NBYTES(array) * (1 + 2 * written)
+        tensor.traffic = cnp.PyArray_NBYTES(array) * (1 + self.zeroing + 2 * written)
         self.params.append(array)
         self.states.append(arrays)
         self.emas.append(ema)
@@ -693,12 +725,36 @@ cdef class Plan:
                 continue
             if not cnp.PyArray_CheckExact(g):
                 # NumPy's reductions give scalars, which are gradients of 0-d parameters
-                g = np.asarray(g) if isinstance(g, np.floating) else as_array(self.labels[i][1], g)
+                if isinstance(g, np.floating) and not self.zeroing:
+                    g = np.asarray(g)
+                else:
+                    g = as_array(self.labels[i][1], g)
                 grads[i] = g
             self.check_owned(i, tensor)
             self.bind_one(i, tensor, g)
             tensor.row = 0
             self.traffic += tensor.traffic
+        if self.zeroing:
+            self.check_zeroed(grads)
+
+    cdef check_zeroed(self, list grads):
+        """Raise unless the step can zero each element of the gradients, and then no other."""
+        cdef Py_ssize_t i
+        cdef Range r
+        found = []
+        for i in range(self.count):
+            if grads[i] is not None:
+                check_zeroed(self.labels[i][1], grads[i])
+                r = memory_of(grads[i], i, 0)
+                if r.low < r.high:
+                    found.append((r.low, r.high, i))
+        found.sort()
+        for (_, high, i), (low, _, other) in zip(found, found[1:]):
+            if low < high:
+                raise ValueError(
+                    f"{self.labels[other][1]}: expected memory apart from all gradients, which the "
+                    f"step zeroes, found memory shared with {self.labels[i][1]}"
+                )
 
     cdef label(self, Py_ssize_t i, Py_ssize_t k):
         """Return the name of an array that a step writes."""
@@ -907,6 +963,8 @@ cdef class Plan:
                 if self.tensors[i].data[k]:
                     a = <cnp.ndarray> arrays[k]
                     memcpy(self.tensors[i].data[k], cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
+            if self.zeroing:
+                self.grads[i][...] = 0
 
     cdef dict typed_scalars(self):
         """Return the scalars of each parameter that has a gradient, as the kernels have them."""
@@ -1161,26 +1219,36 @@ cdef void sum_directions(void* plan, Py_ssize_t block) noexcept nogil:
         (<Plan> plan).sum_direction(tile)
 
 
-cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+cdef inline void run_range(
+    real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
     """Step n elements of one array, a tile at a time where there is more to do than the rule."""
-    cdef double[TILE] tile
-    cdef real g
-    cdef Py_ssize_t end = start + n
     cdef bint more = (
         tensor.data[EMA] != NULL or tensor.mask != NULL
         or row[BEFORE] > -INFINITY or row[BEFORE + 1] < INFINITY
     )
-    if not tensor.gathered and not more:
+    if more or tensor.gathered or tensor.zeroing:
+        run_tiles(row, tensor, start, n, more)
+    else:
         call(row, tensor, start, n, <real> tensor.g + start, <real> NULL)
-        return
+
+
+cdef void run_tiles(
+    real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint more
+) noexcept nogil:
+    cdef double[TILE] tile
+    cdef real g
+    cdef Py_ssize_t end = start + n
     while start < end:
         n = min(<Py_ssize_t> TILE, end - start)
         if tensor.gathered:
             g = <real> &tile[0]
-            gather(g, tensor.walk, tensor.g, start, n)
+            gather(g, tensor.walk, tensor.g, start, n, tensor.zeroing)
         else:
             g = <real> tensor.g + start
         call(row, tensor, start, n, g, <real> NULL)
+        if tensor.zeroing and not tensor.gathered:
+            memset(g, 0, n * sizeof(g[0]))
         if more:
             finish(row + BEFORE, tensor, start, n)
         start += n
@@ -1222,7 +1290,7 @@ cdef double sum_squares(real g, Tensor* tensor, Py_ssize_t start, double scale) 
     cdef Py_ssize_t n = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
     if tensor.gathered:
         g = <real> &tile[0]
-        gather(g, tensor.walk, tensor.g, start, n)
+        gather(g, tensor.walk, tensor.g, start, n, False)
     else:
         g = g + start
     if real is f32:
@@ -1241,7 +1309,7 @@ cdef double direction_squares(
     cdef real g = <real> tensor.g + start
     if tensor.gathered:
         g = <real> &gathered[0]
-        gather(g, tensor.walk, tensor.g, start, n)
+        gather(g, tensor.walk, tensor.g, start, n, False)
     call(row, tensor, start, n, g, u)
     if real is f32:
         p_squares[0] = (<squares32> tensor.squares)(n, p, 1)
@@ -1252,9 +1320,12 @@ cdef double direction_squares(
 
 
 cdef void gather(
-    real out, const Walk* walk, const char* base, Py_ssize_t start, Py_ssize_t n
+    real out, const Walk* walk, char* base, Py_ssize_t start, Py_ssize_t n, bint zeroing
 ) noexcept nogil:
-    """Copy n elements, from the start-th on in the parameter's memory order, into a tile."""
+    """Move n elements, from the start-th on in the parameter's memory order, into a tile.
+
+    They stay where they were, too, unless zeros are to take their place.
+    """
     cdef Py_ssize_t[AXES] index
     cdef Py_ssize_t i
     cdef int k
@@ -1264,6 +1335,8 @@ cdef void gather(
         start = start // walk.shape[k]
     for i in range(n):
         memcpy(&out[i], base, sizeof(out[0]))  # the source may be misaligned
+        if zeroing:
+            memset(base, 0, sizeof(out[0]))
         k = walk.axes - 1
         while k >= 0:
             index[k] += 1

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import pkgutil
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,8 +15,9 @@ import pytest
 
 import fastoptim as fo
 from fastoptim import _engine, _roofline, bench, cli, optimizers
-from fastoptim.bench import contenders, loop, report, rivals, sections, timing
+from fastoptim.bench import clients, contenders, loop, report, rivals, sections, timing
 from fastoptim.bench.cases import CASES, DTYPES, Cell, Size
+from fastoptim.bench.clients import Client
 from fastoptim.bench.contenders import CONTENDERS, FACTORS
 from fastoptim.bench.loop import Training
 from fastoptim.bench.rivals import RIVALS, Run, UnavailableError
@@ -44,6 +47,7 @@ def _no_waiting(monkeypatch):
 @pytest.fixture(autouse=True)
 def without_idling(monkeypatch):
     monkeypatch.setattr(loop, "PAUSE", 0)
+    monkeypatch.setattr(clients, "PAUSE", 0)
 
 
 @pytest.fixture
@@ -344,7 +348,7 @@ def test_the_record(tiny, without_rivals, tmp_path, capsys):
     assert {result["optimizer"] for result in results} == CASES.keys()
     adam = {(r["dtype"], r["tensors"], r["elements"]) for r in results if r["optimizer"] == "Adam"}
     assert adam == {(dtype, *size) for dtype in DTYPES for size in [(1, 64), (3, 3003)]}
-    assert record["loops"] == []
+    assert record["loops"] == record["clients"] == []
     for result in results:
         assert_complete(result, {"reference", *NUMPY}, {"torch default", "torch fused"})
 
@@ -511,6 +515,107 @@ def test_one_optimizer_beside_torch(tiny, capsys):
     assert "Other rules" not in out
     assert "none" in out  # torch fused
     assert "absent" not in out[out.index("\n\n") :].replace("absent: not installed", "")
+
+
+# Clients
+
+
+def trained(result, turns=None, name="", seconds=1.0):
+    """Return a training that takes so many seconds and has such a result."""
+
+    def run():
+        if turns is not None:
+            turns.append(name)
+        return seconds, np.array(result)
+
+    return run
+
+
+def client_of(found=(2.0, 1.0), **options):
+    return Client("a library", "a model", trained([2.0, 1.0]), trained(found, **options), 1e-3)
+
+
+def test_a_client_is_checked_and_then_takes_turns():
+    turns = []
+    before = trained([2.0, 1.0], turns, "before", seconds=3.0)
+    after = trained([2.0, 1.001], turns, "after", seconds=2.0)
+    result = clients.measure(Client("a library", "a model", before, after, 1e-3), rounds=2)
+    assert turns == ["before", "after"] * 3
+    assert (result.before, result.after) == ([3.0] * 2, [2.0] * 2)
+    assert result.ratio == 1.5
+    assert result.difference == pytest.approx(5e-4)
+
+
+def test_the_ratio_of_a_client_is_the_median_of_the_ratios_of_each_round():
+    result = clients.ClientResult(client_of(), [1.0, 9.0, 8.0], [1.0, 3.0, 4.0], 0.0)
+    assert result.ratio == 2
+
+
+@pytest.mark.parametrize("found", [[2.0, 1.003], [2.0, np.nan], [2.0], [2.0, 1.0, 1.0]])
+def test_a_client_with_another_result_is_not_timed(monkeypatch, capsys, found):
+    turns = []
+    other = client_of(found, turns=turns)
+    monkeypatch.setattr(clients, "find", lambda quick: ([other], {}))
+    assert run("--clients") == 1
+    assert turns == [""]
+    out, err = capsys.readouterr()
+    assert not out
+    assert "wrong result of fastoptim: a library, a model: expected results within 1e-03" in err
+
+
+def test_the_record_of_clients(monkeypatch, tmp_path, capsys):
+    found = [client_of(), Client("another", "m" * 36, *client_of()[2:])]
+    monkeypatch.setattr(clients, "find", lambda quick: (found, {"thinc": "absent"}))
+    file = tmp_path / "record.json"
+    assert run("--clients", "--json", str(file)) == 0
+    record = json.loads(file.read_text())
+    assert record["results"] == record["loops"] == []
+    assert record["left_out"] == {"thinc": "absent"}
+    assert record["clients"][0] == {
+        "library": "a library",
+        "model": "a model",
+        "rounds": clients.ROUNDS,
+        "seconds_before": 1.0,
+        "seconds_after": 1.0,
+        "ratio": 1.0,
+        "difference": 0.0,
+        "tolerance": 1e-3,
+    }
+    assert [client["library"] for client in record["clients"]] == ["a library", "another"]
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("m" * 36, "1.000", "1.00x", "0e+00"))
+    assert re.search("thinc +absent", out)
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Adam" not in out
+    assert recorded("--clients", file=file)["clients"][0]["rounds"] == 1  # and --quick
+
+
+LIBRARIES = [module.name for module in pkgutil.iter_modules(clients.__path__)]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_client_that_is_not_installed_is_absent(monkeypatch, library):
+    for other in LIBRARIES:
+        monkeypatch.setitem(sys.modules, other, None)
+    found, left_out = clients.find(quick=True)
+    assert found == []
+    assert left_out[library] == "absent"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_clients_of_a_library(monkeypatch, library):
+    pytest.importorskip(library)
+    for other in LIBRARIES:
+        if other != library:
+            monkeypatch.setitem(sys.modules, other, None)
+    quick, left_out = clients.find(quick=True)
+    assert left_out.keys() == {*LIBRARIES} - {library}
+    assert 0 < len(quick) <= len(clients.find(quick=False)[0])
+    assert len({str(client) for client in quick}) == len(quick)
+    assert all(len(client.model) <= 36 and client.tolerance < 0.1 for client in quick)
+    seconds, result = quick[0].after()
+    assert seconds > 0
+    assert np.isfinite(result).all()
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastoptim._config import config
 
 from . import rivals
+from .clients import ClientResult
 from .contenders import REFERENCE, SUBJECT
 from .loop import ALONE, LoopResult
 from .sections import Section
@@ -36,6 +37,12 @@ iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
 times as long
 matrices: the passes alone; with steps of fastoptim, or of NumPy in place,
 between them: times as long"""
+CLIENT_NOTES = """
+before, after: seconds of the training with the library's own update, and with
+fastoptim's; ratio: the median of the ratios of each round
+differs by: the largest difference of the results, as a share of their largest
+value
+absent: not installed; the extra of that name brings it"""
 
 
 def environment() -> dict[str, Any]:
@@ -92,6 +99,26 @@ def show(
         console.print(NOTES)
     if loops:
         console.print("", _loop_table(loops), LOOP_NOTES)
+
+
+def show_clients(results: Sequence[ClientResult], left_out: Mapping[str, str]) -> None:
+    """Print the trainings with other libraries."""
+    from rich.console import Console
+
+    table = _table("Clients", ["model", "before\ns", "after\ns", "ratio", "differs\nby"])
+    table.columns[1].justify = "left"
+    for result in results:
+        table.add_row(
+            result.client.library,
+            result.client.model,
+            f"{median(result.before):.3f}",
+            f"{median(result.after):.3f}",
+            f"{result.ratio:.2f}x",
+            f"{result.difference:.0e}",
+        )
+    for library, why in left_out.items():
+        table.add_row(library, why)
+    Console(highlight=False).print("", table, CLIENT_NOTES)
 
 
 def _table(title: str, headings: Iterable[str]) -> Table:
