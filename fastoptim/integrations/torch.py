@@ -135,6 +135,7 @@ class Optimizer(torch.optim.Optimizer):
         """The number of steps that `nonfinite` = "skip" has not taken."""
         return self._inner.skipped_steps if self._inner else 0
 
+    @torch._disable_dynamo  # torch.compile cannot see into it
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have gradients.
 
