@@ -1,1 +1,1 @@
-"""What brings fastoptim into other libraries: a module for each, imported by name."""
+"""Other libraries with the steps of fastoptim, each in a module of its own, under its name."""
