@@ -13,13 +13,14 @@ static int omp_in_parallel(void) { return 0; }
 #endif
 
 /* A child of fork() has none of its parent's OpenMP workers, and the runtime waits for them for
- * ever. So a child computes on one thread. */
-static volatile int fo_is_forked_child = 0;
+ * ever. So a child never asks OpenMP: it computes on one thread or, told otherwise since the fork,
+ * on the workers of pool.h. */
+static volatile int fo_forks = 0; /* from the process that imported us to this one */
 
 #if defined(_OPENMP) && !defined(_WIN32)
 #include <pthread.h>
-static void fo_mark_forked_child(void) { fo_is_forked_child = 1; }
-static int fo_install_fork_guard(void) { return pthread_atfork(0, 0, fo_mark_forked_child); }
+static void fo_count_fork(void) { fo_forks++; }
+static int fo_install_fork_guard(void) { return pthread_atfork(0, 0, fo_count_fork); }
 #else
 static int fo_install_fork_guard(void) { return 0; }
 #endif

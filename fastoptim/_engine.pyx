@@ -46,7 +46,7 @@ cdef extern from "cpu.h":
 cdef extern from "parallel.h":
     int FO_OPENMP
     const char* FO_COMPILER
-    int fo_is_forked_child
+    int fo_forks
     int fo_install_fork_guard()
     Py_ssize_t fo_take(Py_ssize_t* next) nogil
     int omp_get_max_threads() nogil
@@ -123,13 +123,16 @@ cdef enum:
 cdef Py_ssize_t grain = 12 << 20
 cdef bint spinning = False
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
+cdef int limit_forks = 0  # when it was set: a child does not inherit it
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
-limit_here = ContextVar("fastoptim.num_threads", default=0)  # `num_threads`; 0: not inside of it
+limit_here = ContextVar("fastoptim.num_threads", default=(0, 0))  # the same two of `num_threads`
 
-# Runs regions on the threads that the BLAS shares with us, unless they are busy; NULL: not shared.
+# Runs regions on the workers of pool.h, unless they are busy: where the BLAS shares them with us,
+# and in a child of fork().
 ctypedef void (*job_t)(int i, void* work) noexcept nogil
 ctypedef int (*region_t)(job_t job, int n, void* work) noexcept nogil
-cdef region_t shared_region = NULL
+cdef region_t pool = NULL
+cdef bint shared = False
 
 ctypedef void (*task_t)(void* plan, Py_ssize_t k) noexcept nogil
 
@@ -144,15 +147,27 @@ def cpu_supports(level):
 
 def set_limit(int n):
     """Set the most threads that a step uses, 0 for the OpenMP runtime's; return the old value."""
-    global limit
+    global limit, limit_forks
     old, limit = limit, n
+    limit_forks = fo_forks
     return old
 
 
-def set_shared_region(uintptr_t address):
-    """Set the C function that runs regions on shared threads, 0 for none."""
-    global shared_region
-    shared_region = <region_t> address
+def forks():
+    """Return how many forks there are between the process that imported us and this one."""
+    return fo_forks
+
+
+def set_pool(uintptr_t address):
+    """Set the C function that runs regions on the workers of pool.h."""
+    global pool
+    pool = <region_t> address
+
+
+def set_shared(bint on):
+    """Say whether the BLAS shares the workers of pool.h with us."""
+    global shared
+    shared = on
 
 
 def set_quota(int n):
@@ -170,17 +185,18 @@ def set_spinning(bint on):
 
 cpdef tuple explain_limit():
     """Return the most threads that a step uses, now and from this thread, and what decides it."""
-    cdef int n
+    cdef int n, at
     if not FO_OPENMP:
         return 1, "built without OpenMP"
-    if fo_is_forked_child:
-        return 1, "child of fork()"
     if omp_in_parallel():
         return 1, "inside a parallel region"
-    if n := limit_here.get():
+    n, at = limit_here.get()
+    if n and at == fo_forks:
         return n, "num_threads"
-    if n := limit:
-        return n, "set_num_threads or FASTOPTIM_NUM_THREADS"
+    if limit and limit_forks == fo_forks:
+        return limit, "set_num_threads or FASTOPTIM_NUM_THREADS"
+    if fo_forks:
+        return 1, "child of fork()"
     # The runtime counts the CPUs that this thread may run on at this moment. Asking the operating
     # system instead gives 1 where OMP_PROC_BIND has bound each thread to a CPU of its own.
     n, why = omp_get_max_threads(), "OpenMP runtime"
@@ -193,7 +209,7 @@ cpdef tuple explain_limit():
 
 cpdef int threads_for(Py_ssize_t traffic):
     """Return how many threads a step uses that moves so many bytes; one asks nobody."""
-    cdef bint awake = shared_region != NULL or spinning
+    cdef bint awake = shared or (spinning and not fo_forks)
     cdef Py_ssize_t most = traffic // (min(grain, <Py_ssize_t> GRAIN_AWAKE) if awake else grain)
     return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
 
@@ -203,6 +219,20 @@ def set_grain(Py_ssize_t n):
     global grain
     old, grain = grain, n
     return old
+
+
+def change(changes):
+    """Give objects new attributes: all of them, or none.
+
+    An interrupt of the main thread raises between two instructions of Python; here are none.
+
+    Parameters
+    ----------
+    changes : iterable of tuples
+        ``(object, attributes)``, the attributes a dict.
+    """
+    for target, attributes in list(changes):
+        (<dict> target.__dict__).update(attributes)
 
 
 cdef inline bint is_dense(cnp.ndarray a):
@@ -307,14 +337,23 @@ def as_array(label, value):
 
 
 def check_target(label, array):
-    """Raise unless an array can be updated in place: float, native, writable, aligned, dense."""
+    """Raise unless an array can be updated in place: writable, and as `check_layout` wants it."""
+    if not cnp.PyArray_ISWRITEABLE(array):
+        raise ValueError(f"{label}: expected a writable array, found a read-only one")
+    check_layout(label, array)
+
+
+cdef check_layout(label, array):
+    """Raise unless an array is what the kernels know: float, native, aligned, dense.
+
+    Whether it is writable, each step asks: an unpickled optimizer may have been given memory that
+    it can only read, and is then good for everything but a step.
+    """
     cdef cnp.ndarray a = array
     if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
         raise TypeError(f"{label}: expected dtype float32 or float64, found {array.dtype}")
     if not cnp.PyArray_ISNOTSWAPPED(a):
         raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
-    if not cnp.PyArray_ISWRITEABLE(a):
-        raise ValueError(f"{label}: expected a writable array, found a read-only one")
     if not cnp.PyArray_ISALIGNED(a):
         raise ValueError(
             f"{label}: expected memory aligned to {array.itemsize} bytes, "
@@ -329,7 +368,7 @@ def check_target(label, array):
 
 def check_state(label, p_label, array, param):
     """Raise unless an array can be state of a parameter."""
-    check_target(label, array)
+    check_layout(label, array)
     if not fits(array, param):
         raise_unfit(label, p_label, array, param)
     if not same_strides(array, param):
@@ -398,6 +437,7 @@ cdef class Plan:
     cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
     cdef bint trust
+    cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(self, list tensors, update=None, loops=None, bint trust=False):
         self.count = len(tensors)
@@ -433,7 +473,7 @@ cdef class Plan:
         labels, group, t, p, state, ema, mask = entry
         cdef Tensor* tensor = &self.tensors[i]
         cdef cnp.ndarray array = as_array(labels[0], p)
-        check_target(labels[0], array)
+        check_layout(labels[0], array)
         tensor.size = size_of(array)
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1
@@ -532,7 +572,8 @@ cdef class Plan:
             What all gradients are multiplied by.
         judge : function, optional
             ``judge(scale)`` is called once the gradients are checked and `sum_of_squares` may be
-            asked; it returns the scale to take the step with, or None to take none.
+            asked; it returns the scale to take the step with, or None to take none, and what to
+            `change` together with the step.
 
         Raises
         ------
@@ -542,13 +583,15 @@ cdef class Plan:
             If the plan is in a step already.
         """
         cdef Py_ssize_t i
+        changes = ()
         self.enter()
         try:
             self.grads = list(grads)  # another thread may change the caller's meanwhile
             self.bind(self.grads)
             if judge is not None:
-                judged = judge(scale)
+                judged, changes = judge(scale)
                 if judged is None:
+                    change(changes)
                     return False
                 scale = judged
             self.fill_rows(groups, scale)
@@ -561,6 +604,7 @@ cdef class Plan:
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
                     self.tensors[i].t += 1
+            change(changes)
             return True
         finally:
             self.grads = None
@@ -585,9 +629,29 @@ cdef class Plan:
     def __exit__(self, *_):
         self.leave()
 
-    def retire(self):
-        """Take no step any more, because another plan has taken over the arrays."""
-        self.retired = True
+    def retire(self, changes, values):
+        """Take no step any more: with these changes, another plan takes over the arrays.
+
+        If there are values, one for each parameter, the parameters become them.
+        """
+        changes = list(changes)  # what may raise, or be interrupted, comes first
+        self.retired = True  # another thread may have looked this plan up already
+        for p, value in zip(self.params, values):
+            p[...] = value
+        change(changes)
+
+    cdef int swap_ema(self) except -1:
+        """Let parameters and averages change places."""
+        cdef Py_ssize_t i
+        cdef Tensor* tensor
+        for i in range(self.count):
+            self.check_owned(i, &self.tensors[i])
+        for i in range(self.count):
+            tensor = &self.tensors[i]
+            if tensor.data[EMA]:
+                swap(tensor.data[0], tensor.data[EMA], tensor.size * tensor.itemsize)
+        self.shows_ema = not self.shows_ema
+        return 0
 
     cdef bind(self, list grads):
         """Check all gradients and note where they are; make arrays of those that are not quite."""
@@ -744,7 +808,7 @@ cdef class Plan:
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
                     p, u = self.params[i], np.empty_like(self.params[i])
-                    self.update_one(i, u)
+                    self.update_one(i, p, self.states[i], u)
                     total = [0.0, 0.0]
                     for part in sum_of_squares(p, p, 1.0):
                         total[0] += part
@@ -798,20 +862,37 @@ cdef class Plan:
         self.row_capacity = rows
 
     cdef run_updates(self):
-        """Step with the NumPy twins, on the same arrays and the same scalars."""
+        """Step with the NumPy twins, on the same scalars.
+
+        They update copies: an error or an interrupt in the middle leaves the arrays as they were.
+        """
+        cdef Py_ssize_t i, k
+        found = []
         with np.errstate(all="ignore"):
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
-                    self.update_one(i, None)
-                    p, (_, last, _) = self.params[i], self.row_scalars[self.tensors[i].row]
-                    after(p, self.emas[i], self.masks[i], *map(p.dtype.type, last))
+                    found.append((i, self.updated(i)))
+        for i, arrays in found:
+            for k in range(ARRAYS):
+                if self.tensors[i].data[k]:
+                    a = <cnp.ndarray> arrays[k]
+                    memcpy(self.tensors[i].data[k], cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
 
-    cdef update_one(self, i, u):
+    cdef updated(self, i):
+        """Return p, the state arrays and the average as they are after the step."""
+        own = [self.params[i], *self.states[i], None, None, None]
+        own[EMA] = self.emas[i]
+        p, *state = [None if a is None else a.copy(order="K") for a in own[:ARRAYS]]
+        self.update_one(i, p, state[:len(self.states[i])], None)
+        last = self.row_scalars[self.tensors[i].row][1]
+        after(p, state[EMA - 1], self.masks[i], *map(p.dtype.type, last))
+        return p, *state
+
+    cdef update_one(self, i, p, state, u):
         """Update one parameter, or only write the direction of its step to u."""
-        p = self.params[i]
         first, _, own = self.row_scalars[self.tensors[i].row]
         g = before(self.grads[i], p, *map(p.dtype.type, first))
-        arrays = (*self.states[i], u) if self.trust else self.states[i]
+        arrays = (*state, u) if self.trust else state
         self.update(p, g, *arrays, *map(p.dtype.type, own))
 
     def sum_of_squares(self, double scale):
@@ -893,7 +974,7 @@ cdef class Plan:
     cdef void spread(self, task_t task, Py_ssize_t count, int threads) noexcept nogil:
         cdef Py_ssize_t k
         cdef int thread
-        cdef region_t region = shared_region
+        cdef region_t region = pool if shared or fo_forks else NULL
         if threads == 1:
             for k in range(count):
                 task(<void*> self, k)
@@ -941,6 +1022,38 @@ cdef class Plan:
             left -= n
             start = 0
             i += 1
+
+
+cdef class ShownEma:
+    """Lets the parameters of an optimizer hold their averages inside of a ``with``.
+
+    It enters and leaves without an instruction of Python, before which an interrupt might raise.
+    """
+
+    cdef object optimizer
+    cdef Plan plan
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def __enter__(self):
+        self.optimizer._check_ema()
+        cdef Plan plan = self.optimizer._plan
+        plan.enter()
+        try:
+            plan.swap_ema()
+        except BaseException:
+            plan.leave()
+            raise
+        self.plan = plan
+
+    def __exit__(self, *_):
+        if self.plan is not None:
+            try:
+                self.plan.swap_ema()
+            finally:
+                self.plan.leave()
+                self.plan = None
 
 
 cdef void take_tasks(int thread, void* plan) noexcept nogil:
@@ -1075,6 +1188,16 @@ cdef void gather(
             base -= walk.shape[k] * walk.strides[k]
             index[k] = 0
             k -= 1
+
+
+cdef void swap(char* a, char* b, Py_ssize_t size) noexcept:
+    cdef char[4096] tile
+    cdef Py_ssize_t start, n
+    for start in range(0, size, <Py_ssize_t> sizeof(tile)):
+        n = min(size - start, <Py_ssize_t> sizeof(tile))
+        memcpy(tile, a + start, n)
+        memcpy(a + start, b + start, n)
+        memcpy(b + start, tile, n)
 
 
 if fo_install_fork_guard() != 0:

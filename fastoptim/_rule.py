@@ -84,6 +84,7 @@ class Rule:
         self.trust = trust
 
         self.__name__ = self.name
+        self.__module__ = scalars.__module__
         self.__doc__ = update.__doc__
         self.__signature__ = self._signature()
 
@@ -105,6 +106,9 @@ class Rule:
 
     def __repr__(self) -> str:
         return f"<rule {self.name}{self.__signature__}>"
+
+    def __reduce__(self) -> str:
+        return self.name  # pickled and copied as a function is: by its module and name
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Update p and the state arrays in place, with NumPy."""

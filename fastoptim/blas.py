@@ -106,7 +106,7 @@ def _switch(share: bool) -> None:
             return
         set_callback = _prepared() if share else _function("set_threads_callback_function")
         set_callback(ctypes.c_void_p(_pool.blas_callback if share else None))
-        _engine.set_shared_region(_pool.run_region if share else 0)
+        _engine.set_shared(share)
         _shared = share
 
 

@@ -8,7 +8,7 @@ import sys
 
 from ._config import __version__
 
-# Each command is a module of this package, with `add_arguments(parser)` and `main(args)`, that
+# Each command is a package in this one, with `add_arguments(parser)` and `main(args)`, that
 # can be imported without the packages of its extra, which has the command's name.
 COMMANDS = {
     "demo": "train a network on MNIST with each optimizer, by NumPy and by fastoptim",

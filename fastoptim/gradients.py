@@ -214,9 +214,10 @@ def _measured(arrays: Mapping[str, Any]) -> tuple[float, str | None]:
     plan = Plan(tensors, loops=_levels.loops("sgd"))
     measured: tuple[float, str | None] = 0.0, None
 
-    def measure(scale: float) -> None:
+    def measure(scale: float) -> tuple[None, tuple[()]]:
         nonlocal measured
         measured = norm_of(plan, scale)
+        return None, ()
 
     plan.step(list(arrays.values()), [], judge=measure)
     return measured

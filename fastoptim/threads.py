@@ -45,7 +45,7 @@ def _workers_that_do_not_spin() -> Iterator[None]:
 
 
 with _workers_that_do_not_spin():
-    from . import _engine
+    from . import _engine, _pool
 
 from ._kinds import Count, checked  # noqa: E402
 
@@ -104,7 +104,7 @@ def num_threads(n: int) -> Iterator[None]:
     ...     fo.get_num_threads()
     1
     """
-    before = _engine.limit_here.set(checked("n", THREADS, n))
+    before = _engine.limit_here.set((checked("n", THREADS, n), _engine.forks()))
     try:
         yield
     finally:
@@ -116,14 +116,22 @@ def get_num_threads() -> int:
 
     That is, first found first taken:
 
-    1. 1 in a build without OpenMP, in a child of ``fork()``, and inside another parallel region;
+    1. 1 in a build without OpenMP, and inside another parallel region;
     2. what `num_threads` was given around the call;
     3. what `set_num_threads` was given, else the environment variable FASTOPTIM_NUM_THREADS as it
        was at import;
-    4. what the OpenMP runtime allows (OMP_NUM_THREADS, threadpoolctl), but not more than the CPUs
+    4. 1 in a child of ``fork()``, for which 2 and 3 count only if they were set in it;
+    5. what the OpenMP runtime allows (OMP_NUM_THREADS, threadpoolctl), but not more than the CPUs
        that the thread may run on, nor than the CPU quota that the process's cgroup had at import.
 
     A number that fastoptim itself was given is taken as it is, even above the number of CPUs.
+
+    Notes
+    -----
+    In a child of ``fork()`` the OpenMP runtime has lost its workers, and would wait for them for
+    ever in the child's first parallel region (libgomp does, if the parent has run one). A child
+    that asks for threads, by `set_num_threads` or `num_threads`, gets workers of fastoptim's own
+    instead. The default is one thread, since those who fork have usually shared out the cores.
     """
     return _engine.explain_limit()[0]
 
@@ -172,6 +180,7 @@ def _granted(group: Path) -> float:
     return math.inf
 
 
+_engine.set_pool(_pool.run_region)
 _default = _threads_of_environment()
 set_num_threads(None)
 _engine.set_spinning(_workers_spin())

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import fastoptim as fo
-from fastoptim import demo, optimizers
-from fastoptim._digits import KEYS, load_npz
-from fastoptim._training import SCHEDULES
+from fastoptim import optimizers
 from fastoptim.cli import COMMANDS, main
+from fastoptim.demo import command as demo
+from fastoptim.demo.digits import KEYS, load_npz
+from fastoptim.demo.training import SCHEDULES
 
 EXTRAS = ("matplotlib", "mlxtend", "rich")
 for _module in EXTRAS:

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 
 import fastoptim as fo
-from fastoptim import _training, demo, optimizers
-from fastoptim._digits import hold_out
-from fastoptim._network import BatchNorm, Network, cross_entropy
-from fastoptim._training import EarlyStopping, Result, Setup, Training, draw_batches
+from fastoptim import optimizers
+from fastoptim.demo import command as demo
+from fastoptim.demo.digits import hold_out
+from fastoptim.demo.network import BatchNorm, Network, cross_entropy
+from fastoptim.demo.training import (
+    LEARNING_RATES,
+    SCHEDULES,
+    EarlyStopping,
+    Result,
+    Setup,
+    Training,
+    draw_batches,
+    learning_rate,
+)
 
 pytest.importorskip("mlxtend", reason="mlxtend is not installed (extra `demo`)")
 pytest.importorskip("rich", reason="rich is not installed (extra `demo`)")
@@ -233,11 +243,11 @@ def test_every_optimizer_learns(digits, name):
 
 
 def test_learning_rates_are_of_optimizers():
-    assert set(_training.LEARNING_RATES) <= set(ALL)
-    assert _training.learning_rate(fo.AdamW) == 1e-3, "the default of the class"
+    assert set(LEARNING_RATES) <= set(ALL)
+    assert learning_rate(fo.AdamW) == 1e-3, "the default of the class"
 
 
-@pytest.mark.parametrize("name", _training.SCHEDULES)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_learning_rate_follows_the_schedule(digits, name):
     setup = set_up(digits, 12, schedule=name)
     training = Training(setup, fo.SGD, 0.5, "reference")
@@ -251,10 +261,10 @@ def test_learning_rate_follows_the_schedule(digits, name):
     assert (min(used) < 0.3) == (name != "constant")
 
 
-@pytest.mark.parametrize("name", _training.SCHEDULES)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("batches", [1, 2, 3, 5, 1000])
 def test_schedules_reach_the_end_of_any_run(name, batches):
-    schedule = _training.SCHEDULES[name](0.1, batches)
+    schedule = SCHEDULES[name](0.1, batches)
     assert all(0 <= schedule(t) <= 0.1 * (1 + 1e-12) for t in range(batches))
 
 

@@ -1,12 +1,23 @@
-"""Containers, groups, hyperparameters, state and its dictionary."""
+"""Containers, groups, hyperparameters, state, its dictionary, copies and pickles."""
 
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
-from zoo import CASE_IDS, CASES, DTYPES, OPTIMIZERS, assert_same, gradients, name_of, snapshot
+from zoo import (
+    CASE_IDS,
+    CASES,
+    DTYPES,
+    OPTIMIZERS,
+    arrays_of,
+    assert_same,
+    gradients,
+    name_of,
+    snapshot,
+)
 
 import fastoptim as fo
 
@@ -394,3 +405,165 @@ class TestStateDict:
     def test_loading_something_else(self, wrong):
         with pytest.raises(TypeError, match="state_dict: expected a mapping"):
             fo.Adam(ones()).load_state_dict(wrong)
+
+
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+class Trainer:
+    """Its optimizer refers to it, and both to the same parameters."""
+
+    def __init__(self, params):
+        self.base = 0.5
+        self.params = params
+        self.optimizer = fo.SGD(params, lr=self.lr, momentum=0.5)
+
+    def lr(self, t):
+        return self.base / (1 + t)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
+class TestCopies:
+    @pytest.mark.parametrize("backend", ["compiled", "reference"])
+    @pytest.mark.parametrize(("cls", "chosen"), CASES, ids=CASE_IDS)
+    def test_has_the_same_bits_and_shares_nothing(self, cls, chosen, backend, duplicate):
+        rng = np.random.default_rng(29)
+        layouts = [(0, 1, 2), (2, 1, 0)]
+        if duplicate is copy.deepcopy or not cls.rule.trust:
+            layouts.append((1, 0, 2))  # pickled in C order: norms may round otherwise
+        params = [
+            np.array(rng.standard_normal((3, 4, 5)).transpose(axes), dtype, order="K")
+            for dtype in DTYPES
+            for axes in layouts
+        ]
+        grads = [gradients(rng, params) for _ in range(6)]
+        grads[1][0] = None
+        mask = [rng.random(p.shape) < 0.7 for p in params[:-1]] + [None]
+        optimizer = cls(params, backend=backend, ema_decay=0.9, mask=mask, **chosen)
+        for g in grads[:3]:
+            optimizer.step(g)
+        before = snapshot(optimizer)
+        twin = duplicate(optimizer)
+        assert type(twin) is cls
+        assert twin.backend == backend
+        assert_same(twin, optimizer)
+        for g in grads[3:]:
+            twin.step(g)
+        for (name, a), (_, b) in zip(arrays_of(twin), arrays_of(optimizer), strict=True):
+            assert not np.shares_memory(a, b), name
+        assert snapshot(optimizer) == before
+        for g in grads[3:]:
+            optimizer.step(g)
+        assert_same(twin, optimizer)
+
+    def test_carries_all_that_an_optimizer_is(self, duplicate):
+        schedule = fo.schedules.Linear(0.5, total_iters=4)
+        optimizer = fo.Adam(
+            [{"params": {"w": ones()}, "lr": schedule}, {"params": ones(2), "bounds": (0, 9)}],
+            betas=(0.5, 0.75),
+            max_grad_norm=2.0,
+            nonfinite="skip",
+            backend="reference",
+        )
+        optimizer.step([{"w": ones()}, np.full(2, np.nan)])
+        optimizer.step([{"w": ones()}, ones(2)])
+        twin = duplicate(optimizer)
+        assert repr(twin) == repr(optimizer)
+        assert snapshot(twin) == snapshot(optimizer)
+        assert (twin.skipped_steps, twin.grad_norm) == (1, optimizer.grad_norm)
+        assert twin.backend == "reference"
+        for each in (twin, optimizer):
+            each.add_param_group({"params": ones(4)})
+            each.nonfinite = "raise"
+            each.param_groups[1]["lr"] = 0.25
+            each.step([{"w": ones()}, ones(2), ones(4)])
+        assert twin.param_groups[2]["betas"] == (0.5, 0.75)
+        assert twin.param_groups[0]["lr"] == schedule
+        assert_same(twin, optimizer)
+        optimizer.nonfinite = "ignore"
+        optimizer.betas = (0.25, 0.25)
+        assert (twin.nonfinite, twin.betas) == ("raise", (0.5, 0.75))
+
+    def test_arrays_copied_beside_it_stay_its_parameters(self, duplicate):
+        params = {"w": ones(), "b": ones(2)}
+        twins, optimizer = duplicate((params, fo.Adam(params, lr=0.5)))
+        assert optimizer.param_groups[0]["params"][0] is twins["w"]
+        optimizer.step({"w": ones(), "b": ones(2)})
+        assert np.allclose(twins["w"], 0.5)
+        assert np.array_equal(params["w"], ONES)
+
+    def test_its_groups_and_schedulers_stay_its_own(self, duplicate):
+        optimizer = fo.SGD([{"params": ones()}, {"params": ones()}], lr=1.0)
+        group, plateau = optimizer.param_groups[1], fo.schedules.ReduceLROnPlateau(optimizer)
+        twin, its_group, its_plateau = duplicate((optimizer, group, plateau))
+        assert its_group is twin.param_groups[1]
+        assert its_plateau.optimizer is twin
+        its_group["lr"] = 0.5
+        assert [g["lr"] for g in twin.param_groups] == [1.0, 0.5]
+        assert group["lr"] == 1.0
+
+    def test_in_an_object_that_its_schedule_refers_to(self, duplicate):
+        trainer = Trainer(ones())
+        trainer.optimizer.step(ones())
+        twin = duplicate(trainer)
+        for each in (trainer, twin):
+            each.optimizer.step(ones())
+        assert np.array_equal(twin.params, trainer.params)
+        twin.base = 0.0
+        assert (twin.optimizer.lr(0), trainer.optimizer.lr(0)) == (0.0, 0.5)
+
+    def test_state_that_a_hyperparameter_has_called_for_since(self, duplicate):
+        optimizer = fo.SGD(ones(), lr=0.1)
+        optimizer.step(ones())
+        optimizer.momentum = 0.5
+        twin = duplicate(optimizer)
+        for each in (twin, optimizer, twin, optimizer):
+            each.step(ones())
+        assert_same(twin, optimizer)
+
+    def test_inside_of_use_ema(self, duplicate):
+        optimizer = fo.SGD(ones(), ema_decay=0.5)
+        with optimizer.use_ema(), pytest.raises(RuntimeError, match="copy or pickle: the param"):
+            duplicate(optimizer)
+        duplicate(optimizer)
+
+
+class TestMoreOfCopies:
+    def test_a_shallow_copy_is_refused(self):
+        with pytest.raises(TypeError, match=r"copy.copy: expected copy.deepcopy for Adam"):
+            copy.copy(fo.Adam(ones()))
+
+    def test_a_rule_is_what_it_was(self):
+        assert pickled(fo.reference.momentum) is fo.reference.momentum
+        assert copy.deepcopy(fo.reference.sgd) is fo.reference.sgd
+
+    def test_a_schedule_that_does_not_pickle(self):
+        p = ones()
+        optimizer = fo.SGD(p, lr=lambda t: 0.5)
+        with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+            pickle.dumps(optimizer)
+        optimizer.step(ones())
+        copy.deepcopy(optimizer).step(ones())
+        assert np.array_equal(p, ONES / 2)
+
+    def test_memory_that_can_only_be_read(self):
+        """As joblib, Dask and Ray hand large arrays to their workers."""
+        optimizer = fo.Adam([ones(), ones(2)], mask=[ONES > 0, None], ema_decay=0.5)
+        optimizer.step([ones(), ones(2)])
+        buffers = []
+        data = pickle.dumps(optimizer, protocol=5, buffer_callback=buffers.append)
+        assert buffers
+        twin = pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
+        assert not twin.param_groups[0]["params"][0].flags.writeable
+        blocks = {id(m.base) for m in (arrays["m"] for arrays in twin.state.values())}
+        assert len(blocks) == 1  # it is allocated as ever
+        assert_same(twin, optimizer)
+        before = snapshot(twin)
+        with pytest.raises(ValueError, match=r"params\[0\]: expected a writable array"):
+            twin.step([ones(), ones(2)])
+        assert snapshot(twin) == before
+        further = pickled(copy.deepcopy(twin))
+        for each in (further, optimizer):
+            each.step([ones(), ones(2)])
+        assert_same(further, optimizer)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from textwrap import indent
 
 import numpy as np
 import pytest
@@ -46,13 +48,107 @@ assert (np.full(100_000, tiny) * 0.5 == half).all()
     output(code)
 
 
+# What workers import: with "spawn" and "forkserver" they know nothing of the parent's own code.
+WORKER = """
+import numpy as np
+import fastoptim as fo
+from fastoptim import _engine
+
+_engine.set_grain(1)
+G = [np.full(50_000, 0.5 - k, "float32") for k in range(4)]
+
+def train(optimizer):
+    for g in G:
+        optimizer.step(g)
+    (p,) = optimizer.param_groups[0]["params"]
+    return [a.tobytes() for a in (p, *optimizer.state[0].values())], fo.get_num_threads()
+
+def made():
+    fo.set_num_threads(2)
+    lr = fo.schedules.Linear(0.1, total_iters=5)
+    optimizer = fo.Adam(np.ones_like(G[0]), lr=lr, ema_decay=0.5, max_grad_norm=1.0)
+    optimizer.step(G[0])
+    return optimizer
+"""
+
+
+@pytest.fixture
+def run_workers(tmp_path):
+    """Run code beside a module of workers, for a minute at the most."""
+    (tmp_path / "worker.py").write_text(WORKER)
+
+    def run(code):
+        program = tmp_path / "program.py"
+        program.write_text(
+            "import copy\nfrom worker import *\nif __name__ == '__main__':\n" + indent(code, "    ")
+        )
+        start = f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+        done = python(start, cwd=tmp_path, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_multiprocessing_after_a_parallel_step(method, run_workers):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    run_workers(f"""
+import multiprocessing
+optimizer = made()
+expected, _ = train(copy.deepcopy(optimizer))
+with multiprocessing.get_context({method!r}).Pool(2) as pool:
+    found = pool.map(train, [optimizer] * 3)
+for arrays, threads in found:
+    assert arrays == expected
+    assert threads == 1 or {method!r} != "fork", threads
+assert train(optimizer)[0] == expected
+""")
+
+
+class TestJoblib:
+    @pytest.fixture(autouse=True)
+    def _joblib(self):
+        pytest.importorskip("joblib", reason="needs joblib")
+
+    @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+    def test_workers(self, backend, run_workers):
+        run_workers(f"""
+import joblib
+optimizer = made()
+expected, _ = train(copy.deepcopy(optimizer))
+work = [joblib.delayed(train)(copy.deepcopy(optimizer)) for _ in range(3)]
+for arrays, _ in joblib.Parallel(n_jobs=2, backend={backend!r})(work):
+    assert arrays == expected
+assert train(optimizer)[0] == expected
+""")
+
+    def test_large_parameters_can_only_be_read(self, run_workers):
+        """Joblib maps them into the memory of its workers; a step says what is wrong."""
+        run_workers("""
+import joblib
+optimizer = made()
+parallel = joblib.Parallel(n_jobs=2, max_nbytes=1000)
+(saved,) = parallel([joblib.delayed(fo.Adam.state_dict)(optimizer)])
+assert saved["state"][0]["m"].tobytes() == optimizer.state[0]["m"].tobytes()
+try:
+    parallel([joblib.delayed(train)(optimizer)])
+except ValueError as error:
+    assert "params: expected a writable array, found a read-only one" in str(error), error
+else:
+    raise AssertionError("took a step")
+""")
+
+
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="Python has a GIL")
 def test_import_leaves_the_gil_off():
     assert output("import sys, fastoptim; print(sys._is_gil_enabled())") == "False"
 
 
 def test_import_is_light():
-    heavy = "{'matplotlib', 'rich', 'torch', 'sklearn', 'mlxtend', 'pytest', 'Cython'}"
+    heavy = (
+        "{'matplotlib', 'rich', 'safetensors', 'torch', 'sklearn', 'mlxtend', 'pytest', 'Cython'}"
+    )
     assert output(f"import sys, fastoptim; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .cli import CommandError
+from fastoptim.cli import CommandError
 
 SEED = 1
 SIDE, CLASSES = 28, 10

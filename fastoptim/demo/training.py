@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import schedules
-from ._base import Optimizer
-from ._digits import SEED, Digits
-from ._network import Network, Weights
+from fastoptim import schedules
+from fastoptim._base import Optimizer
+
+from .digits import SEED, Digits
+from .network import Network, Weights
 
 BATCH = 100
 BLOCK = 20  # mini-batches between two turns, and in a point of the loss curves

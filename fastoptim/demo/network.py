@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._digits import CLASSES, SEED, SIDE
-from .init import kaiming_normal
+from fastoptim.init import kaiming_normal
+
+from .digits import CLASSES, SEED, SIDE
 
 HIDDEN = 128
 

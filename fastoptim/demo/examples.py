@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ._base import Optimizer
-from .optimizers import SGD, Adagrad, Adam, Momentum, RMSprop
+from fastoptim._base import Optimizer
+from fastoptim.optimizers import SGD, Adagrad, Adam, Momentum, RMSprop
 
 Array = NDArray[np.float64]
 

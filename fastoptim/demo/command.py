@@ -1,8 +1,4 @@
-"""The training demo: one network, some optimizers, each stepped by NumPy and by fastoptim.
-
-Here are the command's arguments and what it prints and draws. `_digits` loads the images,
-`_network` has the forward and backward passes, `_training` the trainings.
-"""
+"""The arguments of ``fastoptim demo``, and what it prints and draws."""
 
 from __future__ import annotations
 
@@ -15,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import optimizers
-from ._config import config
-from ._digits import CLASSES, KEYS, SEED, SIDE, Digits, hold_out, load_digits, load_npz, reason
-from ._network import HIDDEN
-from ._training import BATCH, BLOCK, SCHEDULES, Result, Setup, compare, draw_batches
-from .cli import CommandError
+from fastoptim import optimizers
+from fastoptim._config import config
+from fastoptim.cli import CommandError
+
+from .digits import CLASSES, KEYS, SEED, SIDE, Digits, hold_out, load_digits, load_npz, reason
 from .examples import EXAMPLES
+from .network import HIDDEN
+from .training import BATCH, BLOCK, SCHEDULES, Result, Setup, compare, draw_batches
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,0 +1,191 @@
+"""Promise 2, where Ctrl-C comes at a bad moment: a call has happened, or it has not."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import signal
+import sys
+import threading
+from _thread import interrupt_main
+
+import numpy as np
+import pytest
+from fresh import output
+from zoo import arrays_of, name_of, snapshot
+
+import fastoptim as fo
+
+pytestmark = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="not in the main thread"
+)
+
+
+def interrupted(work, n: int) -> bool:
+    """Run work, with a KeyboardInterrupt where Python looks for signals for the n-th time.
+
+    Tell whether it looked so often. Between calls of C, that is where interrupts come from.
+    """
+    looks, over = 0, False
+
+    def handler(signum, frame):
+        nonlocal looks
+        looks += 1
+        if over:
+            return
+        if looks == n:
+            raise KeyboardInterrupt
+        again = map(interrupt_main, [signum])
+        _ = [*again]  # no call of its own, behind which this function would be interrupted
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        interrupt_main()
+        work()
+        over = True
+    except KeyboardInterrupt:
+        return True
+    finally:
+        over = True
+        signal.signal(signal.SIGINT, before)
+    return False
+
+
+OPTIONS = {"ema_decay": 0.5, "max_grad_norm": 1.0, "nonfinite": "skip"}
+G = [[np.array([0.5, -2.0]), np.array([[3.0], [1.0]])], {"w": np.array([4.0])}]
+BAD = [[np.array([np.nan, 1.0]), None], {"w": None}]
+
+
+def make(backend, cls=fo.SGD, **options):
+    params = [{"params": [np.ones(2), np.ones((2, 1))]}, {"params": {"w": np.ones(1)}, "lr": 0.5}]
+    optimizer = cls(params, lr=0.25, backend=backend, **{**OPTIONS, **options})
+    optimizer.step(G, grad_scale=2.0)
+    return optimizer
+
+
+def everything(optimizer):
+    arrays, *rest = snapshot(optimizer)
+    arrays = {name: data for name, data in arrays if any(data)}  # fresh state is as good as none
+    return arrays, *rest, optimizer.skipped_steps, repr(optimizer.grad_norm), repr(optimizer)
+
+
+def trained(optimizer):
+    """Return what two further steps lead to, as someone sees it who knows the arrays."""
+    container = [*G, np.ones(3)]
+    for _ in range(2):
+        optimizer.step(container[: len(optimizer.param_groups)])
+    return {name: a.tobytes() for name, a in arrays_of(optimizer)}, optimizer._plan.steps
+
+
+def setting(name, value):
+    return lambda opt: lambda: setattr(opt, name, value)
+
+
+def step_with_new_state(optimizer):
+    optimizer.momentum = 0.5
+    return lambda: optimizer.step(G)
+
+
+def leave_ema(optimizer):
+    def work():
+        with optimizer.use_ema():
+            pass
+
+    return work
+
+
+def load(optimizer):
+    other = make("compiled", momentum=0.75)
+    other.step(BAD)
+    other.nonfinite = "ignore"
+    other.step(G)
+    saved = other.state_dict()
+    return lambda: optimizer.load_state_dict(saved)
+
+
+# From an optimizer to what is interrupted; whatever that needs is made before.
+CALLS = {
+    "step": lambda opt: lambda: opt.step(G),
+    "step that is skipped": lambda opt: lambda: opt.step(BAD),
+    "step with new state": step_with_new_state,
+    "hyperparameter": setting("momentum", 0.5),
+    "hyperparameters of a group": lambda opt: (
+        lambda: opt.param_groups[1].update(lr=0.125, momentum=0.5)
+    ),
+    "setting": setting("max_grad_norm", None),
+    "add_param_group": lambda opt: lambda: opt.add_param_group({"params": np.ones(3)}),
+    "load_state_dict": load,
+    "use_ema": leave_ema,
+    "state_dict": lambda opt: opt.state_dict,
+    "deepcopy": lambda opt: lambda: copy.deepcopy(opt),
+}
+CASES = [
+    (name, cls, backend)
+    for name, cls, backend in itertools.product(CALLS, (fo.SGD, fo.LARS), ("compiled", "reference"))
+    if name.startswith("step") or (cls, backend) == (fo.SGD, "compiled")
+]
+
+
+@pytest.mark.parametrize(("name", "cls", "backend"), CASES, ids=name_of)
+def test_a_call_has_happened_or_has_not(name, cls, backend):
+    work = CALLS[name]
+    before, after = make(backend, cls), make(backend, cls)
+    work(before)
+    work(after)()
+    states = [everything(before), everything(after)]
+    futures = [trained(before), trained(after)]
+    for n in itertools.count(1):
+        optimizer = make(backend, cls)
+        prepared = work(optimizer)
+        with np.errstate():  # NumPy's own is not safe from interrupts
+            found = interrupted(prepared, n)
+        happened = states.index(everything(optimizer)) if found else 1
+        assert everything(optimizer) == states[happened]
+        assert trained(optimizer) == futures[happened]
+        if not found:
+            break
+    assert n > 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals")
+@pytest.mark.parametrize("cls", [fo.Adam, fo.LAMB], ids=name_of)
+def test_interrupts_at_any_time_land_between_steps(cls):
+    """After each, all arrays are those of a whole number of steps, and the next step goes on."""
+    code = f"""
+import os, random, signal, threading, time
+import numpy as np
+import fastoptim as fo
+p, q = [np.ones(300_000, np.float32), np.ones(5)], [np.ones(300_000, np.float32), np.ones(5)]
+g = [np.full_like(x, 0.5) for x in p]
+options = dict(lr=lambda t: 0.01 / (1 + t), max_grad_norm=1.0, ema_decay=0.5)
+ours, other = fo.{cls.__name__}(p, **options), fo.{cls.__name__}(q, **options)
+start = time.perf_counter()
+ours.step(g), other.step(g)
+both = time.perf_counter() - start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+ready, over = threading.Event(), threading.Event()
+def interrupt():
+    while not over.is_set():
+        if ready.wait(0.1):
+            time.sleep(random.random() * 2 * both)
+            ready.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+thread = threading.Thread(target=interrupt)
+thread.start()
+for _ in range(100):
+    try:
+        ready.set()
+        while True:
+            ours.step(g)
+    except KeyboardInterrupt:
+        pass
+    while other._plan.steps[0] < ours._plan.steps[0]:
+        other.step(g)
+    assert ours._plan.steps == other._plan.steps
+    for a, b in zip([*p, *ours.ema], [*q, *other.ema]):
+        assert a.tobytes() == b.tobytes()
+over.set()
+thread.join()
+print(ours._plan.steps[0] > 1)
+"""
+    assert output(code) == "True"
