@@ -719,7 +719,7 @@ class TestStep:
                 "state_dict": optimizer.state_dict,
                 "load_state_dict": lambda: optimizer.load_state_dict(saved),
                 "add_param_group": lambda: optimizer.add_param_group({"params": []}),
-                "copy": lambda: copy.deepcopy(optimizer),
+                "copy or pickle": lambda: copy.deepcopy(optimizer),
                 "use_ema": lambda: optimizer.use_ema().__enter__(),
             }.items():
                 with pytest.raises(RuntimeError, match=f"^{what}: the parameters hold"):

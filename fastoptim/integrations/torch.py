@@ -44,10 +44,13 @@ from torch.autograd.graph import increment_version
 
 import fastoptim as fo
 from fastoptim._base import DEFAULT_SETTINGS, EMA, SETTINGS, Array, Setting
+from fastoptim._engine import change
 from fastoptim._kinds import Count, checked
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from fastoptim._engine import Change
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
 
@@ -111,7 +114,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, **defaults: Any) -> None:
         settings = {n: defaults.pop(n, default) for n, default in DEFAULT_SETTINGS.items()}
-        self._adopt_settings({n: checked(n, SETTINGS[n], v) for n, v in settings.items()})
+        self._settings = {n: checked(n, SETTINGS[n], value) for n, value in settings.items()}
         self.method.rule.check({n: plain(n, v) for n, v in defaults.items() if n not in FLAGS})
         super().__init__(params, defaults)
 
@@ -214,7 +217,7 @@ class Optimizer(torch.optim.Optimizer):
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        self._refuse_while_ema_shows("copy")
+        self._refuse_while_ema_shows("copy or pickle")
         return {**super().__getstate__(), "_settings": self._settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -236,10 +239,9 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__({**state, "state": defaultdict(dict, copies)})
         self._made_from = None
 
-    def _adopt_settings(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
-        if self._inner:
-            self._inner._adopt_settings(settings)
+    def _adopting(self, settings: dict[str, Any]) -> Change:
+        """Return what to change to take settings that have been checked, for `Setting`."""
+        return self, {"_settings": settings}
 
     def _refuse_while_ema_shows(self, what: str) -> None:
         if self._inner:
@@ -279,10 +281,10 @@ class Optimizer(torch.optim.Optimizer):
             or self._steps.tolist() != self._shown
         ):
             return self._make(groups, hypers)
+        change([inner._adopting(self._settings)])
         if hypers != self._hypers:
             values = [self.method.rule.check(hyper) for hyper in hypers]
-            for group, hyper in zip(inner.param_groups, values, strict=True):
-                group.adopt(hyper)
+            change([g.adopting(v) for g, v in zip(inner.param_groups, values, strict=True)])
             self._hypers = hypers
             if not all(group.planned for group in inner.param_groups):  # other state is needed
                 return self._make(groups, hypers)
@@ -315,6 +317,7 @@ class Optimizer(torch.optim.Optimizer):
             }
             inner._lay_out(inner.param_groups, *inner._loaded_state(inner.param_groups, state))
         inner._skipped = self.skipped_steps
+        self._made_from = None  # should anything below not come to its end
         self._inner, self._hypers = inner, hypers
         self._steps = np.array(inner._plan.steps, np.float32)
         self._hidden = {}
