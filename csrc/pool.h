@@ -1,9 +1,10 @@
 /* Worker threads that OpenBLAS and the engine share, and those of the engine in a child of fork().
  *
- * OpenMP cannot serve here. A child hangs in its first region if the parent has run one. The jobs of one product wait for each other, so each needs a thread
+ * OpenMP cannot serve here. The jobs of one product wait for each other, so each needs a thread
  * of its own at the same time; a parallel region may get fewer (inside another region, under a
- * thread limit, in a child of fork), and the product would never end. And how long idle workers
- * spin, which decides what a small product costs, is fixed when an OpenMP runtime is loaded. */
+ * thread limit), and the product would never end. A child of fork() hangs in its first region if
+ * the parent has run one. And how long idle workers spin, which decides what a small product
+ * costs, is fixed when an OpenMP runtime is loaded. */
 #ifndef FASTOPTIM_POOL_H
 #define FASTOPTIM_POOL_H
 
