@@ -7,6 +7,8 @@ program as one would write it for autograd, only the import of ``adam`` has chan
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import autograd.numpy as np
 import numpy
 from autograd import grad
@@ -35,7 +37,7 @@ def start(seed=0):
     rng = numpy.random.default_rng(seed)
     return [
         (SPREAD * rng.standard_normal((m, n)), SPREAD * rng.standard_normal(n))
-        for m, n in zip(LAYERS, LAYERS[1:], strict=False)
+        for m, n in pairwise(LAYERS)
     ]
 
 

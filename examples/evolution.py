@@ -153,7 +153,7 @@ def balance(width, generations, pairs, sigma, lr):
 
 
 SMALL = {"width": 8, "generations": 30, "pairs": 10, "sigma": 0.2, "lr": 0.1}
-LARGE = {"width": 997, "generations": 8, "pairs": 8, "sigma": 0.02, "lr": 0.01}
+LARGE = {"width": 998, "generations": 8, "pairs": 8, "sigma": 0.02, "lr": 0.01}
 
 
 def main(report=print):

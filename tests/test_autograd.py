@@ -15,6 +15,7 @@ import autograd.numpy as anp
 from autograd import grad
 from autograd.misc import optimizers as peers
 
+from fastoptim.bench.clients import autograd as clients
 from fastoptim.integrations import autograd as integration
 
 CASES = [
@@ -193,3 +194,11 @@ def test_examples_in_docstrings():
     found = doctest.testmod(integration)
     assert found.failed == 0
     assert found.attempted > 8
+
+
+def test_benchmark_clients_agree():
+    client, *_ = clients.clients(quick=True)
+    (seconds, expected), (_, found) = client.before(), client.after()
+    assert seconds > 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=client.tolerance * abs(expected).max())
+    assert all(len(c.model) <= 36 for c in clients.clients(quick=False))

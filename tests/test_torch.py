@@ -7,6 +7,7 @@ import copy
 import doctest
 import io
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fresh import output, python
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from fastoptim.bench.clients import torch as clients  # noqa: E402
 from fastoptim.integrations import torch as integration  # noqa: E402
 from fastoptim.integrations.torch import SGD, Adam, AdamW, Lion, RMSprop  # noqa: E402
 
@@ -774,3 +776,34 @@ def test_rmsprop_state_of_an_old_torch_counts_with_integers():
     optimizer.load_state_dict(saved)
     optimizer.step()
     assert optimizer.state[params[0]]["step"] == 8
+
+
+class TestBenchmark:
+    MODEL = clients.Model(layers=1, width=16, batch=2, steps=6, heads=2, length=8)
+
+    def test_both_learn_the_same(self):
+        (_, expected), (_, found) = (clients.train(who, self.MODEL) for who in clients.UPDATES)
+        torch.testing.assert_close(found, expected, rtol=clients.TOLERANCE, atol=0)
+        assert found[0] > found[-1]
+
+    def test_each_part_is_timed_in_a_process_of_its_own(self):
+        part, loss = clients._run("fastoptim", self.MODEL, part=0)
+        assert 0 < part < 60
+        assert len(loss) == self.MODEL.steps
+        (first, second) = clients.clients(quick=True)
+        assert [str(c) for c in (first, second)] == [
+            "torch, transformer, 0.33M, optimizer",
+            "torch, transformer, 0.33M, whole step",
+        ]
+        assert all(len(c.model) <= 36 for c in clients.clients(quick=False))
+
+    def test_sizes_are_what_they_are_called(self):
+        for model in (clients.SMALL, clients.LARGE):
+            d = model.width
+            size = model.layers * (12 * d * d + 13 * d) + 2 * model.tokens * d + model.tokens
+            (name,) = {
+                re.search(r"([0-9.]+)M", c.model)[1]
+                for c in clients.clients(quick=False)
+                if c.before.args[1] is model
+            }
+            assert size / 1e6 == pytest.approx(float(name), rel=0.05)

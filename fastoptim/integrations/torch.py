@@ -796,7 +796,7 @@ def arrays_of(groups: Sequence[Mapping[str, Any]]) -> list[dict[Any, Array]]:
 def array_of(tensor: Tensor, label: str, key: Any = None) -> Array:
     """Return an array over the memory of a tensor, or say why there is none."""
     try:
-        array: Array = tensor.detach().numpy()
+        array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
     except (RuntimeError, TypeError):
         index = "" if key is None else f"[{key!r}]"
         raise TypeError(
