@@ -250,6 +250,15 @@ class TestState:
             assert torch.equal(resumed.state[q]["ema"], optimizer.state[p]["ema"])
             assert resumed.state[q]["ema"].data_ptr() != optimizer.state[p]["ema"].data_ptr()
 
+    def test_of_torch_leaves_options_that_torch_has_not(self):
+        params, optimizer = small(ema_decay=0.5)
+        other = torch.nn.Parameter(torch.zeros(2))
+        optimizer.add_param_group({"params": [other], "ema_decay": 0.75})
+        peer = torch.optim.Adam([{"params": params}, {"params": [other], "lr": 0.5}])
+        optimizer.load_state_dict(peer.state_dict())
+        assert [group["ema_decay"] for group in optimizer.param_groups] == [0.5, 0.75]
+        assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 0.5]
+
     def test_what_was_loaded_is_copied(self):
         params, optimizer = small()
         optimizer.step()
@@ -422,6 +431,19 @@ class TestParameters:
         optimizer.step()
         assert torch.equal(params[0], -(0.5 * velocity + 1))
         assert torch.equal(old, kept)
+
+    def test_whose_data_is_the_same_memory_in_another_order(self):
+        square = torch.arange(9.0).reshape(3, 3)
+        ours, theirs = (torch.nn.Parameter(square.clone()) for _ in range(2))
+        optimizer = SGD([ours], lr=1.0, momentum=0.5)
+        peer = torch.optim.SGD([theirs], lr=1.0, momentum=0.5)
+        for p, o in ((ours, optimizer), (theirs, peer)):
+            p.grad = square**2
+            o.step()
+            p.data = p.data.T
+            p.grad = square.clone()
+            o.step()
+        assert torch.equal(ours, theirs)
 
     def test_model_that_loads_its_own_state(self):
         model, other = twins()
@@ -674,6 +696,13 @@ class TestStep:
         assert_equal(params, before)
         assert bool(optimizer.state) is not set_to_none
 
+    def test_grad_scale_divides_the_gradients(self):
+        params, optimizer = small(SGD, lr=1.0)
+        before = values(params)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+        optimizer.step()
+        assert_equal(params, [q - p.grad / 4 for p, q in zip(params, before, strict=True)])
+
     def test_grad_scaler(self):
         ours, theirs = twins(torch.float32)
         scalers = [torch.amp.GradScaler("cpu", init_scale=1024.0) for _ in range(2)]
@@ -707,6 +736,8 @@ class TestStep:
             optimizer.step()
         assert not optimizer.state
         give_gradients(params)
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
         optimizer.step()
         assert optimizer.skipped_steps == 1
 
