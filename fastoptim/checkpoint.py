@@ -66,9 +66,7 @@ def write(path: str, saved: Mapping[str, Any], params: Mapping[Any, Any]) -> Non
         file.write(_header(text, specs))
         digest = _digest(text, specs)
         for name, _, _ in specs:
-            for part in _bytes_of(
-                arrays[name]
-            ):  # the same bytes, should another thread change the array
+            for part in _bytes_of(arrays[name]):
                 digest.update(part)
                 file.write(part)
         file.write(digest.digest())
@@ -87,29 +85,25 @@ def read(
     What `state_dict` would return now, the parameters by their keys and the names that their state
     arrays may have are what the file must fit. Nothing larger than these is read into memory.
     """
+    places = {
+        f"{name}/{text}": (key, name)
+        for key in params
+        for text in (_text(key),)
+        for name in (PARAM, *states)
+    }
+    expected = {place: _spec(place, params[key]) for place, (key, _) in places.items()}
     with _opened(path) as file:
         text, rest = _rest_of(file)
         _expect("optimizer", like["optimizer"], rest.get("optimizer"))
         groups, steps = _matched(like["param_groups"], rest)
-        places = {
-            f"{name}/{_text(key)}": (key, name) for key in params for name in (PARAM, *states)
-        }
-        specs = _specs_in(file)
-        for name, kind, shape in specs:
-            if name not in places:
-                raise ValueError(f"expected the arrays of this optimizer, found also {name!r}")
-            _, *expected = _spec(name, params[places[name][0]])
-            _expect(repr(name), "{} {}".format(*expected), f"{kind} {shape}")
-        arrays = _arrays_in(file, text, specs)
-    state: dict[Any, dict[str, Any]] = {key: {PARAM: None, "step": steps[key]} for key in params}
+        arrays = _arrays_in(file, text, _specs_in(file, expected))
+    state: dict[Any, dict[str, Any]] = {key: {"step": steps[key]} for key in params}
     for place, (key, name) in places.items():
         if place in arrays:
             state[key][name] = arrays[place]
-    values = [entry.pop(PARAM) for entry in state.values()]
-    if any(value is None for value in values):
-        if any(value is not None for value in values):
-            raise ValueError("expected all parameters or none, found some")
-        values = []
+    values = [entry.pop(PARAM) for entry in state.values() if PARAM in entry]
+    if values and len(values) < len(params):
+        raise ValueError(f"expected {len(params)} parameters or none, found {len(values)}")
     return {**rest, "param_groups": groups, "state": state}, values
 
 
@@ -138,8 +132,9 @@ def _by_name(
         arrays = {name: array for name, array in entry.items() if name != "step"}
         if key in params:
             arrays[PARAM] = params[key]
+        text = _text(key)
         for name, array in arrays.items():
-            label = f"{name}/{_text(key)}"
+            label = f"{name}/{text}"
             if label in found:
                 raise ValueError(f"params: expected names that differ as text, found two of {key}")
             found[label] = array
@@ -202,7 +197,7 @@ def _digest(text: str, specs: Sequence[Spec]) -> Any:
 
 
 def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
-    """Yield the bytes of an array of any layout in C order, little-endian, bit by bit."""
+    """Yield the bytes of an array of any layout, in C order and little-endian, in parts."""
     little = array.dtype.newbyteorder("<")
     parts: Any = np.nditer(
         array,
@@ -224,13 +219,13 @@ def _opened(path: str) -> Iterator[Any]:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(NO_FILE)
     with open(path, "rb"):
-        pass  # the library's errors have no numbers
+        pass  # an error of the system has its number here, which the library leaves out
     try:
         # not a mapping of memory: that ends the process if the file shrinks
         with library.safe_open(path, framework="np", backend="pread") as file:
             yield file
     except library.SafetensorError as error:
-        raise ValueError(f"expected a safetensors file, found a damaged one: {error}") from error
+        raise ValueError(f"expected a safetensors file, found none, or damage: {error}") from error
 
 
 def _rest_of(file: Any) -> tuple[str, dict[str, Any]]:
@@ -272,13 +267,17 @@ def _matched(
     return [{**saved[names], "params": order} for names, order in wanted.items()], steps
 
 
-def _specs_in(file: Any) -> list[Spec]:
-    """Return what the arrays are, in the order in which they were written."""
+def _specs_in(file: Any, expected: Mapping[str, Spec]) -> list[Spec]:
+    """Return what the arrays are, in the order in which they were written, if they fit."""
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     specs = [(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()]
     if DIGEST not in specs:
         raise ValueError(f"expected an array {DIGEST[0]!r} of its contents, found none")
     specs.remove(DIGEST)
+    for name, *found in specs:
+        if name not in expected:
+            raise ValueError(f"expected the arrays of this optimizer, found also {name!r}")
+        _expect(f"{name!r}", list(expected[name][1:]), found)
     return sorted(specs, key=_place)
 
 

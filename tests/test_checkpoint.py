@@ -17,11 +17,13 @@ import stat
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fresh import needs_fork, output
+from test_interrupts import interrupted
 from zoo import PAIRS, assert_same, same_bits, snapshot
 
 import fastoptim as fo
@@ -233,18 +235,18 @@ def test_an_interrupt_at_every_moment_of_loading(path):
     saved.step({"w": np.full((2, 3), np.nan), "b": np.ones(())})
     saved.save(path)
     new, found = (snapshot(saved), 1), []
-    for n in itertools.count():
+    for n in itertools.count(1):
         opt = adam()
         old = snapshot(opt), 0
-        interrupted = interrupt(n, opt.load, path)
+        cut_short = interrupted(partial(opt.load, path), n)
         found.append((snapshot(opt), opt.skipped_steps))
         opt.step({"w": None, "b": np.ones(())})
-        if not interrupted:
+        if not cut_short:
             break
     assert found[0] == old
     assert found[-2] == new  # from where the last interrupts come
     assert all(state in (old, new) for state in found)
-    assert len(found) > 300
+    assert len(found) > 100
 
 
 class TestNames:
@@ -475,16 +477,16 @@ class TestReplacing:
         """Whenever it comes: the old file or the new one, no other, and the optimizer goes on."""
         found = []
         old = Path(path).read_bytes()
-        for n in itertools.count():
+        for n in itertools.count(1):
             overwrite(path, old)
-            interrupted = interrupt(n, saved.save, path)
+            cut_short = interrupted(partial(saved.save, path), n)
             assert snapshot(saved) == self.new
             found.append(content(path))
-            if not interrupted:
+            if not cut_short:
                 break
         assert found[-1] == self.new
         assert all(state in (self.old, self.new) for state in found)
-        assert found.count(self.old) > 300
+        assert found.count(self.old) > 100
 
     @posix
     def test_permissions(self, path, saved):
@@ -528,24 +530,6 @@ class TestReplacing:
                 call(path)
         assert stat.S_ISFIFO(os.stat(path).st_mode)
         assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
-
-
-def interrupt(n, call, *args):
-    """Interrupt a call where a signal would, for the n-th time; tell whether it came so far."""
-    moments = iter(range(n, -1, -1))
-
-    def profile(frame, event, arg):  # Python looks for signals where functions begin and end
-        if event in ("call", "c_return") and next(moments, None) == 0:
-            raise KeyboardInterrupt
-
-    sys.setprofile(profile)
-    try:
-        call(*args)
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.setprofile(None)
-    return False
 
 
 LIMITED = """
@@ -616,13 +600,14 @@ for _ in range(5):
 pause = (time.perf_counter() - start) / 5
 rng, inside, before, partly, found = random.Random(1), 0, 0, 0, [0, 0]
 saving = mmap.mmap(-1, 1)
-for _ in range(200):
+for k in range(200):
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.write(writer, b"1")
         while True:
-            for opt in optimizers:
+            k += 1
+            for opt in optimizers[k % 2 :]:
                 saving[0] = 1
                 opt.save(path)
                 saving[0] = 0
@@ -654,7 +639,7 @@ def test_200_kills_leave_the_old_file_or_the_new_one(path):
     assert min(found) > 20
     assert inside > 150
     assert before > 50
-    assert partly > 5
+    assert partly > 0
 
 
 def mutations(rng, data):
@@ -762,24 +747,27 @@ class TestDamagedFiles:
             (lambda a: a.pop("m/w"), "state_dict['state']['w']: expected the key 'm'"),
             (lambda a: a.pop("v_max/w"), "expected the key 'v_max'"),
             (lambda a: a.pop("ema/b"), "state_dict['state']['b']: expected the key 'ema'"),
-            (lambda a: a.pop("p/b"), "expected all parameters or none, found some"),
+            (lambda a: a.pop("p/b"), "expected 2 parameters or none, found 1"),
             (lambda a: a.update({"x/w": a["m/w"]}), "arrays of this optimizer, found also 'x/w'"),
             (lambda a: a.update({"m/x": a["m/w"]}), "arrays of this optimizer, found also 'm/x'"),
             (lambda a: a.update({"m": a["m/w"]}), "arrays of this optimizer, found also 'm'"),
             (
                 lambda a: a.update({"m/w": a["m/w"].T.copy()}),
-                "'m/w': expected F64 [2, 3], found F64 [3, 2]",
+                "'m/w': expected ['F64', [2, 3]], found ['F64', [3, 2]]",
             ),
             (
                 lambda a: a.update({"m/w": a["m/w"].astype("f4")}),
-                "'m/w': expected F64 [2, 3], found F32 [2, 3]",
+                "'m/w': expected ['F64', [2, 3]], found ['F32', [2, 3]]",
             ),
             (
                 lambda a: a.update({"p/w": a["p/w"].astype("f2")}),
-                "'p/w': expected F64 [2, 3], found F16 [2, 3]",
+                "'p/w': expected ['F64', [2, 3]], found ['F16', [2, 3]]",
             ),
-            (lambda a: a.update({"p/b": np.ones(1)}), "'p/b': expected F64 [], found F64 [1]"),
-            (lambda a: a.update({"p/b": np.ones((), "i4")}), "found I32 []"),
+            (
+                lambda a: a.update({"p/b": np.ones(1)}),
+                "'p/b': expected ['F64', []], found ['F64', [1]]",
+            ),
+            (lambda a: a.update({"p/b": np.ones((), "i4")}), "found ['I32', []]"),
         ],
     )
     def test_arrays_that_do_not_fit(self, path, saved, change, message):
@@ -820,7 +808,7 @@ class TestDamagedFiles:
     def test_a_header_that_claims_any_size(self, path, size):
         with open(path, "wb") as file:
             file.write(size.to_bytes(8, "little") + b"{}" * 20)
-        assert_refused(adam(steps=0), path, "expected a safetensors file, found a damaged one: ")
+        assert_refused(adam(steps=0), path, "expected a safetensors file, found none, or damage: ")
 
     def test_a_file_larger_than_the_memory(self, path, saved):
         """It has what its header claims, being empty from its header on."""
@@ -834,7 +822,9 @@ class TestDamagedFiles:
         with open(path, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(file.tell() + size + 32)
-        assert_refused(adam(steps=0), path, "'m/w': expected F64 [2, 3], found F64 [549755813888]")
+        assert_refused(
+            adam(steps=0), path, "'m/w': expected ['F64', [2, 3]], found ['F64', [549755813888]]"
+        )
 
 
 WEIRD = [
