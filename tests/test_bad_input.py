@@ -413,6 +413,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "eps_inside",
             "eps_hat",
             "maximize",
+            "flush_denormals",
             "decoupled_weight_decay",
             "three_phase",
             "staircase",
