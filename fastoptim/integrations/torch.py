@@ -72,6 +72,7 @@ class Extras(TypedDict, total=False):
     ema_decay: float | None
     max_grad_norm: float | None
     nonfinite: str
+    flush_denormals: bool
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -92,10 +93,12 @@ class Optimizer(torch.optim.Optimizer):
         average of a parameter is in its state as ``"ema"``; `use_ema` evaluates with all of them.
     max_grad_norm : float, optional
         Clip by the norm of all gradients together, as ``torch.nn.utils.clip_grad_norm_`` does, but
-        leave the gradients as they are. It and ``nonfinite`` concern the optimizer as a whole, and
+        leave the gradients as they are. It and the next two concern the optimizer as a whole, and
         are not part of ``state_dict()``.
     nonfinite : {"ignore", "raise", "skip"}, default "ignore"
         What to do if a gradient holds a NaN or an infinity; see `fastoptim.Optimizer`.
+    flush_denormals : bool, default False
+        Whether denormal numbers are zero inside of a step; see `fastoptim.Optimizer`.
     **defaults
         The hyperparameters, named as torch names them, for groups that do not have their own.
 
@@ -108,7 +111,7 @@ class Optimizer(torch.optim.Optimizer):
 
     method: ClassVar[type[fo.Optimizer]]
     names: ClassVar[Mapping[str, str]]  # of what the state holds: fastoptim's and torch's
-    max_grad_norm, nonfinite = map(Setting, SETTINGS)
+    max_grad_norm, nonfinite, flush_denormals = map(Setting, SETTINGS)
 
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
 
