@@ -281,6 +281,25 @@ def test_state_that_a_hyperparameter_calls_for_later():
     assert ours._plan.steps == [4]
 
 
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_state_called_for_later_exists_once_a_step_is_taken(backend):
+    optimizer = fo.SGD([ones()], nonfinite="skip", backend=backend)
+    optimizer.momentum = 0.9
+    with pytest.raises(ValueError, match=r"grads\[0\]: expected shape"):
+        optimizer.step([ones(4)])
+    optimizer.step([np.full(3, np.nan)])
+    assert optimizer.skipped_steps == 1
+    assert dict(optimizer.state[0]) == {}
+    optimizer.step([ones()])
+    assert optimizer.state[0]["v"].tolist() == [1.0] * 3
+    assert optimizer._plan.steps == [1]
+
+
+def test_the_base_class_has_no_rule():
+    with pytest.raises(TypeError, match="Optimizer: expected one of its subclasses, found"):
+        fo.Optimizer([ones()])
+
+
 def test_backend_from_the_environment(monkeypatch):
     monkeypatch.setenv("FASTOPTIM_BACKEND", "reference")
     assert fo.Adam(ones()).backend == "reference"
