@@ -274,7 +274,8 @@ class Optimizer:
     Parameters
     ----------
     params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place: float32 or float64, dense (C or Fortran order), writable.
+        The arrays to update in place: float32 or float64, dense (C or Fortran order), writable,
+        without memory in common; see the notes.
         A group is ``{"params": ..., "lr": ...}`` with hyperparameters of its own.
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, an L2 penalty: the rule sees :math:`g + \lambda p` for g. (Where a
@@ -325,6 +326,14 @@ class Optimizer:
 
     Notes
     -----
+    Arrays may be views of one buffer that do not overlap, of no axes, without elements, and of
+    subclasses of ndarray such as ``np.memmap`` and ``np.matrix``, whose memory counts and whose
+    own arithmetic does not; masked arrays are refused, as parameters, gradients, state and masks.
+    State read back is that of the last step that was finished. The optimizer goes on with an array
+    as it was given, if its shape or dtype is set later. A gradient may be a NumPy scalar where the
+    parameter has no axes; a hyperparameter is no array, not even one without axes. What the
+    caller's own code raises, such as a schedule, comes through, and nothing has changed.
+
     ``copy.deepcopy`` and ``pickle`` take everything along: the parameters, state, step counts,
     hyperparameters with their schedules, masks, and what belongs to the optimizer as a whole. The
     copy goes on with the same bits and shares no memory. Parameters that are copied or pickled

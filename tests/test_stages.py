@@ -383,15 +383,3 @@ def test_settings_refused(kwargs, error, message):
             call()
         assert message in str(caught.value)
         assert snapshot(optimizer) == before
-
-
-@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, "2", None, True])
-def test_grad_scale_refused(value):
-    optimizer = fo.Adam(np.ones(2))
-    before = snapshot(optimizer)
-    with pytest.raises(
-        (TypeError, ValueError),
-        match="grad_scale: expected a finite number > 0 with a finite reciprocal, found",
-    ):
-        optimizer.step(np.ones(2), grad_scale=value)
-    assert snapshot(optimizer) == before
