@@ -327,25 +327,35 @@ def test_the_learning_rate_can_be_changed():
 # Costs
 
 
+@pytest.mark.parametrize("cls", PAIR, ids=["patched", "ours"])
 @pytest.mark.parametrize("options", [{}, SGD])
-def test_a_step_allocates_nothing_that_grows(options, monkeypatch):
-    estimator = perceptron(ours.MLPClassifier, hidden_layer_sizes=(300,), max_iter=3, **options)
-    peaks = []
+def test_gradients_and_steps_allocate_nothing_that_grows(cls, options, monkeypatch):
+    """Also the penalty, and the mean over the batch."""
+    estimator = perceptron(cls, hidden_layer_sizes=(300,), max_iter=3, **options)
+    peaks = {}
 
-    def traced(function):
-        def call(*args):
+    def trace(owner, name):
+        function = getattr(owner, name)
+
+        def traced(*args):
             tracemalloc.start()
             result = function(*args)
-            peaks.append(tracemalloc.get_traced_memory()[1])
+            peaks.setdefault(name, []).append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
             return result
 
-        return call
+        monkeypatch.setattr(owner, name, traced)
 
-    monkeypatch.setattr(ours._FusedUpdate, "_step", traced(ours._FusedUpdate._step))
-    estimator.fit(X, Y)
-    assert len(peaks) == 9
-    assert max(peaks[1:]) < estimator.coefs_[0].nbytes / 10
+    trace(ours._FusedUpdate, "_step")
+    trace(ours._Fused, "_compute_loss_grad")
+    with patched():
+        estimator.fit(X, Y)
+    assert {name: len(found) for name, found in peaks.items()} == {
+        "_step": 9,
+        "_compute_loss_grad": 18,
+    }
+    for found in peaks.values():
+        assert max(found[2:]) < estimator.coefs_[0].nbytes / 10
 
 
 def test_the_arrays_of_a_fit_are_not_kept():
