@@ -1,32 +1,35 @@
 """scikit-learn's multilayer perceptrons, trained with the steps of fastoptim.
 
-Either every perceptron of this process, from `patch` to `unpatch` or inside of `patched`:
+Either all perceptrons of this process, from `patch` to `unpatch` or inside of `patched`:
 
->>> from sklearn.datasets import load_digits
+>>> from sklearn.datasets import load_iris
 >>> from sklearn.neural_network import MLPClassifier
 >>> from fastoptim.integrations.sklearn import patched
->>> x, y = load_digits(return_X_y=True)
+>>> x, y = load_iris(return_X_y=True)
+>>> classifier = MLPClassifier(learning_rate_init=0.01, random_state=0)
 >>> with patched():
-...     classifier = MLPClassifier(max_iter=400, random_state=0).fit(x, y)
->>> classifier.score(x, y)
-1.0
+...     accuracy = classifier.fit(x, y).score(x, y)
+>>> accuracy > 0.95
+True
 
 or those that are made of the two classes of this module, which need no patch: also in other
 processes, such as the workers of ``GridSearchCV(n_jobs=2)``, which a patch does not reach.
 
-The solvers ``"adam"`` and ``"sgd"`` keep scikit-learn's formula: the learning rate is a part of the
-velocity, and epsilon is added to the uncorrected root. The L2 penalty and the mean over the batch,
-for which scikit-learn goes through the gradients again, become a part of the step. State and
-learning rate stay in scikit-learn's own objects, so estimators are pickled, copied and trained on
-with and without fastoptim alike. In float32, scikit-learn's Adam computes some of each step in
-float64; here it is float32 throughout.
+The solvers ``"adam"`` and ``"sgd"`` keep scikit-learn's formulas: the learning rate is a part of
+the velocity, and epsilon is added to the root of the uncorrected average. The L2 penalty and the
+mean over the batch, for which scikit-learn goes through the gradients again, become a part of the
+step. In float32, scikit-learn computes some of each step of Adam in float64; here it is float32
+throughout.
 
-How it works: the optimizer that an estimator finds in its attribute ``_optimizer`` has another
-``update_params``, which runs one plan over the arrays of scikit-learn's optimizer.
+State, learning rate and step count stay where scikit-learn has them. So an estimator is pickled,
+copied, and trained on with or without fastoptim, however it was trained before. Where the engine
+refuses arrays, such as coefficients in float32 with gradients in float64, scikit-learn takes the
+step itself.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -48,36 +51,38 @@ try:
     from sklearn import neural_network
     from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-    from sklearn.utils.extmath import safe_sparse_dot
 except ImportError as error:
     raise ImportError(
-        "fastoptim.integrations.sklearn: needs scikit-learn 1.5 to 1.9: "
+        "fastoptim.integrations.sklearn: needs scikit-learn 1.6 to 1.9: "
         'python -m pip install "fastoptim[sklearn]"'
     ) from error
 
 __all__ = ["MLPClassifier", "MLPRegressor", "patch", "patched", "unpatch"]
 
-SUPPORTED = (1, 5), (1, 9)  # the oldest and the newest version that the tests have passed with
+OLDEST, NEWEST = (1, 6), (1, 9)  # versions with whose own tests it was tested
 
 _fit_stochastic = BaseMultilayerPerceptron._fit_stochastic
 _compute_loss_grad = BaseMultilayerPerceptron._compute_loss_grad
+_backprop = BaseMultilayerPerceptron._backprop
+
+
+# The patch
 
 _lock = threading.Lock()
-_reasons: list[
-    str
-] = []  # why scikit-learn is patched: "patch", and a "patched" for each open block
+# Why scikit-learn is patched: "patch", and one "patched" for each open block.
+_reasons: list[str] = []
 
 
 def patch() -> None:
     """Let all multilayer perceptrons of this process step with fastoptim, until `unpatch`.
 
-    Estimators that are fitted already take part when they are trained on. A second call changes
-    nothing.
+    Estimators that exist already take part when they are fitted again, or further. A second call
+    changes nothing.
 
     Warns
     -----
     RuntimeWarning
-        If this version of scikit-learn is not supported; it is left as it is.
+        If this version of scikit-learn is not supported; it is left unpatched.
     """
     if _is_supported():
         with _lock:
@@ -89,7 +94,8 @@ def patch() -> None:
 def unpatch() -> None:
     """Undo `patch`; without one before, change nothing.
 
-    Blocks of `patched`, and fits that are under way in other threads, stay patched to their end.
+    Open blocks of `patched`, and fits that are under way in other threads, stay patched to their
+    end.
     """
     with _lock:
         if "patch" in _reasons:
@@ -99,15 +105,15 @@ def unpatch() -> None:
 
 @contextmanager
 def patched() -> Iterator[None]:
-    """Let all multilayer perceptrons of this process step with fastoptim meanwhile.
+    """Let all multilayer perceptrons of this process step with fastoptim inside of the block.
 
-    Blocks may be nested, overlap in several threads, and stand between `patch` and `unpatch`: the
-    patch is there as long as anybody asks for it.
+    Blocks may be nested, overlap in several threads, and stand between `patch` and `unpatch`:
+    scikit-learn is patched as long as there is a reason left.
 
     Warns
     -----
     RuntimeWarning
-        If this version of scikit-learn is not supported; it is left as it is.
+        If this version of scikit-learn is not supported; it is left unpatched.
     """
     if not _is_supported():
         yield
@@ -125,24 +131,21 @@ def patched() -> Iterator[None]:
 
 def _is_supported() -> bool:
     """Tell whether this scikit-learn can be patched, and warn if not."""
-    (oldest, newest), found = SUPPORTED, sklearn.__version__
-    if oldest <= tuple(map(int, found.split(".")[:2])) <= newest:
+    found = tuple(map(int, re.findall(r"\d+", sklearn.__version__)[:2]))
+    if OLDEST <= found <= NEWEST:
         return True
+    oldest, newest = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
     warnings.warn(
-        f"fastoptim.integrations.sklearn: expected scikit-learn {_dotted(oldest)} to "
-        f"{_dotted(newest)}, found {found}: it is left unpatched",
+        f"fastoptim.integrations.sklearn: expected scikit-learn {oldest} to {newest}, "
+        f"found {sklearn.__version__}: it is left unpatched",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
     return False
 
 
-def _dotted(version: Sequence[int]) -> str:
-    return ".".join(map(str, version))
-
-
 def _install() -> None:
-    """Put the members of `_Fused` into scikit-learn's class if there is a reason, else its own."""
+    """Give scikit-learn's class the members of `_Fused` if there is a reason, else its own."""
     if _reasons:
         for name in MEMBERS:
             setattr(BaseMultilayerPerceptron, name, vars(_Fused)[name])
@@ -152,133 +155,135 @@ def _install() -> None:
         del BaseMultilayerPerceptron._optimizer
 
 
-class _Sums(list[Any]):
-    """The gradients of all coefficients, or with those of all intercepts behind them.
+# The optimizers
 
-    They are sums over the batch: the penalty and the division are still to come.
+
+class _Sums(list[Any]):
+    """Gradients that are sums over the batch: the penalty and the division are still to come.
+
+    They are those of the coefficients, and once the others are added to them, of the intercepts.
     """
 
     alpha = 0.0
-    total = 1.0  # the number or the weight of the samples
+    total = 1.0  # the number of the samples, or their weight
 
-    def __add__(self, intercepts: list[Any]) -> _Sums:  # type: ignore[override]
+    def __add__(self, intercepts: list[Any]) -> _Sums:
         both = _Sums([*self, *intercepts])
         both.alpha, both.total = self.alpha, self.total
         return both
 
     def finish(self, params: Sequence[Any]) -> None:
-        """Do what is still to come, as scikit-learn does."""
-        for g, p in zip(self[: len(self) // 2], params, strict=False):
+        """Do what is still to come, as scikit-learn does it."""
+        for p, g in zip(params[: len(self) // 2], self, strict=False):
             g += self.alpha * p
         for g in self:
             g /= self.total
 
 
-class _Update:
-    """What differs in an optimizer that steps with fastoptim.
-
-    It shares all attributes of the optimizer that it stands for. Beside them it has the plan, which
-    is made anew when the arrays are others.
-    """
-
-    rule: ClassVar[Rule]
-    plan: Plan
-    arrays: list[Any]
+class _FusedUpdate:
+    """An optimizer of scikit-learn but for its update; it shares the attributes of another one."""
 
     __slots__ = ("arrays", "plan")
+    arrays: list[Any]  # of the plan
+    plan: Plan
+    rule: ClassVar[Rule]
+    states: ClassVar[tuple[str, ...]]  # the attributes that hold them
 
     @classmethod
     def of(cls, optimizer: Any) -> Any:
-        """Return the optimizer that stands for one of scikit-learn's."""
+        """Return the optimizer that updates for one of scikit-learn's."""
         fused = cls.__new__(cls)
+        fused.__dict__ = optimizer.__dict__  # type: ignore[misc]
         fused.arrays = []
-        fused.__dict__ = optimizer.__dict__
         return fused
 
     def plain(self) -> Any:
-        """Return the optimizer of scikit-learn."""
-        base = type(self).__bases__[1]
+        """Return the same as an optimizer of scikit-learn."""
+        base: Any = type(self).__bases__[1]
         optimizer = base.__new__(base)
         optimizer.__dict__ = self.__dict__
         return optimizer
 
     def __reduce__(self) -> Any:
-        return self.plain().__reduce_ex__(2)
+        return self.plain().__reduce_ex__(0)  # of its own class; later protocols insist on ours
 
     def update_params(self, params: Sequence[Any], grads: Any) -> None:
-        """Update params in place, the coefficients first."""
+        """Update the coefficients and intercepts in place."""
         try:
             self._step(params, grads)
-        except (TypeError, ValueError):
-            # Arrays that scikit-learn may know what to do with, such as strided ones, or of two
-            # dtypes. Nothing has changed.
+        except (TypeError, ValueError):  # of the engine, and nothing has changed
             if isinstance(grads, _Sums):
                 grads.finish(params)
             super().update_params(params, grads)  # type: ignore[misc]
 
     def _step(self, params: Sequence[Any], grads: Any) -> None:
-        states = self._states()
+        states = [getattr(self, name) for name in self.states]
         arrays = [*params, *(array for state in states for array in state)]
         if len(arrays) != len(self.arrays) or not all(map(is_, arrays, self.arrays)):
             self.plan, self.arrays = _planned(self.rule, params, states), arrays
-        alpha, total = (grads.alpha, float(grads.total)) if isinstance(grads, _Sums) else (0.0, 1.0)
         own = self._scalars()
-        groups = [_group(alpha / total, own), _group(0.0, own)]
-        self.plan.step(grads, groups, 1 / total)
-        self._stepped(own)
+        if isinstance(grads, _Sums):
+            total = float(grads.total)
+            groups = [_group(grads.alpha / total, own), _group(0.0, own)]
+            self.plan.step(grads, groups, 1 / total)
+        else:
+            self.plan.step(grads, [_group(0.0, own)] * 2)
+        self._end(own)
+
+    def _scalars(self) -> Scalars:
+        """Return the rule's scalars of the step to take."""
+        raise NotImplementedError
+
+    def _end(self, scalars: Scalars) -> None:
+        """Note that the step was taken."""
 
 
 def _planned(rule: Rule, params: Sequence[Any], states: Sequence[Any]) -> Plan:
-    """Return a plan in which the penalty of the first group is that of the coefficients."""
+    """Return a plan over arrays of scikit-learn: coefficients are group 0, intercepts group 1."""
     missing = [None] * (len(rule.state) - len(states))
     tensors = []
     for i, (p, *state) in enumerate(zip(params, *states, strict=True)):
-        labels = [f"params[{i}]", f"grads[{i}]", *(f"state[{i}].{name}" for name in rule.state)]
-        tensors.append((labels, int(2 * i >= len(params)), 0, p, (*state, *missing), None, None))
+        labels = [f"params[{i}]", f"grads[{i}]", *(f"state[{i}][{s!r}]" for s in rule.state)]
+        group = int(2 * i >= len(params))
+        tensors.append((labels, group, 0, p, (*state, *missing), None, None))
     return Plan(tensors, rule.update, _levels.loops(rule.kernel))
 
 
 def _group(weight_decay: float, own: Scalars) -> SimpleNamespace:
+    """Return what a plan asks for the scalars of a step."""
     row = before_scalars(1.0, weight_decay), after_scalars(), own
     return SimpleNamespace(scalars=lambda t: row)
 
 
-class _Adam(_Update, AdamOptimizer):
-    rule = reference.adam
-
-    def _states(self) -> list[Any]:
-        return [self.ms, self.vs]
+class _Adam(_FusedUpdate, AdamOptimizer):
+    rule, states = reference.adam, ("ms", "vs")
 
     def _scalars(self) -> Scalars:
         betas = float(self.beta_1), float(self.beta_2)
         lr, eps = float(self.learning_rate_init), float(self.epsilon)
         return self.rule.scalars(self.t + 1, lr, betas, eps, eps_hat=True)
 
-    def _stepped(self, own: Scalars) -> None:
+    def _end(self, scalars: Scalars) -> None:
         self.t += 1
-        *_, self.learning_rate, _, _ = own
+        *_, self.learning_rate, _, _ = scalars
 
 
-class _SGD(_Update, SGDOptimizer):
-    rule = reference.momentum
-
-    def _states(self) -> list[Any]:
-        return [self.velocities]
+class _SGD(_FusedUpdate, SGDOptimizer):
+    rule, states = reference.momentum, ("velocities",)
 
     def _scalars(self) -> Scalars:
         lr, momentum = float(self.learning_rate), float(self.momentum)
         return self.rule.scalars(1, lr, momentum, "heavy_ball", self.nesterov)
 
-    def _stepped(self, own: Scalars) -> None:
-        pass
 
+# The estimators
 
 CLASSES = {AdamOptimizer: _Adam, SGDOptimizer: _SGD}
-_fused: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # what stands for an optimizer
+_fused: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by scikit-learn's optimizers
 
 
 class _Optimizer:
-    """The attribute ``_optimizer``: stored as scikit-learn's, seen as what stands for it."""
+    """The attribute ``_optimizer``: stored as scikit-learn's, found as what updates for it."""
 
     def __get__(self, estimator: Any, owner: Any = None) -> Any:
         if estimator is None:
@@ -287,14 +292,14 @@ class _Optimizer:
             optimizer = vars(estimator)["_optimizer"]
         except KeyError:
             raise AttributeError("_optimizer") from None
+        if type(optimizer) not in CLASSES:  # somebody's own
+            return optimizer
         if optimizer not in _fused:
-            if type(optimizer) not in CLASSES:  # somebody's own
-                return optimizer
             _fused[optimizer] = CLASSES[type(optimizer)].of(optimizer)
         return _fused[optimizer]
 
     def __set__(self, estimator: Any, optimizer: Any) -> None:
-        if isinstance(optimizer, _Update):
+        if isinstance(optimizer, _FusedUpdate):
             optimizer = optimizer.plain()
         vars(estimator)["_optimizer"] = optimizer
 
@@ -303,22 +308,23 @@ class _Optimizer:
 
 
 class _Fused:
-    """What differs in an estimator whose optimizer steps with fastoptim."""
+    """What differs in an estimator that steps with fastoptim."""
 
-    alpha: float
     _optimizer = _Optimizer()
 
-    def _fit_stochastic(self, X: Any, *args: Any) -> None:  # noqa: N803
-        *args, coef_grads, intercept_grads, layer_units, incremental = args
-        params = self.coefs_ + self.intercepts_
-        if all(p.dtype == X.dtype for p in params):
+    def _fit_stochastic(self: Any, X: Any, *args: Any) -> None:  # noqa: N803
+        *before, coef_grads, intercept_grads, layer_units, incremental = args
+        # what begins patched ends so: `unpatch` in another thread must not come within a step
+        hold = bool(_reasons)
+        if (hold or isinstance(self, _Fused)) and _can_sum(self, X.dtype):
             coef_grads = _Sums(coef_grads)
-        # What has begun patched ends so: a step must not be half scikit-learn's.
-        with patched() if _reasons else nullcontext():
-            _fit_stochastic(self, X, *args, coef_grads, intercept_grads, layer_units, incremental)
+        with patched() if hold else nullcontext():
+            _fit_stochastic(self, X, *before, coef_grads, intercept_grads, layer_units, incremental)
+        if not incremental:  # the next fit has another optimizer, and maybe other coefficients
+            _fused.pop(vars(self)["_optimizer"], None)
 
     def _compute_loss_grad(
-        self,
+        self: Any,
         layer: int,
         total: Any,
         activations: list[Any],
@@ -326,29 +332,95 @@ class _Fused:
         coef_grads: list[Any],
         intercept_grads: list[Any],
     ) -> None:
-        if not isinstance(coef_grads, _Sums) or not isinstance(self._optimizer, _Update):
-            _compute_loss_grad(self, layer, total, activations, deltas, coef_grads, intercept_grads)
+        if not (isinstance(coef_grads, _Sums) and isinstance(self._optimizer, _FusedUpdate)):
+            args = layer, total, activations, deltas, coef_grads, intercept_grads
+            _compute_loss_grad(self, *args)
             return
         x, d = activations[layer].T, deltas[layer]
         if isinstance(x, np.ndarray):
-            np.matmul(x, d, out=coef_grads[layer])
-        else:
-            coef_grads[layer][...] = safe_sparse_dot(x, d)
+            np.matmul(x, d, out=coef_grads[layer], casting="same_kind")
+        else:  # sparse
+            coef_grads[layer][...] = x @ d
         np.sum(d, axis=0, out=intercept_grads[layer])
         coef_grads.alpha, coef_grads.total = self.alpha, total
+
+
+def _can_sum(estimator: Any, dtype: Any) -> bool:
+    """Tell whether nobody else sees the gradients, which must be finished for others."""
+    cls = type(estimator)
+    return (
+        cls._compute_loss_grad is vars(_Fused)["_compute_loss_grad"]
+        and cls._backprop is _backprop
+        and all(p.dtype == dtype for p in estimator.coefs_ + estimator.intercepts_)
+    )
 
 
 MEMBERS = ("_optimizer", "_fit_stochastic", "_compute_loss_grad")
 
 
-class MLPClassifier(_Fused, neural_network.MLPClassifier):  # type: ignore[misc]
-    """scikit-learn's ``MLPClassifier`` with the steps of fastoptim, without a patch."""
+class MLPClassifier(_Fused, neural_network.MLPClassifier):
+    r"""scikit-learn's ``MLPClassifier`` with the steps of fastoptim.
+
+    Arguments, attributes and methods are those of `sklearn.neural_network.MLPClassifier`. The
+    solver ``"adam"`` computes
+
+    .. math::
+
+        m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
+        p_t = p_{t-1} - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+              \frac{m_t}{\sqrt{v_t} + \epsilon}
+
+    and ``"sgd"``, where the last is :math:`p_t = p_{t-1} + v_t` without Nesterov's momentum,
+
+    .. math::
+
+        v_t = \mu v_{t-1} - \eta g_t, \quad
+        p_t = p_{t-1} + \mu v_t - \eta g_t
+
+    with :math:`g_t = (g + \alpha p_{t-1}) / n` for the sum g of the gradients of n samples.
+
+    Warns
+    -----
+    RuntimeWarning
+        If this version of scikit-learn is not supported, when the module is imported; the class
+        then does what scikit-learn's does.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from fastoptim.integrations.sklearn import MLPClassifier
+    >>> x, y = load_iris(return_X_y=True)
+    >>> classifier = MLPClassifier(learning_rate_init=0.01, random_state=0)
+    >>> make_pipeline(StandardScaler(), classifier).fit(x, y).score(x, y) > 0.95
+    True
+    """
 
 
-class MLPRegressor(_Fused, neural_network.MLPRegressor):  # type: ignore[misc]
-    """scikit-learn's ``MLPRegressor`` with the steps of fastoptim, without a patch."""
+class MLPRegressor(_Fused, neural_network.MLPRegressor):
+    """scikit-learn's ``MLPRegressor`` with the steps of fastoptim, which `MLPClassifier` describes.
+
+    Arguments, attributes and methods are those of `sklearn.neural_network.MLPRegressor`.
+
+    Warns
+    -----
+    RuntimeWarning
+        If this version of scikit-learn is not supported, when the module is imported; the class
+        then does what scikit-learn's does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim.integrations.sklearn import MLPRegressor
+    >>> x = np.linspace(-1, 1, 200)
+    >>> regressor = MLPRegressor(learning_rate_init=0.05, random_state=0)
+    >>> regressor.fit(x[:, None], x**2).score(x[:, None], x**2) > 0.95
+    True
+    """
 
 
 if not _is_supported():
-    for _name in MEMBERS:  # the two classes are no more than scikit-learn's, then
+    for _name in MEMBERS:  # the two classes are scikit-learn's but for their name, then
         delattr(_Fused, _name)

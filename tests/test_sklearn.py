@@ -1,0 +1,603 @@
+"""scikit-learn's perceptrons with the steps of fastoptim: as before, in less time."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import gc
+import inspect
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+import tracemalloc
+import warnings
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fresh import output, python
+
+sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra `sklearn`)")
+
+from scipy.sparse import csr_array
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from threadpoolctl import threadpool_limits
+
+from fastoptim.integrations import sklearn as ours
+from fastoptim.integrations.sklearn import patch, patched, unpatch
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+PAIR = MLPClassifier, ours.MLPClassifier
+OURS = {MLPClassifier: ours.MLPClassifier, MLPRegressor: ours.MLPRegressor}
+X, Y = load_digits(return_X_y=True)
+X, Y = X[:600] / 16, Y[:600]
+TARGETS = {MLPClassifier: Y, MLPRegressor: np.column_stack([Y, X[:, 20]])}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    # On a busy machine, products this small take far longer on two threads than on one.
+    with threadpool_limits(1, "blas"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_members():
+    before = dict(vars(BaseMultilayerPerceptron))
+    yield
+    assert dict(vars(BaseMultilayerPerceptron)) == before
+    assert not ours._reasons
+
+
+@pytest.fixture
+def only_ours(monkeypatch):
+    """Return a function after which scikit-learn itself takes no step."""
+
+    def forbid(*_):
+        pytest.fail("scikit-learn took a step itself")
+
+    def switch():
+        for cls in (AdamOptimizer, SGDOptimizer):
+            monkeypatch.setattr(cls, "_get_updates", forbid)
+
+    return switch
+
+
+def perceptron(cls, **options):
+    defaults = {"hidden_layer_sizes": (30, 20), "max_iter": 20, "tol": 0, "random_state": 0}
+    return cls(**{**defaults, **options})
+
+
+def assert_close(a, b, rtol=1e-10):
+    np.testing.assert_allclose(b.loss_curve_, a.loss_curve_, rtol=rtol)
+    for p, q in zip(a.coefs_ + a.intercepts_, b.coefs_ + b.intercepts_, strict=True):
+        assert p.dtype == q.dtype
+        np.testing.assert_allclose(q, p, rtol=0, atol=rtol * np.abs(p).max())
+    assert b.n_iter_ == a.n_iter_
+    assert b._optimizer.learning_rate == pytest.approx(a._optimizer.learning_rate, rel=1e-14)
+    assert vars(b)["_optimizer"].__class__ is vars(a)["_optimizer"].__class__
+
+
+SGD = {"solver": "sgd", "learning_rate_init": 0.02}
+ADAPTIVE = {**SGD, "learning_rate": "adaptive", "tol": 0.02, "n_iter_no_change": 2, "max_iter": 60}
+MODES = {
+    "adam": {},
+    "adam-other": {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-3, "alpha": 0.5},
+    "sgd": SGD,
+    "sgd-plain": {**SGD, "momentum": 0.0, "alpha": 0.0},
+    "sgd-heavy-ball": {**SGD, "nesterovs_momentum": False, "momentum": 0.7},
+    "sgd-frictionless": {**SGD, "momentum": 1.0, "learning_rate_init": 1e-4},
+    "sgd-invscaling": {**SGD, "learning_rate": "invscaling", "power_t": 0.3},
+    "sgd-adaptive": ADAPTIVE,
+    "adam-early-stopping": {"early_stopping": True, "n_iter_no_change": 2, "tol": 0.05},
+    "sgd-early-stopping": {**ADAPTIVE, "early_stopping": True},
+    "adam-batches": {"batch_size": 64, "shuffle": False, "activation": "tanh"},
+}
+BOTH = pytest.mark.parametrize("cls", OURS, ids=lambda cls: cls.__name__)
+
+
+@BOTH
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_a_fit_in_float64(cls, options, only_ours):
+    y = TARGETS[cls] / TARGETS[cls].max() if cls is MLPRegressor else TARGETS[cls]
+    theirs = perceptron(cls, **options).fit(X, y)
+    only_ours()
+    assert_close(theirs, perceptron(OURS[cls], **options).fit(X, y))
+    with patched():
+        assert_close(theirs, perceptron(cls, **options).fit(X, y))
+
+
+def test_the_modes_are_what_they_say():
+    stopped = perceptron(MLPClassifier, **MODES["adam-early-stopping"]).fit(X, Y)
+    assert stopped.n_iter_ < 20
+    assert not all(map(np.array_equal, stopped.coefs_, stopped._optimizer.ms))
+    adaptive = perceptron(MLPClassifier, **ADAPTIVE).fit(X, Y)
+    assert adaptive._optimizer.learning_rate < 0.02 / 5.1
+
+
+@BOTH
+@pytest.mark.parametrize("options", [{}, SGD, ADAPTIVE], ids=["adam", "sgd", "adaptive"])
+def test_a_fit_in_float32(cls, options, only_ours):
+    x, y = X.astype(np.float32), TARGETS[cls]
+    if cls is MLPRegressor:
+        y = y / 10  # in float64, and so are the gradients of scikit-learn
+    options = {**options, "max_iter": 10}
+    theirs, exact = perceptron(cls, **options).fit(x, y), perceptron(cls, **options).fit(X, y)
+    only_ours()
+    found = perceptron(OURS[cls], **options).fit(x, y)
+    assert_close(theirs, found, 1e-4)
+    np.testing.assert_allclose(found.loss_curve_, exact.loss_curve_, rtol=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sparse_inputs(cls, dtype, only_ours):
+    x = csr_array(X.astype(dtype))
+    theirs = perceptron(cls).fit(x, TARGETS[cls])
+    only_ours()
+    found = perceptron(OURS[cls]).fit(x, TARGETS[cls])
+    assert_close(theirs, found, 1e-10 if dtype is np.float64 else 1e-3)
+
+
+def test_sample_weights(only_ours):
+    if "sample_weight" not in inspect.signature(MLPClassifier.fit).parameters:
+        pytest.skip("this version of scikit-learn has none")
+    weights = np.random.default_rng(0).random(len(Y))
+    theirs = perceptron(MLPClassifier, batch_size=50).fit(X, Y, weights)
+    only_ours()
+    assert_close(theirs, perceptron(ours.MLPClassifier, batch_size=50).fit(X, Y, weights))
+
+
+@pytest.mark.parametrize("y", [Y > 4, np.column_stack([Y > 4, Y > 6])], ids=["binary", "many"])
+def test_other_targets(y, only_ours):
+    theirs = perceptron(MLPClassifier).fit(X, y)
+    only_ours()
+    assert_close(theirs, perceptron(ours.MLPClassifier).fit(X, y))
+
+
+def train_on(estimators):
+    """Fit a part of the data with each of the estimators, or the same one, in turns."""
+    for i, estimator in enumerate(estimators):
+        part = slice(100 * i, 100 * (i + 1))
+        estimator.partial_fit(X[part], Y[part], classes=np.arange(10))
+
+
+@pytest.mark.parametrize("options", [{}, {**SGD, "learning_rate": "invscaling"}])
+def test_partial_fit(options, only_ours):
+    theirs, found = (perceptron(c, **options) for c in PAIR)
+    train_on([theirs] * 6)
+    only_ours()
+    train_on([found] * 6)
+    assert_close(theirs, found)
+    assert getattr(found._optimizer, "t", 6) == 6
+
+
+@pytest.mark.parametrize("options", [{}, SGD])
+def test_partial_fit_with_and_without_the_patch(options):
+    theirs, found = (perceptron(MLPClassifier, **options) for _ in range(2))
+    train_on([theirs] * 6)
+    for i in range(6):
+        part = slice(100 * i, 100 * (i + 1))
+        (patch if i % 2 else unpatch)()
+        found.partial_fit(X[part], Y[part], classes=np.arange(10))
+    unpatch()
+    assert_close(theirs, found)
+
+
+@pytest.mark.parametrize("options", [{}, SGD])
+def test_warm_start(options, only_ours):
+    theirs, found = (perceptron(c, warm_start=True, max_iter=5, **options) for c in PAIR)
+    for estimator, switch in ((theirs, only_ours), (found, lambda: None)):
+        for _ in range(3):
+            estimator.fit(X, Y)
+        switch()
+    assert_close(theirs, found)
+
+
+def test_partial_fit_of_other_coefficients(only_ours):
+    theirs, found = (perceptron(c).partial_fit(X, Y, classes=np.arange(10)) for c in PAIR)
+    for estimator, switch in ((theirs, only_ours), (found, lambda: None)):
+        estimator.coefs_ = [c + 0.01 for c in estimator.coefs_]
+        estimator.partial_fit(X, Y)
+        switch()
+    assert_close(theirs, found)
+
+
+def test_lbfgs_is_scikit_learns():
+    theirs, found = (perceptron(c, solver="lbfgs").fit(X, Y) for c in PAIR)
+    np.testing.assert_array_equal(found.coefs_[0], theirs.coefs_[0])
+
+
+# What the engine refuses, and what others have changed
+
+
+def test_a_change_of_dtype():
+    theirs, found = (perceptron(c) for c in PAIR)
+    for estimator in (theirs, found):
+        for dtype in (np.float64, np.float32, np.float64):
+            estimator.partial_fit(X.astype(dtype), Y, classes=np.arange(10))
+    assert_close(theirs, found)
+    for estimator in (theirs, found):
+        estimator.__init__(random_state=0)
+        del estimator.coefs_, estimator._optimizer
+        for dtype in (np.float32, np.float64, np.float32):
+            estimator.partial_fit(X.astype(dtype), Y, classes=np.arange(10))
+    assert_close(theirs, found, 1e-5)
+
+
+def strided(a):
+    return np.repeat(a, 2, axis=-1)[..., ::2]
+
+
+def part_of_another(a):
+    return np.concatenate([a, a])[: len(a)]
+
+
+@pytest.mark.parametrize("change", [strided, part_of_another, np.asfortranarray])
+def test_coefficients_of_the_users_own(change):
+    pair = [perceptron(c, warm_start=True, alpha=0.1).fit(X, Y) for c in PAIR]
+    for estimator in pair:
+        estimator.coefs_ = [change(c) for c in estimator.coefs_]
+        mine = estimator.coefs_[0]
+        estimator.fit(X, Y)
+        assert estimator.coefs_[0] is mine
+    assert_close(*pair)
+
+
+def test_read_only_coefficients_are_refused():
+    estimator = perceptron(ours.MLPClassifier, warm_start=True).fit(X, Y)
+    estimator.coefs_[0].flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        estimator.fit(X, Y)
+
+
+class WithL1(MLPClassifier):
+    def _compute_loss_grad(self, layer, total, activations, deltas, coef_grads, intercept_grads):
+        super()._compute_loss_grad(layer, total, activations, deltas, coef_grads, intercept_grads)
+        coef_grads[layer] += 0.01 * np.sign(self.coefs_[layer])
+
+
+class WithHalf(MLPClassifier):
+    def _backprop(self, *args):
+        loss, coef_grads, intercept_grads = super()._backprop(*args)
+        return loss, [g / 2 for g in coef_grads], intercept_grads
+
+
+class Careful(AdamOptimizer):
+    def _get_updates(self, grads):
+        return [update / 2 for update in super()._get_updates(grads)]
+
+
+@pytest.mark.parametrize("cls", [WithL1, WithHalf])
+def test_subclasses_see_finished_gradients(cls, only_ours):
+    theirs = perceptron(cls).fit(X, Y)
+    only_ours()
+    with patched():
+        assert_close(theirs, perceptron(cls).fit(X, Y))
+
+
+def test_an_optimizer_of_somebodys_own_sees_finished_gradients():
+    pair = [perceptron(c).partial_fit(X, Y, classes=np.arange(10)) for c in PAIR]
+    for estimator in pair:
+        estimator._optimizer = Careful(estimator.coefs_ + estimator.intercepts_)
+        estimator.partial_fit(X, Y)
+    assert_close(*pair)
+    assert type(pair[1]._optimizer) is Careful
+
+
+def test_gradients_for_others_than_the_step_are_finished():
+    """Anyone may ask a fitted estimator for the gradients of its loss."""
+    estimator = perceptron(MLPClassifier, alpha=0.5).fit(X, Y)
+
+    def gradients():
+        activations, deltas = [X, None, None, None], [None] * 3
+        one_hot = np.eye(10)[Y]
+        weights = [None] * (estimator._backprop.__code__.co_argcount - 7)
+        args = activations, deltas, [None] * 3, [None] * 3
+        return estimator._backprop(X, one_hot, *weights, *args)[1]
+
+    expected = gradients()
+    with patched():
+        for g, e in zip(gradients(), expected, strict=True):
+            np.testing.assert_array_equal(g, e)
+
+
+def test_the_learning_rate_can_be_changed():
+    pair = [perceptron(c, **SGD) for c in PAIR]
+    for estimator in pair:
+        estimator.partial_fit(X, Y, classes=np.arange(10))
+        estimator._optimizer.learning_rate = 0.5
+        estimator.partial_fit(X, Y)
+    assert_close(*pair)
+
+
+# Costs
+
+
+@pytest.mark.parametrize("cls", PAIR, ids=["patched", "ours"])
+@pytest.mark.parametrize("options", [{}, SGD])
+def test_gradients_and_steps_allocate_nothing_that_grows(cls, options, monkeypatch):
+    """Also the penalty, and the mean over the batch."""
+    estimator = perceptron(cls, hidden_layer_sizes=(300,), max_iter=3, **options)
+    peaks = {}
+
+    def trace(owner, name):
+        function = getattr(owner, name)
+
+        def traced(*args):
+            tracemalloc.start()
+            result = function(*args)
+            peaks.setdefault(name, []).append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            return result
+
+        monkeypatch.setattr(owner, name, traced)
+
+    trace(ours._FusedUpdate, "_step")
+    trace(ours._Fused, "_compute_loss_grad")
+    with patched():
+        estimator.fit(X, Y)
+    assert {name: len(found) for name, found in peaks.items()} == {
+        "_step": 9,
+        "_compute_loss_grad": 18,
+    }
+    for found in peaks.values():
+        assert max(found[2:]) < estimator.coefs_[0].nbytes / 10
+
+
+def test_the_arrays_of_a_fit_are_not_kept():
+    estimator = perceptron(ours.MLPClassifier).fit(X, Y)
+    assert vars(estimator)["_optimizer"] not in ours._fused
+    estimator.partial_fit(X, Y)
+    plan = estimator._optimizer.plan
+    estimator.partial_fit(X, Y)
+    assert estimator._optimizer.plan is plan
+    optimizer = weakref.ref(vars(estimator)["_optimizer"])
+    del estimator, plan
+    gc.collect()
+    assert optimizer() is None
+
+
+# Copies
+
+
+@pytest.mark.parametrize("options", [{}, SGD])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+@pytest.mark.parametrize("cls", [MLPClassifier, ours.MLPClassifier])
+def test_copies_train_on_alike(cls, copied, options):
+    with patched():
+        estimator = perceptron(cls, **options).partial_fit(X, Y, classes=np.arange(10))
+        other = copied(estimator)
+        assert type(other) is cls
+        for each in (estimator, other):
+            each.partial_fit(X, Y)
+            each.partial_fit(X, Y)
+    assert other.coefs_[0] is not estimator.coefs_[0]
+    for p, q in zip(estimator.coefs_, other.coefs_, strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+def test_a_pickle_of_scikit_learns_class_needs_no_fastoptim():
+    with patched():
+        estimator = perceptron(MLPClassifier).fit(X, Y)
+        assert b"fastoptim" not in pickle.dumps(estimator)
+        optimizer = pickle.loads(pickle.dumps(estimator._optimizer))
+        other = copy.deepcopy(estimator._optimizer)
+        estimator._optimizer = estimator._optimizer
+    assert type(optimizer) is type(other) is type(estimator._optimizer) is AdamOptimizer
+    np.testing.assert_array_equal(optimizer.ms[0], estimator._optimizer.ms[0])
+    assert optimizer.ms[0] is not estimator._optimizer.ms[0]
+
+
+def test_the_attribute_is_there_only_when_it_is():
+    estimator = ours.MLPClassifier()
+    assert not hasattr(estimator, "_optimizer")
+    estimator.partial_fit(X, Y, classes=np.arange(10))
+    del estimator._optimizer
+    assert not hasattr(estimator, "_optimizer")
+
+
+@BOTH
+def test_clones_and_parameters(cls):
+    estimator = perceptron(OURS[cls], alpha=0.3)
+    other = clone(estimator.fit(X, TARGETS[cls]))
+    assert type(other) is OURS[cls]
+    assert other.get_params() == perceptron(cls, alpha=0.3).get_params()
+    assert not hasattr(other, "coefs_")
+    assert repr(other) == repr(perceptron(cls, alpha=0.3))
+
+
+def test_a_grid_search_over_a_pipeline_in_two_processes(only_ours):
+    found = []
+    for cls in (MLPClassifier, ours.MLPClassifier):
+        pipeline = make_pipeline(MinMaxScaler(), perceptron(cls, max_iter=5))
+        step = pipeline.steps[-1][0]
+        grid = {f"{step}__solver": ["adam", "sgd"], f"{step}__alpha": [1e-4, 1.0]}
+        search = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise")
+        with warnings.catch_warnings():  # in the workers they are printed
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found.append(search.fit(16 * X, Y))
+    theirs, mine = found
+    assert type(mine.best_estimator_[-1]) is ours.MLPClassifier
+    for name in ("mean_test_score", "std_test_score"):
+        np.testing.assert_array_equal(mine.cv_results_[name], theirs.cv_results_[name])
+
+
+# The patch
+
+
+def is_patched():
+    return "_optimizer" in vars(BaseMultilayerPerceptron)
+
+
+def test_patching_twice_and_undoing_once():
+    for _ in range(2):
+        patch()
+        patch()
+        assert is_patched()
+        unpatch()
+        assert not is_patched()
+        unpatch()
+        assert not is_patched()
+
+
+def test_blocks_may_be_nested_and_raise():
+    with patched():
+        with pytest.raises(KeyError), patched():
+            raise KeyError
+        assert is_patched()
+        unpatch()
+        assert is_patched()
+        patch()
+    assert is_patched()
+    with patched():
+        pass
+    assert is_patched()
+    with patched():
+        unpatch()
+        assert is_patched()
+    assert not is_patched()
+
+
+def test_blocks_may_overlap():
+    one, other = patched(), patched()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert is_patched()
+    other.__exit__(None, None, None)
+    assert not is_patched()
+
+
+def test_threads_may_fit_and_patch_at_once():
+    seeds = range(6)
+    expected = [perceptron(MLPClassifier, random_state=seed).fit(X, Y) for seed in seeds]
+    found = [perceptron(MLPClassifier, random_state=seed) for seed in seeds]
+    done = threading.Event()
+
+    def toggle():
+        while not done.is_set():
+            patch()
+            unpatch()
+
+    def fit(estimator):
+        with warnings.catch_warnings():
+            estimator.fit(X, Y)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=fit, args=(estimator,)) for estimator in found]
+        toggling = threading.Thread(target=toggle)
+        for thread in (toggling, *threads):
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        done.set()
+        toggling.join()
+        sys.setswitchinterval(interval)
+    for a, b in zip(expected, found, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("version", ["0.24.2", "1.5.2", "1.10.0", "2.0rc1"])
+def test_another_version_is_left_unpatched(monkeypatch, version):
+    monkeypatch.setattr(sklearn, "__version__", version)
+    message = f"expected scikit-learn 1.6 to 1.9, found {re.escape(version)}: it is left unpatched"
+    with pytest.warns(RuntimeWarning, match=message):
+        patch()
+    assert not is_patched()
+    with pytest.warns(RuntimeWarning, match=message), patched():
+        assert not is_patched()
+    unpatch()
+
+
+@pytest.mark.parametrize("version", ["1.6.0", "1.9.dev0", sklearn.__version__])
+def test_supported_versions(monkeypatch, version):
+    monkeypatch.setattr(sklearn, "__version__", version)
+    with patched():
+        assert is_patched()
+
+
+# Fresh processes
+
+
+def test_nothing_of_it_is_imported_by_itself():
+    code = "import sys, fastoptim; print({'sklearn', 'fastoptim.integrations'} & {*sys.modules})"
+    assert output(code) == "set()"
+
+
+def test_without_scikit_learn_it_says_what_to_install():
+    code = "import sys; sys.modules['sklearn'] = None; import fastoptim.integrations.sklearn"
+    done = python(code)
+    assert done.returncode == 1
+    assert "ImportError: fastoptim.integrations.sklearn: needs scikit-learn" in done.stderr
+    assert 'python -m pip install "fastoptim[sklearn]"' in done.stderr
+
+
+def test_with_another_version_the_classes_are_scikit_learns():
+    code = """
+import warnings, sklearn
+sklearn.__version__ = "3.1"
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    import fastoptim.integrations.sklearn as ours
+    estimator = ours.MLPClassifier((2,), max_iter=1)
+    estimator.partial_fit([[0.0], [1.0]], [0, 1], classes=[0, 1])
+print([str(w.message) for w in found if w.category is RuntimeWarning])
+print(type(estimator._optimizer).__module__)
+"""
+    warned, module = output(code).splitlines()
+    assert "expected scikit-learn 1.6 to 1.9, found 3.1" in warned
+    assert module == "sklearn.neural_network._stochastic_optimizers"
+
+
+@pytest.mark.parametrize(
+    ("how", "tests"),
+    [("patch", "sklearn.neural_network"), ("classes", "sklearn.neural_network.tests.test_mlp")],
+)
+def test_scikit_learns_own_tests(tmp_path, how, tests):
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), *sys.path])
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "patched_sklearn",
+                "-p",
+                "no:cacheprovider",
+            ),
+            *("-c", os.devnull, "--rootdir", str(tmp_path), "--pyargs", tests),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PATCHED_SKLEARN": how, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 50
+    assert int(re.search(r"fastoptim took (\d+) steps", done.stdout)[1]) > 1000
+
+
+def test_examples():
+    assert doctest.testmod(ours).failed == 0
