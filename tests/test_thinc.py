@@ -335,6 +335,14 @@ class TestKeys:
         assert_same_state(mine, expected)
         assert mine.nr_update[KEY] == 12
 
+    def test_average_after_very_many_steps(self):
+        found = []
+        for optimizer in pair():
+            optimizer.nr_update[KEY] = 10**6
+            self.step(optimizer, np.ones(3, "f"))
+            found.append(optimizer.averages[KEY])
+        np.testing.assert_allclose(*found, rtol=1e-5)
+
     def test_another_rule(self):
         mine = ours.Optimizer(0.1)
         weights = self.step(mine, np.ones(3, "f"))
