@@ -115,18 +115,18 @@ class Optimizer(torch.optim.Optimizer):
 
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
 
-    def __init__(self, params: Any, **defaults: Any) -> None:
-        settings = {n: defaults.pop(n, default) for n, default in DEFAULT_SETTINGS.items()}
-        self._settings = {n: checked(n, SETTINGS[n], value) for n, value in settings.items()}
-        self.method.rule.check({n: plain(n, v) for n, v in defaults.items() if n not in FLAGS})
-        super().__init__(params, defaults)
-
     _inner: fo.Optimizer | None = None  # what takes the steps
     _made_from: list[Any] | None = None  # the memory that it works on
     _hypers: list[dict[str, Any]]  # of the groups, as _inner has them
     _steps: Array  # the memory of the "step" tensors
     _shown: list[float]  # what the last step has left there
     _hidden: dict[int, tuple[Tensor, dict[str, Tensor]]]  # what the state shows after a first step
+
+    def __init__(self, params: Any, **defaults: Any) -> None:
+        settings = {n: defaults.pop(n, default) for n, default in DEFAULT_SETTINGS.items()}
+        self._settings = {n: checked(n, SETTINGS[n], value) for n, value in settings.items()}
+        self.method.rule.check({n: plain(n, v) for n, v in defaults.items() if n not in FLAGS})
+        super().__init__(params, defaults)
 
     @property
     def grad_norm(self) -> float | None:
