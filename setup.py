@@ -13,6 +13,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+VARIABLES = ("FASTOPTIM_OPENMP", "FASTOPTIM_SANITIZE", "FASTOPTIM_DEBUG")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
 # The kernels give NumPy's bits only if the compiler neither fuses a multiplication with an
@@ -20,11 +21,14 @@ X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 # conditions. The unswitch limits let a loop with options become one vector loop per combination.
 EXACT = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 UNSWITCH = ["--param=max-unswitch-insns=500", "--param=max-unswitch-level=8"]
+DEBUG = os.environ.get("FASTOPTIM_DEBUG") == "1"
+CHECKED = ["-UNDEBUG", "-g"]  # the assertions of Python's and NumPy's headers
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
 LEVELS = {"base": [], "v3": ["-march=x86-64-v3"]} if X86_64 else {"base": []}
 PRECISIONS = {32: ("float", "sqrtf", "fabsf"), 64: ("double", "sqrt", "fabs")}
+# A kernel divides as C does also in a debug build: x / 0 is the infinity that NumPy has there.
 KERNELS = """\
-# cython: boundscheck=False, wraparound=False, cdivision=True, infer_types=True
+# cython: cdivision=True, infer_types=True
 from libc.math cimport {magnitude} as magnitude, {root} as root
 from fastoptim._kernel cimport f{bits} as array, kernel{bits} as kernel
 
@@ -34,7 +38,16 @@ include "_kernels.pxi"
 """
 # Safe without a GIL: the globals that change after the import are the limits of threads, whole
 # numbers each, and a plan lets in one thread at a time.
-DIRECTIVES = {"language_level": 3, "freethreading_compatible": True}
+DIRECTIVES = {
+    "language_level": 3,
+    "freethreading_compatible": True,
+    "wraparound": False,
+    # what a debug build checks
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
+    "cdivision": not DEBUG,
+}
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
 PYTHON_PROGRAM = """
@@ -70,6 +83,8 @@ class BuildExt(build_ext):
                 wanted = [*openmp, *EXACT[:2]]
             else:
                 wanted = [*EXACT, *UNSWITCH, *LEVELS[extension.level]]
+            if DEBUG:
+                wanted += CHECKED
             extension.extra_compile_args = self.accepted(wanted) + sanitize
             extension.extra_link_args = openmp + sanitize if extension.level is None else sanitize
         self.parallel = self.parallel or os.cpu_count()
@@ -148,13 +163,22 @@ class Quiet:
             os.close(saved)
 
 
+def written(name, text):
+    """Return a file in the folder of the build that holds a text; if it does already, as it is."""
+    path = Path("build", name)
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+    return str(path)
+
+
 def module(name, source, level=None):
     extension = Extension(
         f"fastoptim.{name}",
         [source],
         include_dirs=["csrc", numpy.get_include()],
         define_macros=MACROS,
-        depends=[str(header) for header in sorted(Path("csrc").glob("*.h"))],
+        depends=[OPTIONS, *(str(header) for header in sorted(Path("csrc").glob("*.h")))],
     )
     extension.level = level
     return extension
@@ -162,21 +186,24 @@ def module(name, source, level=None):
 
 def kernel_modules():
     """Write the source of each kernel module: the types of one precision, and the common loops."""
-    Path("build").mkdir(exist_ok=True)
     for level in LEVELS:
         for bits, (real, root, magnitude) in PRECISIONS.items():
             name = f"_kernels_{level}_f{bits}"
-            source = Path("build", f"{name}.pyx")
             text = KERNELS.format(bits=bits, real=real, root=root, magnitude=magnitude)
-            if not source.exists() or source.read_text() != text:
-                source.write_text(text)
-            yield module(name, str(source), level)
+            yield module(name, written(f"{name}.pyx", text), level)
 
 
+# Modules are older than this file, and built anew, where the build before had other options.
+OPTIONS = written("options", "".join(f"{k}={os.environ.get(k)}\n" for k in VARIABLES))
 modules = [module(name, f"fastoptim/{name}.pyx") for name in ("_engine", "_pool", "_roofline")]
 modules += kernel_modules()
 levels = {extension.name: extension.level for extension in modules}
-extensions = cythonize(modules, include_path=[".", "fastoptim"], compiler_directives=DIRECTIVES)
+extensions = cythonize(
+    modules,
+    include_path=[".", "fastoptim"],
+    compiler_directives=DIRECTIVES,
+    build_dir="build/debug" if DEBUG else None,  # apart: Cython goes by the time of a file alone
+)
 for extension in extensions:
     extension.level = levels[extension.name]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import AbstractContextManager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _levels, checkpoint
-from ._engine import Plan, ShownEma, as_array, change, check_target
-from ._kinds import Above, Choice, Count, Flag, Kind, Maybe, Real, checked
+from ._engine import Plan, ShownEma, as_array, can_flush, change, check_target
+from ._kinds import NO_SEQUENCES, Choice, Count, Divisor, Flag, Kind, Maybe, Real, checked, shown
 from ._rule import Rule, ScalarsOfStep, is_schedule
 from ._stages import clip_factor, norm_of
 
@@ -29,9 +30,10 @@ BACKENDS = Choice(("compiled", "reference"))
 SETTINGS: dict[str, Kind] = {
     "max_grad_norm": Maybe(Real(0)),
     "nonfinite": Choice(("ignore", "raise", "skip")),
+    "flush_denormals": Flag(),
 }
-DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore"}
-POSITIVE, ONE = Above(0), 1.0
+DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore", "flush_denormals": False}
+DIVISOR, ONE = Divisor(0), 1.0
 STEPS = Count(0, bits=62)  # the engine counts on from there
 FORMAT = 1  # of state_dict
 LINE = 64  # bytes of a cache line
@@ -45,10 +47,25 @@ class Options(TypedDict, total=False):
     max_grad_value: float | None
     max_grad_norm: float | None
     nonfinite: str
+    flush_denormals: bool
     bounds: tuple[float, float] | None
     ema_decay: float | None
     mask: Any
     backend: str | None
+
+
+def _is_sequence(value: Any) -> bool:
+    """Tell whether a value has items in an order, though perhaps for one reading."""
+    no = (np.ndarray, Mapping, Set, *NO_SEQUENCES)
+    return isinstance(value, Iterable) and not isinstance(value, no)
+
+
+def chosen_backend(backend: str | None = None) -> str:
+    """Return the backend that is asked for, here or by the environment."""
+    label = "FASTOPTIM_BACKEND" if backend is None else "backend"
+    if backend is None:
+        backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
+    return str(checked(label, BACKENDS, backend))
 
 
 class Container:
@@ -61,7 +78,7 @@ class Container:
             self.names, self.arrays = list(params), list(params.values())
         elif self.single:
             self.arrays = [params]
-        elif isinstance(params, Iterable) and not isinstance(params, (str, bytes)):
+        elif _is_sequence(params):
             self.arrays = list(params)
         else:
             raise TypeError(
@@ -108,7 +125,8 @@ class Container:
         found = []
         for index, p, m in zip(self.indices(), self.arrays, self.order("mask", mask), strict=True):
             if m is not None:
-                m, label = np.asarray(m), f"mask{index}"
+                label = f"mask{index}"  # comparing 0-d arrays gives scalars
+                m = np.asarray(m) if isinstance(m, np.generic) else as_array(label, m)
                 if m.dtype != bool:
                     raise TypeError(f"{label}: expected an array of bool, found {m.dtype}")
                 if m.shape != p.shape:
@@ -256,7 +274,8 @@ class Optimizer:
     Parameters
     ----------
     params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place: float32 or float64, dense (C or Fortran order), writable.
+        The arrays to update in place: float32 or float64, dense (C or Fortran order), writable,
+        without memory in common; see the notes.
         A group is ``{"params": ..., "lr": ...}`` with hyperparameters of its own.
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, an L2 penalty: the rule sees :math:`g + \lambda p` for g. (Where a
@@ -285,6 +304,12 @@ class Optimizer:
         What to do if a gradient holds a NaN or an infinity: step all the same, raise
         FloatingPointError, or take no step and count it in `skipped_steps`. Neither of the last
         two changes parameters, state or step counts. For the optimizer as a whole.
+    flush_denormals : bool, default False
+        Take numbers closer to zero than the smallest normal one (1.2e-38 in float32, 2.2e-308 in
+        float64) for zero, as operands and as results. State decays into them where gradients
+        vanish, and many CPUs then take many times as long for a step. The mode of the CPU is set
+        inside the loops of a step, in every thread, and restored behind them. For the optimizer
+        as a whole.
     backend : {"compiled", "reference"}, optional
         What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
         else the compiled kernels. Both give the same bits.
@@ -301,6 +326,14 @@ class Optimizer:
 
     Notes
     -----
+    Arrays may be views of one buffer that do not overlap, of no axes, without elements, and of
+    subclasses of ndarray such as ``np.memmap`` and ``np.matrix``, whose memory counts and whose
+    own arithmetic does not; masked arrays are refused, as parameters, gradients, state and masks.
+    State read back is that of the last step that was finished. The optimizer goes on with an array
+    as it was given, if its shape or dtype is set later. A gradient may be a NumPy scalar where the
+    parameter has no axes; a hyperparameter is no array, not even one without axes. What the
+    caller's own code raises, such as a schedule, comes through, and nothing has changed.
+
     ``copy.deepcopy`` and ``pickle`` take everything along: the parameters, state, step counts,
     hyperparameters with their schedules, masks, and what belongs to the optimizer as a whole. The
     copy goes on with the same bits and shares no memory. Parameters that are copied or pickled
@@ -319,7 +352,7 @@ class Optimizer:
 
     rule: ClassVar[Rule]
     _backend: str
-    max_grad_norm, nonfinite = map(Setting, SETTINGS)
+    max_grad_norm, nonfinite, flush_denormals = map(Setting, SETTINGS)
 
     def __init__(
         self,
@@ -329,10 +362,9 @@ class Optimizer:
         mask: Any = None,
         **hyper: Any,
     ) -> None:
-        label = "FASTOPTIM_BACKEND" if backend is None else "backend"
-        if backend is None:
-            backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
-        self._backend = checked(label, BACKENDS, backend)
+        if type(self) is Optimizer:
+            raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
+        self._backend = chosen_backend(backend)
         settings = {
             name: checked(name, kind, hyper.pop(name, DEFAULT_SETTINGS[name]))
             for name, kind in SETTINGS.items()
@@ -344,7 +376,7 @@ class Optimizer:
         self._groups: tuple[ParamGroup, ...] = ()
         self._state: dict[Any, dict[str, Array]] = {}
         self._plan = Plan([])
-        if isinstance(params, Iterable) and not isinstance(params, (np.ndarray, Mapping, str)):
+        if _is_sequence(params):
             params = list(params)
             if any(isinstance(item, Mapping) for item in params):
                 if mask is not None:
@@ -474,13 +506,18 @@ class Optimizer:
         """
         if self._plan.shows_ema:
             self._refuse_while_ema_shows("step")
+        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", DIVISOR, grad_scale)
+        grads = self._ordered(grads)
         for group in self._groups:
             if not group.planned:
-                with self._plan as plan:
-                    self._lay_out(self._groups, self._state, plan.steps)
-        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", POSITIVE, grad_scale)
-        judge = self._judge if self._judges else None
-        self._plan.step(self._ordered(grads), self._groups, scale, judge)
+                with self._plan as plan:  # until the step is taken
+                    new, changes = self._planned(self._groups, self._state, plan.steps)
+                    taking = partial(self._judge, new, changes)
+                    if new.step(grads, self._groups, scale, taking, self._flushes):
+                        plan.retire((), ())
+                return
+        judge = partial(self._judge, self._plan, ()) if self._judges else None
+        self._plan.step(grads, self._groups, scale, judge, self._flushes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -489,8 +526,8 @@ class Optimizer:
         -------
         dict
             ``"optimizer"`` (the class's name), ``"format"`` (a number), ``"settings"``
-            (max_grad_norm and nonfinite), ``"skipped_steps"``; ``"state"``: for the
-            key of each parameter its ``"step"`` and copies of its state arrays;
+            (max_grad_norm, nonfinite and flush_denormals), ``"skipped_steps"``; ``"state"``: for
+            the key of each parameter its ``"step"`` and copies of its state arrays;
             ``"param_groups"``: for each group the keys of its ``"params"`` and its
             hyperparameters. The parameters themselves are not in it, nor are masks and
             schedules, which the optimizer that loads it must have been made with.
@@ -636,8 +673,14 @@ class Optimizer:
             self._load(*checkpoint.read(path, self._described(), self._params(), states))
 
     def _load(self, state_dict: Mapping[str, Any], params: Sequence[Array] = ()) -> None:
-        for name, expected in (("optimizer", type(self).__name__), ("format", FORMAT)):
-            _expect(f"state_dict[{name!r}]", expected, _entry("state_dict", state_dict, name))
+        written_by = Choice((type(self).__name__,))
+        checked(
+            "state_dict['optimizer']", written_by, _entry("state_dict", state_dict, "optimizer")
+        )
+        number = checked(
+            "state_dict['format']", Count(), _entry("state_dict", state_dict, "format")
+        )
+        _expect("state_dict['format']", FORMAT, number)
         found = _entry("state_dict", state_dict, "param_groups")
         if not isinstance(found, Sequence):
             kind = type(found).__name__
@@ -648,14 +691,18 @@ class Optimizer:
         for number, (group, saved) in enumerate(zip(self._groups, found, strict=True)):
             label = f"state_dict['param_groups'][{number}]"
             count = len(group.container.arrays)
-            _expect(f"{label}['params']", keys[:count], list(_entry(label, saved, "params")))
+            names = _entry(label, saved, "params")
+            names = list(names) if isinstance(names, tuple) else names
+            _expect(f"{label}['params']", keys[:count], names)
             keys = keys[count:]
             hyper = {name: group.hyper[name] for name in group.schedules - saved.keys()}
             hyper |= {name: value for name, value in saved.items() if name != "params"}
-            _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper))
+            _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper, key=str))
             groups.append(ParamGroup(self.rule, group.container, hyper))
             groups[-1].masks = group.masks
         settings = _entry("state_dict", state_dict, "settings")
+        if isinstance(settings, Mapping):  # it came later than the others
+            settings = {"flush_denormals": False, **settings}
         settings = {
             name: checked(name, kind, _entry("state_dict['settings']", settings, name))
             for name, kind in SETTINGS.items()
@@ -674,7 +721,7 @@ class Optimizer:
             return {**vars(self), "_plan": plan.steps}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state, _plan=Plan([]))
+        change([(self, {**state, "_plan": Plan([])})])
         params = (p for group in self._groups for p in group.container.arrays)
         wanted = {
             (key, name): (p, array)
@@ -756,6 +803,17 @@ class Optimizer:
         Attributes of the optimizer that change, too, are in `others`, and what the parameters
         become in `values`, unless they stay.
         """
+        _, changes = self._planned(groups, state, steps, others)
+        self._plan.retire(changes, list(values))
+
+    def _planned(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: Mapping[Any, Mapping[str, Array]],
+        steps: Sequence[int],
+        others: Mapping[str, Any] = MappingProxyType({}),
+    ) -> tuple[Plan, list[Change]]:
+        """Return a plan of the steps, and what to change to take it and the state it has added."""
         complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
         self._fill_in(groups, complete)
         loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
@@ -764,7 +822,7 @@ class Optimizer:
         own = {**others, "_groups": groups, "_state": complete}
         # the plan last: who steps it finds the rest in place
         changes = [*((group, {"planned": True}) for group in groups), (self, own | {"_plan": plan})]
-        self._plan.retire(changes, list(values))
+        return plan, changes
 
     def _fill_in(self, groups: Iterable[ParamGroup], state: Mapping[Any, dict[str, Array]]) -> None:
         """Add the state arrays that are missing, as they are before the first step."""
@@ -805,12 +863,12 @@ class Optimizer:
         groups = self._groups
         if len(groups) == 1:
             return groups[0].container.order("grads", grads)
-        if not isinstance(grads, Sequence) or len(grads) != len(groups):
-            found = len(grads) if isinstance(grads, Sequence) else type(grads).__name__
-            raise ValueError(
-                f"grads: expected a sequence of {len(groups)} containers, one for each param "
-                f"group, found {found}"
-            )
+        expected = f"expected a sequence of {len(groups)} containers, one for each param group"
+        if not isinstance(grads, Sequence):
+            raise TypeError(f"grads: {expected}, found {type(grads).__name__}")
+        grads = list(grads)
+        if len(grads) != len(groups):
+            raise ValueError(f"grads: {expected}, found {len(grads)}")
         return [
             g
             for number, (group, container) in enumerate(zip(groups, grads, strict=True))
@@ -819,21 +877,29 @@ class Optimizer:
 
     def _adopting(self, settings: dict[str, Any]) -> Change:
         """Return what to change to take settings that have been checked."""
-        return self, {"_settings": settings, "_judges": settings != DEFAULT_SETTINGS}
+        if settings["flush_denormals"] and not can_flush:
+            raise ValueError("flush_denormals: expected False on this CPU, found True")
+        judges = settings["max_grad_norm"] is not None or settings["nonfinite"] != "ignore"
+        flushes = settings["flush_denormals"]
+        return self, {"_settings": settings, "_judges": judges, "_flushes": flushes}
 
-    def _judge(self, scale: float) -> tuple[float | None, list[Change]]:
+    def _judge(
+        self, plan: Plan, changes: Sequence[Change], scale: float
+    ) -> tuple[float | None, Sequence[Change]]:
         """Measure the gradients of the step under way; return their scale, or None to refuse.
 
-        With it comes what to change together with the step.
+        With it comes what to change together with the step, beside the changes given.
         """
-        norm, bad = norm_of(self._plan, scale)
+        if not self._judges:
+            return scale, changes
+        norm, bad = norm_of(plan, scale)
         nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
         if bad and nonfinite == "raise":
             raise FloatingPointError(f"{bad}: expected finite numbers, found NaN or infinity")
         if bad and nonfinite == "skip":
             return None, [(self, {"_norm": norm, "_skipped": self._skipped + 1})]
         factor = 1.0 if limit is None else clip_factor(norm, limit)
-        return scale * factor, [(self, {"_norm": norm})]
+        return scale * factor, [*changes, (self, {"_norm": norm})]
 
     def _loaded_state(
         self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]
@@ -858,7 +924,7 @@ class Optimizer:
                     known = ", ".join((*self.rule.state, EMA))
                     raise ValueError(f"{label}: expected state named {known}, found {name!r}")
                 array = as_array(f"{label}[{name!r}]", array)
-                _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype)
+                _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
                 _expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
                 copies[key, name] = p, array
         return _allocated(list(saved), copies), steps
@@ -911,11 +977,15 @@ def _entry(label: str, mapping: Any, name: str) -> Any:
         raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
     if name not in mapping:
         raise ValueError(
-            f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping))}"
+            f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping)) or 'none'}"
         )
     return mapping[name]
 
 
-def _expect(label: str, expected: Any, found: Any) -> None:
-    if found != expected:
-        raise ValueError(f"{label}: expected {expected}, found {found}")
+def _expect(label: str, expected: Any, found: Any, wrong: type[Exception] = ValueError) -> None:
+    try:
+        same = bool(found == expected)
+    except Exception:  # arrays among what is found have no truth value
+        same = False
+    if not same:
+        raise wrong(f"{label}: expected {expected}, found {shown(found)}")

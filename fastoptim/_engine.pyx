@@ -1,4 +1,3 @@
-# cython: boundscheck=False, wraparound=False, cdivision=True
 """The engine: it turns all arrays of an optimizer into one flat space of elements and steps them.
 
 It knows no rule: a kernel reaches it as a pointer, the scalars of a step as a tuple of floats.
@@ -17,12 +16,13 @@ depends neither on the number of threads nor on who ran which task.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange
+from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cimport cython
 cimport numpy as cnp
@@ -53,6 +53,13 @@ cdef extern from "parallel.h":
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
 
+cdef extern from "denormals.h":
+    ctypedef unsigned long long fo_mode
+    int FO_CAN_FLUSH
+    int FO_FLUSH
+    fo_mode fo_get_mode() nogil
+    void fo_set_mode(fo_mode mode) nogil
+
 cdef enum:
     ARRAYS = 5  # that a step writes: p, up to 3 state arrays, and the average of p
     EMA = 4  # the last of them
@@ -78,7 +85,7 @@ cdef struct Walk:
     Py_ssize_t[AXES] strides
 
 cdef struct Tensor:
-    (PyObject*)[ARRAYS] arrays  # p and the state arrays, NULL where there is none
+    (PyObject*)[ARRAYS] arrays  # p and the state arrays as given, NULL where there is none
     (char*)[ARRAYS] data
     char* g
     Py_ssize_t size
@@ -94,6 +101,7 @@ cdef struct Tensor:
     Py_ssize_t row  # of the scalars of the step under way; -1: no gradient, nothing to do
     Walk* walk  # allocated when a gradient first needs it
     bint gathered  # in the step under way
+    bint zeroing  # whether the step leaves zeros in g
     uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
     uintptr_t gap_high
 
@@ -107,6 +115,7 @@ cdef struct Range:
     uintptr_t low
     uintptr_t high
     Py_ssize_t owner
+    Py_ssize_t k  # which of its arrays
 
 cdef enum:
     # The bytes of memory traffic that a further thread must be given where threads are awake: those
@@ -137,6 +146,7 @@ cdef bint shared = False
 ctypedef void (*task_t)(void* plan, Py_ssize_t k) noexcept nogil
 
 openmp = FO_OPENMP
+can_flush = bool(FO_CAN_FLUSH)
 compiler = FO_COMPILER.decode()
 
 
@@ -224,7 +234,8 @@ def set_grain(Py_ssize_t n):
 def change(changes):
     """Give objects new attributes: all of them, or none.
 
-    An interrupt of the main thread raises between two instructions of Python; here are none.
+    An interrupt of the main thread raises between two instructions of Python; here are none. (Nor
+    is there an object's ``__dict__``: once made, it slows each attribute of the object down.)
 
     Parameters
     ----------
@@ -232,7 +243,8 @@ def change(changes):
         ``(object, attributes)``, the attributes a dict.
     """
     for target, attributes in list(changes):
-        (<dict> target.__dict__).update(attributes)
+        for name, value in (<dict> attributes).items():
+            PyObject_GenericSetAttr(target, name, value)  # runs no __setattr__ in Python
 
 
 cdef inline bint is_dense(cnp.ndarray a):
@@ -259,7 +271,7 @@ cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like):
         length = cnp.PyArray_DIM(a, axis)
         if length == 1:
             continue
-        key = cnp.PyArray_STRIDE(like, axis)
+        key = abs(cnp.PyArray_STRIDE(like, axis))
         stride = cnp.PyArray_STRIDE(a, axis)
         k = count
         while k > 0 and keys[k - 1] < key:
@@ -305,12 +317,13 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b):
     return True
 
 
-cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner):
+cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k):
     """Return the range of addresses from an array's lowest byte to its highest."""
     cdef Range r
     cdef Py_ssize_t reach
     cdef int axis
     r.owner = owner
+    r.k = k
     r.low = <uintptr_t> cnp.PyArray_BYTES(a)
     r.high = r.low
     if size_of(a) == 0:
@@ -329,11 +342,11 @@ def as_array(label, value):
     """Return an ndarray over the same memory, or say why there is none."""
     if cnp.PyArray_CheckExact(value):
         return value
-    if not isinstance(value, np.ndarray):
+    if not cnp.PyArray_Check(value):
         raise TypeError(f"{label}: expected a NumPy array, found {type(value).__name__}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label}: expected an array without a mask, found {type(value).__name__}")
-    return value.view(np.ndarray)
+    return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
 
 
 def check_target(label, array):
@@ -387,6 +400,32 @@ cdef inline bint fits(cnp.ndarray a, cnp.ndarray p):
     )
 
 
+cdef check_zeroed(label, cnp.ndarray a):
+    """Raise unless a step can write a zero wherever it has read an element."""
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(
+            f"{label}: expected a writable array, which the step zeroes, found a read-only one"
+        )
+    if overlaps_itself(a):
+        raise ValueError(
+            f"{label}: expected elements with memory of their own, which the step zeroes, "
+            f"found strides {(<object> a).strides} for shape {(<object> a).shape}"
+        )
+
+
+cdef bint overlaps_itself(cnp.ndarray a):
+    """Tell whether two elements may share memory, so that zeroing one changes the other."""
+    cdef Walk walk
+    cdef Py_ssize_t reach = cnp.PyArray_ITEMSIZE(a)
+    cdef int k
+    memory_order(&walk, a, a)
+    for k in range(walk.axes - 1, -1, -1):
+        if abs(walk.strides[k]) < reach:
+            return size_of(a) > 0
+        reach += (walk.shape[k] - 1) * abs(walk.strides[k])
+    return False
+
+
 cdef raise_unfit(label, p_label, a, p):
     if a.dtype != p.dtype:
         raise TypeError(f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}")
@@ -410,6 +449,8 @@ cdef class Plan:
         ``"rule"``, ``"after"`` and ``"squares"``.
     trust : bool
         Whether a trust ratio scales the step of each array; see `fastoptim._rule.Rule`.
+    zeroing : bool
+        Whether a step leaves zeros in the gradients, each written as soon as it has been used.
 
     Raises
     ------
@@ -433,21 +474,26 @@ cdef class Plan:
     cdef Py_ssize_t* tile_tensor  # of each tile whose squares are summed; made when first needed
     cdef Py_ssize_t* tile_start
     cdef double* tile_sums
+    cdef list given  # keeps alive the arrays that are written; the lists of them hold views
     cdef list labels, params, states, emas, masks, grads, row_scalars
     cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
-    cdef bint trust
+    cdef bint trust, zeroing
+    cdef bint flush  # denormals, in the step under way
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
-    def __cinit__(self, list tensors, update=None, loops=None, bint trust=False):
+    def __cinit__(
+        self, list tensors, update=None, loops=None, bint trust=False, bint zeroing=False
+    ):
         self.count = len(tensors)
         self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
         self.ranges = <Range*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Range))
         if not self.tensors or not self.ranges:
             raise MemoryError
         cdef Py_ssize_t i
-        self.labels, self.params, self.states, self.emas, self.masks = [], [], [], [], []
-        self.update, self.loops, self.trust = update, loops, trust
+        self.labels, self.given = [], []
+        self.params, self.states, self.emas, self.masks = [], [], [], []
+        self.update, self.loops, self.trust, self.zeroing = update, loops, trust, zeroing
         for i in range(self.count):
             self.add(i, tensors[i])
         self.sort_ranges()
@@ -478,29 +524,22 @@ cdef class Plan:
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1
         tensor.direction = 1 + len(state)
+        tensor.zeroing = self.zeroing
         if self.loops is not None:
             tensor.kernel = self.loop("rule", tensor.itemsize)
             tensor.after = self.loop("after", tensor.itemsize)
             tensor.squares = self.loop("squares", tensor.itemsize)
-        self.own(array, i, 0)
+        array = self.own(p, i, 0)
+        self.labels.append(labels)
         arrays = []
-        for k, s in enumerate(state):
-            if s is not None:
-                s = as_array(labels[2 + k], s)
-                check_state(labels[2 + k], labels[0], s, array)
-                self.own(s, i, 1 + k)
-            arrays.append(s)
-        if ema is not None:
-            label = labels[2 + len(state)]
-            ema = as_array(label, ema)
-            check_state(label, labels[0], ema, array)
-            self.own(ema, i, EMA)
+        for k, s in enumerate(state, start=1):
+            arrays.append(self.own_state(s, array, i, k))
+        ema = self.own_state(ema, array, i, EMA)
         if mask is not None:
             tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
-        # g is read; p and each state array are read and written
+        # g is read, and zeroed if that was asked for; p and each state array are read and written
         written = 1 + sum(s is not None for s in (*arrays, ema))
-        tensor.traffic = cnp.PyArray_NBYTES(array) * (1 + 2 * written)
-        self.labels.append(labels)
+        tensor.traffic = cnp.PyArray_NBYTES(array) * (1 + self.zeroing + 2 * written)
         self.params.append(array)
         self.states.append(arrays)
         self.emas.append(ema)
@@ -509,30 +548,41 @@ cdef class Plan:
     cdef void* loop(self, name, Py_ssize_t itemsize) except NULL:
         return PyCapsule_GetPointer(self.loops[name][itemsize], "fastoptim.kernel")
 
-    cdef own(self, cnp.ndarray array, Py_ssize_t i, Py_ssize_t k):
-        """Note where an array is that a step writes; the plan's lists keep it alive."""
+    cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k):
+        """Check a state array that there may be, and note it as `own` does."""
+        if array is None:
+            return None
+        label = self.label(i, k)
+        check_state(label, self.labels[i][0], as_array(label, array), param)
+        return self.own(array, i, k)
+
+    cdef own(self, array, Py_ssize_t i, Py_ssize_t k):
+        """Note where an array is that a step writes, and return a view of it.
+
+        The view stays as it is when somebody sets the shape or the dtype of the array.
+        """
+        self.given.append(array)
         self.tensors[i].arrays[k] = <PyObject*> array
         self.tensors[i].data[k] = cnp.PyArray_BYTES(array)
-        self.ranges[self.range_count] = memory_of(array, i)
+        self.ranges[self.range_count] = memory_of(array, i, k)
         self.range_count += 1
+        return np.ndarray.view(array, np.ndarray)
 
     cdef sort_ranges(self):
         """Sort the ranges of memory that a step writes, and refuse two that overlap."""
         cdef Py_ssize_t k, n = 0
         found = sorted(
-            (self.ranges[k].low, self.ranges[k].high, self.ranges[k].owner)
+            (self.ranges[k].low, self.ranges[k].high, self.ranges[k].owner, self.ranges[k].k)
             for k in range(self.range_count)
             if self.ranges[k].low < self.ranges[k].high
         )
-        for low, high, owner in found:
+        for low, high, owner, k in found:
             if n > 0 and low < self.ranges[n - 1].high:
-                other = self.labels[self.ranges[n - 1].owner][0]
                 raise ValueError(
-                    f"{self.labels[owner][0]}: expected parameters and state with memory of their "
-                    f"own, found memory shared with {other}"
-                    + (" (its state)" if owner == self.ranges[n - 1].owner else "")
+                    f"{self.label(owner, k)}: expected parameters and state with memory of their "
+                    f"own, found memory shared with {self.label_at(n - 1)}"
                 )
-            self.ranges[n] = Range(low, high, owner)
+            self.ranges[n] = Range(low, high, owner, k)
             n += 1
         self.range_count = n
 
@@ -558,7 +608,7 @@ cdef class Plan:
         """The number of steps that each parameter has taken."""
         return [self.tensors[i].t for i in range(self.count)]
 
-    def step(self, grads, groups, double scale=1.0, judge=None):
+    def step(self, grads, groups, double scale=1.0, judge=None, bint flush=False):
         """Take one step, and tell whether it was taken.
 
         Parameters
@@ -574,6 +624,8 @@ cdef class Plan:
             ``judge(scale)`` is called once the gradients are checked and `sum_of_squares` may be
             asked; it returns the scale to take the step with, or None to take none, and what to
             `change` together with the step.
+        flush : bool, default False
+            Take denormal numbers for zero in the loops, and only there.
 
         Raises
         ------
@@ -585,6 +637,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         changes = ()
         self.enter()
+        self.flush = flush
         try:
             self.grads = list(grads)  # another thread may change the caller's meanwhile
             self.bind(self.grads)
@@ -604,7 +657,8 @@ cdef class Plan:
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
                     self.tensors[i].t += 1
-            change(changes)
+            if changes:
+                change(changes)
             return True
         finally:
             self.grads = None
@@ -634,7 +688,10 @@ cdef class Plan:
 
         If there are values, one for each parameter, the parameters become them.
         """
+        cdef Py_ssize_t i
         changes = list(changes)  # what may raise, or be interrupted, comes first
+        for i in range(self.count if values else 0):
+            self.check_owned(i, &self.tensors[i])
         self.retired = True  # another thread may have looked this plan up already
         for p, value in zip(self.params, values):
             p[...] = value
@@ -668,12 +725,36 @@ cdef class Plan:
                 continue
             if not cnp.PyArray_CheckExact(g):
                 # NumPy's reductions give scalars, which are gradients of 0-d parameters
-                g = np.asarray(g) if isinstance(g, np.floating) else as_array(self.labels[i][1], g)
+                if isinstance(g, np.floating) and not self.zeroing:
+                    g = np.asarray(g)
+                else:
+                    g = as_array(self.labels[i][1], g)
                 grads[i] = g
             self.check_owned(i, tensor)
             self.bind_one(i, tensor, g)
             tensor.row = 0
             self.traffic += tensor.traffic
+        if self.zeroing:
+            self.check_zeroed(grads)
+
+    cdef check_zeroed(self, list grads):
+        """Raise unless the step can zero each element of the gradients, and then no other."""
+        cdef Py_ssize_t i
+        cdef Range r
+        found = []
+        for i in range(self.count):
+            if grads[i] is not None:
+                check_zeroed(self.labels[i][1], grads[i])
+                r = memory_of(grads[i], i, 0)
+                if r.low < r.high:
+                    found.append((r.low, r.high, i))
+        found.sort()
+        for (_, high, i), (low, _, other) in zip(found, found[1:]):
+            if low < high:
+                raise ValueError(
+                    f"{self.labels[other][1]}: expected memory apart from all gradients, which the "
+                    f"step zeroes, found memory shared with {self.labels[i][1]}"
+                )
 
     cdef label(self, Py_ssize_t i, Py_ssize_t k):
         """Return the name of an array that a step writes."""
@@ -681,6 +762,10 @@ cdef class Plan:
         if k == 0:
             return labels[0]
         return labels[len(labels) - 1 if k == EMA else 1 + k]
+
+    cdef label_at(self, Py_ssize_t n):
+        """Return the name of the array whose memory is the n-th range."""
+        return self.label(self.ranges[n].owner, self.ranges[n].k)
 
     cdef int check_owned(self, Py_ssize_t i, Tensor* tensor) except -1:
         """Raise if an array was frozen, or its memory moved, since the plan was made."""
@@ -702,7 +787,7 @@ cdef class Plan:
         return 0
 
     cdef int bind_one(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
-        cdef cnp.ndarray p = <cnp.ndarray> tensor.arrays[0]
+        cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
         cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
         cdef uintptr_t high = low + tensor.size * tensor.itemsize  # if it is dense, as p is
         cdef Range r
@@ -716,7 +801,7 @@ cdef class Plan:
                 if not tensor.walk:
                     raise MemoryError
             memory_order(tensor.walk, g, p)
-            r = memory_of(g, i)
+            r = memory_of(g, i, 0)
             low, high = r.low, r.high
         if low < tensor.gap_low or high > tensor.gap_high:
             self.find_gap(i, tensor, low, high)
@@ -740,7 +825,7 @@ cdef class Plan:
         if high > tensor.gap_high:
             raise ValueError(
                 f"{self.labels[i][1]}: expected memory apart from all parameters and state, found "
-                f"memory shared with {self.labels[self.ranges[first].owner][0]} or its state"
+                f"memory shared with {self.label_at(first)}"
             )
         return 0
 
@@ -790,6 +875,11 @@ cdef class Plan:
         for k in range(len(values)):
             self.scalars64[at + k] = values[k]
             self.scalars32[at + k] = <float> self.scalars64[at + k]
+            if self.flush:  # a minimum returns zero for a denormal bound, a comparison the bound
+                if -DBL_MIN < self.scalars64[at + k] < DBL_MIN:
+                    self.scalars64[at + k] = 0
+                if -FLT_MIN < self.scalars32[at + k] < FLT_MIN:
+                    self.scalars32[at + k] = 0
 
     cdef scale_rows(self):
         """Multiply the learning rate of each array by its trust ratio."""
@@ -803,19 +893,15 @@ cdef class Plan:
 
     cdef reference_sums(self):
         """Return the sums of the squares of each parameter and of the direction of its step."""
-        sums = []
-        with np.errstate(all="ignore"):
-            for i in range(self.count):
-                if self.tensors[i].row >= 0:
-                    p, u = self.params[i], np.empty_like(self.params[i])
-                    self.update_one(i, p, self.states[i], u)
-                    total = [0.0, 0.0]
-                    for part in sum_of_squares(p, p, 1.0):
-                        total[0] += part
-                    for part in sum_of_squares(u, p, 1.0):
-                        total[1] += part
-                    sums.append((i, *total))
-        return sums
+        found = []
+        scalars = self.typed_scalars()
+        with Loops(self.flush):
+            for i in scalars:
+                p, u = self.params[i], np.empty_like(self.params[i])
+                self.update_one(i, p, self.states[i], u, scalars[i])
+                squares = [list(sum_of_squares(x, p, 1.0)) for x in (p, u)]
+                found.append((i, squares))
+        return [(i, in_order(p), in_order(u)) for i, (p, u) in found]
 
     cdef direction_sums(self):
         """Return what `reference_sums` returns, from the compiled loops."""
@@ -868,32 +954,50 @@ cdef class Plan:
         """
         cdef Py_ssize_t i, k
         found = []
-        with np.errstate(all="ignore"):
-            for i in range(self.count):
-                if self.tensors[i].row >= 0:
-                    found.append((i, self.updated(i)))
+        scalars = self.typed_scalars()
+        with Loops(self.flush):
+            for i in scalars:
+                found.append((i, self.updated(i, scalars[i])))
         for i, arrays in found:
             for k in range(ARRAYS):
                 if self.tensors[i].data[k]:
                     a = <cnp.ndarray> arrays[k]
                     memcpy(self.tensors[i].data[k], cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
+            if self.zeroing:
+                self.grads[i][...] = 0
 
-    cdef updated(self, i):
+    cdef dict typed_scalars(self):
+        """Return the scalars of each parameter that has a gradient, as the kernels have them."""
+        cdef Py_ssize_t at, i, k
+        found = {}
+        for i in range(self.count):
+            if self.tensors[i].row < 0:
+                continue
+            kind, parts = self.params[i].dtype.type, []
+            at = self.tensors[i].row * SCALARS
+            for part, room in zip(self.row_scalars[self.tensors[i].row], (BEFORE, AFTER, 0)):
+                if self.tensors[i].itemsize == sizeof(float):
+                    parts.append([kind(self.scalars32[at + k]) for k in range(len(part))])
+                else:
+                    parts.append([kind(self.scalars64[at + k]) for k in range(len(part))])
+                at += room
+            found[i] = parts
+        return found
+
+    cdef updated(self, i, scalars):
         """Return p, the state arrays and the average as they are after the step."""
-        own = [self.params[i], *self.states[i], None, None, None]
-        own[EMA] = self.emas[i]
-        p, *state = [None if a is None else a.copy(order="K") for a in own[:ARRAYS]]
-        self.update_one(i, p, state[:len(self.states[i])], None)
-        last = self.row_scalars[self.tensors[i].row][1]
-        after(p, state[EMA - 1], self.masks[i], *map(p.dtype.type, last))
-        return p, *state
+        arrays = self.params[i], *self.states[i], self.emas[i]
+        p, *state, ema = [None if a is None else a.copy(order="K") for a in arrays]
+        self.update_one(i, p, state, None, scalars)
+        after(p, ema, self.masks[i], *scalars[1])
+        return [p, *state, *[None] * (EMA - 1 - len(state)), ema]
 
-    cdef update_one(self, i, p, state, u):
+    cdef update_one(self, i, p, state, u, scalars):
         """Update one parameter, or only write the direction of its step to u."""
-        first, _, own = self.row_scalars[self.tensors[i].row]
-        g = before(self.grads[i], p, *map(p.dtype.type, first))
+        first, _, own = scalars
+        g = before(self.grads[i], p, *first)
         arrays = (*state, u) if self.trust else state
-        self.update(p, g, *arrays, *map(p.dtype.type, own))
+        self.update(p, g, *arrays, *own)
 
     def sum_of_squares(self, double scale):
         """Return the sum of the squares of scale times all gradients of the step under way.
@@ -912,13 +1016,12 @@ cdef class Plan:
         return total
 
     cdef reference_squares(self, double scale):
-        cdef double total = 0
-        with np.errstate(all="ignore"):
+        parts = []
+        with Loops(self.flush):
             for i in range(self.count):
                 if self.tensors[i].row >= 0:
-                    for part in sum_of_squares(self.grads[i], self.params[i], scale):
-                        total += part
-        return total
+                    parts += sum_of_squares(self.grads[i], self.params[i], scale)
+        return in_order(parts)
 
     cdef cut_tiles(self):
         """Make the table of tiles, unless it is there."""
@@ -975,9 +1078,12 @@ cdef class Plan:
         cdef Py_ssize_t k
         cdef int thread
         cdef region_t region = pool if shared or fo_forks else NULL
+        cdef fo_mode mode
         if threads == 1:
+            mode = begin(self.flush)
             for k in range(count):
                 task(<void*> self, k)
+            fo_set_mode(mode)
             return
         self.task, self.parts = task, min(threads, <int> PARTS)
         for k in range(self.parts):
@@ -999,12 +1105,14 @@ cdef class Plan:
         cdef Part* part
         cdef Py_ssize_t k
         cdef int other
+        cdef fo_mode mode = begin(self.flush)
         for other in range(self.parts):
             part = &self.part[(thread + other) % self.parts]
             k = fo_take(&part.next)
             while k < part.end:
                 self.task(<void*> self, k)
                 k = fo_take(&part.next)
+        fo_set_mode(mode)
 
     cdef void run_task(self, Py_ssize_t task) noexcept nogil:
         cdef Py_ssize_t i = self.first_tensor[task]
@@ -1022,6 +1130,41 @@ cdef class Plan:
             left -= n
             start = 0
             i += 1
+
+
+cdef inline fo_mode begin(bint flush) noexcept nogil:
+    """Take denormals for zero or for what they are, whatever the thread's mode was; return it."""
+    cdef fo_mode mode = fo_get_mode()
+    fo_set_mode(mode | FO_FLUSH if flush else mode & ~<fo_mode> FO_FLUSH)
+    return mode
+
+
+cdef class Loops:
+    """What NumPy's loops run in: without warnings, and in the mode of the compiled loops."""
+
+    cdef object warnings
+    cdef bint flush
+    cdef fo_mode mode
+
+    def __init__(self, bint flush):
+        self.flush = flush
+        self.warnings = np.errstate(all="ignore")
+
+    def __enter__(self):
+        self.warnings.__enter__()
+        self.mode = begin(self.flush)
+
+    def __exit__(self, *error):
+        fo_set_mode(self.mode)
+        self.warnings.__exit__(*error)
+
+
+cdef double in_order(list parts):
+    """Return the sum of some numbers, added up one after the other."""
+    cdef double total = 0
+    for part in parts:
+        total += part
+    return total
 
 
 cdef class ShownEma:
@@ -1076,26 +1219,36 @@ cdef void sum_directions(void* plan, Py_ssize_t block) noexcept nogil:
         (<Plan> plan).sum_direction(tile)
 
 
-cdef void run_range(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+cdef inline void run_range(
+    real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
     """Step n elements of one array, a tile at a time where there is more to do than the rule."""
-    cdef double[TILE] tile
-    cdef real g
-    cdef Py_ssize_t end = start + n
     cdef bint more = (
         tensor.data[EMA] != NULL or tensor.mask != NULL
         or row[BEFORE] > -INFINITY or row[BEFORE + 1] < INFINITY
     )
-    if not tensor.gathered and not more:
+    if more or tensor.gathered or tensor.zeroing:
+        run_tiles(row, tensor, start, n, more)
+    else:
         call(row, tensor, start, n, <real> tensor.g + start, <real> NULL)
-        return
+
+
+cdef void run_tiles(
+    real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint more
+) noexcept nogil:
+    cdef double[TILE] tile
+    cdef real g
+    cdef Py_ssize_t end = start + n
     while start < end:
         n = min(<Py_ssize_t> TILE, end - start)
         if tensor.gathered:
             g = <real> &tile[0]
-            gather(g, tensor.walk, tensor.g, start, n)
+            gather(g, tensor.walk, tensor.g, start, n, tensor.zeroing)
         else:
             g = <real> tensor.g + start
         call(row, tensor, start, n, g, <real> NULL)
+        if tensor.zeroing and not tensor.gathered:
+            memset(g, 0, n * sizeof(g[0]))
         if more:
             finish(row + BEFORE, tensor, start, n)
         start += n
@@ -1137,7 +1290,7 @@ cdef double sum_squares(real g, Tensor* tensor, Py_ssize_t start, double scale) 
     cdef Py_ssize_t n = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
     if tensor.gathered:
         g = <real> &tile[0]
-        gather(g, tensor.walk, tensor.g, start, n)
+        gather(g, tensor.walk, tensor.g, start, n, False)
     else:
         g = g + start
     if real is f32:
@@ -1156,7 +1309,7 @@ cdef double direction_squares(
     cdef real g = <real> tensor.g + start
     if tensor.gathered:
         g = <real> &gathered[0]
-        gather(g, tensor.walk, tensor.g, start, n)
+        gather(g, tensor.walk, tensor.g, start, n, False)
     call(row, tensor, start, n, g, u)
     if real is f32:
         p_squares[0] = (<squares32> tensor.squares)(n, p, 1)
@@ -1167,9 +1320,12 @@ cdef double direction_squares(
 
 
 cdef void gather(
-    real out, const Walk* walk, const char* base, Py_ssize_t start, Py_ssize_t n
+    real out, const Walk* walk, char* base, Py_ssize_t start, Py_ssize_t n, bint zeroing
 ) noexcept nogil:
-    """Copy n elements, from the start-th on in the parameter's memory order, into a tile."""
+    """Move n elements, from the start-th on in the parameter's memory order, into a tile.
+
+    They stay where they were, too, unless zeros are to take their place.
+    """
     cdef Py_ssize_t[AXES] index
     cdef Py_ssize_t i
     cdef int k
@@ -1179,6 +1335,8 @@ cdef void gather(
         start = start // walk.shape[k]
     for i in range(n):
         memcpy(&out[i], base, sizeof(out[0]))  # the source may be misaligned
+        if zeroing:
+            memset(base, 0, sizeof(out[0]))
         k = walk.axes - 1
         while k >= 0:
             index[k] += 1

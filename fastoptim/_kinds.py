@@ -4,10 +4,41 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
+
+NO_SEQUENCES = str, bytes, bytearray, memoryview  # of numbers, though Python calls them sequences
+SHOWN = reprlib.Repr()
+SHOWN.maxstring = SHOWN.maxlong = SHOWN.maxother = 200
+
+
+def shown(value: Any) -> str:
+    """Return how messages show a value: never too long, whatever it is."""
+    try:
+        return SHOWN.repr(value)
+    except Exception:  # of a number of over 4,300 digits there is no repr
+        return f"<{type(value).__name__}>"
+
+
+def items_of(value: Any) -> list[Any]:
+    """Return the items of a sequence; not of a set, which has no order, nor of an iterator."""
+    if isinstance(value, NO_SEQUENCES) or not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError
+    return list(value)
+
+
+def number(value: Any) -> float:
+    """Return a real number as a float; neither a bool nor an array is one."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError
+    if isinstance(value, np.longdouble) and np.isfinite(value):
+        numerator, denominator = value.as_integer_ratio()
+        return numerator / denominator  # raises OverflowError, where float() only warns
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -25,12 +56,10 @@ class Real:
         return f"a number in [{self.low:g}, {self.high:g})"
 
     def __call__(self, value: Any) -> float:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-            raise TypeError
-        number = float(value)
-        if not (math.isfinite(number) and self.low <= number < self.high):
+        x = number(value)
+        if not (math.isfinite(x) and self.low <= x < self.high):
             raise ValueError
-        return number
+        return x
 
 
 @dataclass(frozen=True)
@@ -41,10 +70,24 @@ class Above(Real):
         return f"a finite number > {self.low:g}"
 
     def __call__(self, value: Any) -> float:
-        number = super().__call__(value)
-        if number == self.low:
+        x = super().__call__(value)
+        if x == self.low:
             raise ValueError
-        return number
+        return x
+
+
+@dataclass(frozen=True)
+class Divisor(Above):
+    """A finite number > low that 1 can be divided by."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} with a finite reciprocal"
+
+    def __call__(self, value: Any) -> float:
+        x = super().__call__(value)
+        if math.isinf(1 / x):
+            raise ValueError
+        return x
 
 
 @dataclass(frozen=True)
@@ -55,10 +98,10 @@ class Closed(Real):
         return f"a number in [{self.low:g}, {self.high:g}]"
 
     def __call__(self, value: Any) -> float:
-        number = Real()(value)
-        if not self.low <= number <= self.high:
+        x = Real()(value)
+        if not self.low <= x <= self.high:
             raise ValueError
-        return number
+        return x
 
 
 @dataclass(frozen=True)
@@ -69,7 +112,10 @@ class Extended(Real):
         return "a number or an infinity"
 
     def __call__(self, value: Any) -> float:
-        return float(value) if value in (math.inf, -math.inf) else super().__call__(value)
+        x = number(value)
+        if math.isnan(x):
+            raise ValueError
+        return x
 
 
 @dataclass(frozen=True)
@@ -102,7 +148,7 @@ class Pair:
         return f"two values, each {self.kind}"
 
     def __call__(self, value: Any) -> tuple[float, float]:
-        first, second = value
+        first, second = items_of(value)
         return self.kind(first), self.kind(second)
 
 
@@ -114,10 +160,25 @@ class Limits:
         return "two numbers, low <= high"
 
     def __call__(self, value: Any) -> tuple[float, float]:
-        low, high = (bound if abs(bound) == math.inf else Real()(bound) for bound in value)
+        first, second = items_of(value)
+        low, high = Extended()(first), Extended()(second)
         if not low <= high:
             raise ValueError
-        return float(low), float(high)
+        return low, high
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of an array with two axes or more, whose bytes NumPy can count."""
+
+    def __str__(self) -> str:
+        return "2 to 64 whole numbers >= 1 with a product < 2**60"
+
+    def __call__(self, value: Any) -> tuple[int, ...]:
+        shape = tuple(map(Count(1), items_of(value)))
+        if not (2 <= len(shape) <= 64 and math.prod(shape) < 2**60):
+            raise ValueError
+        return shape
 
 
 @dataclass(frozen=True)
@@ -158,12 +219,10 @@ class Choice:
     def __call__(self, value: Any) -> str:
         if not isinstance(value, str):
             raise TypeError
-        if value not in self.words:
-            raise ValueError
-        return value
+        return self.words[self.words.index(value)]  # the plain word, also for NumPy's
 
 
-Kind = Real | Count | Pair | Limits | Maybe | Flag | Choice
+Kind = Real | Count | Pair | Limits | Shape | Maybe | Flag | Choice
 
 Number = Annotated[float, Real()]
 NonNegative = Annotated[float, Real(0)]
@@ -189,4 +248,4 @@ def checked(name: str, kind: Kind, value: Any) -> Any:
         return kind(value)
     except (TypeError, ValueError, OverflowError) as error:
         wrong = TypeError if isinstance(error, TypeError) else ValueError
-        raise wrong(f"{name}: expected {kind}, found {value!r}") from None
+        raise wrong(f"{name}: expected {kind}, found {shown(value)}") from None

@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, infer_types=True
+# cython: cdivision=False, infer_types=True
 """The memory limit: a loop with the streams of an optimizer step and hardly any arithmetic.
 
 It shares nothing with the engine, so that it can judge it.

@@ -117,11 +117,10 @@ class Rule:
     def apply(self, loops: Any, *args: Any, **kwargs: Any) -> None:
         """Update p and the state arrays in place, with compiled loops or (None) with NumPy."""
         call = self.__signature__.bind(*args, **kwargs).arguments
-        p, g, step = (
-            call.pop("p"),
-            call.pop("g"),
-            checked("step", Count(1, bits=62), call.pop("step")),
-        )
+        p, g = call.pop("p"), call.pop("g")
+        if g is None:  # which a plan would skip
+            raise TypeError("g: expected a NumPy array, found NoneType")
+        step = checked("step", Count(1, bits=62), call.pop("step"))
         state = {name: call.pop(name, None) for name in self.state}
         hyper = self.check(call)
         exists = self.state_for(hyper)
@@ -179,13 +178,13 @@ class Rule:
 
 def is_schedule(value: Any) -> bool:
     """Tell whether a hyperparameter is a schedule, or a pair with one."""
-    return any(map(is_schedule, value)) if isinstance(value, (tuple, list)) else callable(value)
+    return callable(value) or (isinstance(value, (tuple, list)) and any(map(callable, value)))
 
 
 def value_at(value: Any, t: int) -> Any:
     """Return a hyperparameter after t steps."""
     if isinstance(value, (tuple, list)):
-        return tuple(value_at(item, t) for item in value)
+        return tuple(item(t) if callable(item) else item for item in value)
     return value(t) if callable(value) else value
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from . import _engine, _pool
+from ._kinds import Flag, checked
 
 __all__ = ["share_blas_threads"]
 
@@ -75,8 +76,7 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
     """
 
     def __init__(self, share: bool = True) -> None:
-        if not isinstance(share, bool):
-            raise TypeError(f"share: expected True or False, found {share!r}")
+        share = checked("share", Flag(), share)
         self._before = _shared
         _switch(share)
 

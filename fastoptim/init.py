@@ -14,14 +14,14 @@ the kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ._base import Array
-from ._kinds import Choice, Count, Real, checked
+from ._kinds import Choice, Real, Shape, checked, shown
 
 __all__ = [
     "calculate_gain",
@@ -97,7 +97,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def xavier_uniform(
-    shape: Iterable[int],
+    shape: Sequence[int],
     dtype: DTypeLike,
     rng: np.random.Generator,
     *,
@@ -119,7 +119,7 @@ def xavier_uniform(
     rng : numpy.random.Generator
         What draws them.
     gain : float, default 1
-        See `calculate_gain`; :math:`\ge 0`.
+        See `calculate_gain`; :math:`\ge 0`, and less than 1e30, so that float32 holds the weights.
     layout : {"out_in", "in_out"}, default "out_in"
         (outputs, inputs, \*kernel) or (\*kernel, inputs, outputs).
 
@@ -152,7 +152,7 @@ def xavier_uniform(
 
 
 def xavier_normal(
-    shape: Iterable[int],
+    shape: Sequence[int],
     dtype: DTypeLike,
     rng: np.random.Generator,
     *,
@@ -175,7 +175,7 @@ def xavier_normal(
     rng : numpy.random.Generator
         What draws them.
     gain : float, default 1
-        See `calculate_gain`; :math:`\ge 0`.
+        See `calculate_gain`; :math:`\ge 0`, and less than 1e30, so that float32 holds the weights.
     layout : {"out_in", "in_out"}, default "out_in"
         (outputs, inputs, \*kernel) or (\*kernel, inputs, outputs).
 
@@ -209,7 +209,7 @@ def xavier_normal(
 
 
 def kaiming_uniform(
-    shape: Iterable[int],
+    shape: Sequence[int],
     dtype: DTypeLike,
     rng: np.random.Generator,
     *,
@@ -271,7 +271,7 @@ def kaiming_uniform(
 
 
 def kaiming_normal(
-    shape: Iterable[int],
+    shape: Sequence[int],
     dtype: DTypeLike,
     rng: np.random.Generator,
     *,
@@ -337,13 +337,7 @@ def kaiming_normal(
 
 def checked_shape(shape: Any) -> tuple[int, ...]:
     """Return the shape of an array that has fans."""
-    try:
-        first, second, *rest = map(Count(1), shape)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"shape: expected two or more whole numbers >= 1, found {shape!r}"
-        ) from None
-    return first, second, *rest
+    return cast("tuple[int, ...]", checked("shape", Shape(), shape))
 
 
 def fans(shape: tuple[int, ...], layout: str) -> dict[str, int]:
@@ -358,7 +352,7 @@ def fans(shape: tuple[int, ...], layout: str) -> dict[str, int]:
 
 def xavier_std(shape: tuple[int, ...], gain: float, layout: str) -> float:
     """Return the standard deviation of Xavier's distributions."""
-    gain = checked("gain", Real(0), gain)
+    gain = checked("gain", Real(0, 1e30), gain)
     return gain * math.sqrt(2 / sum(fans(shape, layout).values()))
 
 
@@ -391,10 +385,10 @@ def checked_dtype(dtype: Any) -> Any:
     """Return float32 or float64."""
     try:
         found = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
-    except TypeError:
+    except Exception:  # SyntaxError is one of them
         found = None
     if found not in (np.float32, np.float64):
-        raise TypeError(f"dtype: expected float32 or float64, found {dtype!r}")
+        raise TypeError(f"dtype: expected float32 or float64, found {shown(dtype)}")
     return found
 
 

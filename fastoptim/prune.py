@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._base import Container
-from ._kinds import Real, checked
+from ._engine import as_array
+from ._kinds import Closed, checked
 
 __all__ = ["magnitude"]
 
@@ -77,9 +78,7 @@ def magnitude(arrays: Any, sparsity: float) -> Any:
     >>> fo.prune.magnitude({"w": w, "b": np.array([0.2, 1.0])}, 0.5)["b"]
     array([False,  True])
     """
-    sparsity = checked("sparsity", Real(), sparsity)
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"sparsity: expected a number in [0, 1], found {sparsity!r}")
+    sparsity = checked("sparsity", Closed(0, 1), sparsity)
     container = Container("arrays", arrays)
     magnitudes = [
         magnitudes_of(f"arrays{index}", array)
@@ -100,11 +99,10 @@ def magnitude(arrays: Any, sparsity: float) -> Any:
 
 def magnitudes_of(label: str, array: Any) -> NDArray[Any]:
     """Return the magnitudes of an array's weights in the order of their indices."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{label}: expected an array, found {type(array).__name__}")
+    array = as_array(label, array)
     if array.dtype.kind != "f":
         raise TypeError(f"{label}: expected floating-point numbers, found {array.dtype}")
-    magnitudes = np.abs(array).ravel()
+    magnitudes: NDArray[Any] = np.abs(array).ravel()
     wrong = np.flatnonzero(np.isnan(magnitudes))
     if wrong.size:
         index = tuple(map(int, np.unravel_index(wrong[0], array.shape)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, SupportsFloat, cast, get_type_hints
@@ -34,6 +34,8 @@ from ._kinds import (
     Real,
     Switch,
     checked,
+    items_of,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ __all__ = [
 
 
 Positive = Annotated[float, Above(0)]
+DIVISIBLE = Real(1e-100, 1e100)  # by one another
 Natural = Annotated[int, Count(1)]
 MaybeNatural = Annotated[int | None, Maybe(Count(1))]
 
@@ -76,9 +79,11 @@ def _check_fields(instance: Any) -> None:
 
 def _checked_items(name: str, values: Any, check: Callable[[str, Any], Any]) -> tuple[Any, ...]:
     """Return the values as a tuple, each of them checked under its own name."""
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, Set)):
-        raise TypeError(f"{name}: expected a sequence, found {values!r}")
-    return tuple(check(f"{name}[{i}]", value) for i, value in enumerate(values))
+    try:
+        items = items_of(values)
+    except TypeError:
+        raise TypeError(f"{name}: expected a sequence, found {shown(values)}") from None
+    return tuple(check(f"{name}[{i}]", item) for i, item in enumerate(items))
 
 
 def _checked_step(name: str, value: Any) -> int:
@@ -87,7 +92,7 @@ def _checked_step(name: str, value: Any) -> int:
 
 def _checked_callable(name: str, value: Any) -> Any:
     if not callable(value):
-        raise TypeError(f"{name}: expected a callable from a step to a value, found {value!r}")
+        raise TypeError(f"{name}: expected a callable from a step to a value, found {shown(value)}")
     return value
 
 
@@ -119,9 +124,13 @@ class Schedule(ABC):
         ------
         TypeError, ValueError
             If the step is not a whole number, or is negative, or is one that the schedule does
-            not reach.
+            not reach, or whose value is too large for a float.
         """
-        return self._value(_checked_step("step", step))
+        t = _checked_step("step", step)
+        try:
+            return self._value(t)
+        except OverflowError as error:
+            raise ValueError(f"step: expected one whose value fits a float, found {t}") from error
 
     @abstractmethod
     def _value(self, t: int) -> float:
@@ -787,8 +796,8 @@ class OneCycle(Schedule):
         >>> [round(schedule(t), 6) for t in range(7)]
         [0.95, 0.9, 0.85, 0.864645, 0.9, 0.935355, 0.95]
         """
-        base_momentum = checked("base_momentum", Above(0), base_momentum)
-        max_momentum = checked("max_momentum", Above(0), max_momentum)
+        base_momentum = checked("base_momentum", DIVISIBLE, base_momentum)
+        max_momentum = checked("max_momentum", DIVISIBLE, max_momentum)
         div_factor = base_momentum / max_momentum
         return replace(self, max_lr=base_momentum, div_factor=div_factor, final_div_factor=1.0)
 
@@ -1005,7 +1014,7 @@ class ReduceLROnPlateau:
         Parameters
         ----------
         metric : float
-            Or what can be made one, such as an array of one number.
+            Or what can be made one, such as an array without axes.
 
         Raises
         ------
@@ -1058,8 +1067,8 @@ class ReduceLROnPlateau:
         vars(self).update(vars(loaded))
 
     def _check(self) -> None:
-        if not hasattr(self.optimizer, "param_groups"):
-            raise TypeError(f"optimizer: expected an optimizer, found {self.optimizer!r}")
+        if not isinstance(getattr(self.optimizer, "param_groups", None), Sequence):
+            raise TypeError(f"optimizer: expected an optimizer, found {shown(self.optimizer)}")
         _check_fields(self)
         low = Real(0)
         if isinstance(self.min_lr, (list, tuple)):
@@ -1100,12 +1109,17 @@ class ReduceLROnPlateau:
 
 
 def _metric(value: Any) -> float:
-    try:
-        if isinstance(value, SupportsFloat):  # text is not, though float() would read it
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    if isinstance(value, SupportsFloat) and kind not in ("S", "U"):  # float() would read text
+        try:
             return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise TypeError(f"metric: expected a number, found {value!r}")
+        except OverflowError:
+            raise ValueError(
+                f"metric: expected a number that fits a float, found {shown(value)}"
+            ) from None
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"metric: expected a number, found {shown(value)}")
 
 
 def plot(schedule: Callable[[int], float], steps: int, *, ax: Axes | None = None) -> Axes:

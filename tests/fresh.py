@@ -26,21 +26,24 @@ def fork(work):
 """
 
 
-def python(code: str, cwd=None, timeout=120, **environment: str) -> subprocess.CompletedProcess:
+def python(
+    code: str, cwd=None, timeout=120, **environment: str | None
+) -> subprocess.CompletedProcess:
     """Run code in a fresh interpreter; a variable that is None is left out."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FASTOPTIM", "OMP", "GOMP"))}
+    env |= environment
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=timeout,
         cwd=cwd,
-        env=env | environment,
+        env={k: v for k, v in env.items() if v is not None},
         check=False,
     )
 
 
-def output(code: str, **kwargs: str) -> str:
+def output(code: str, **kwargs: str | None) -> str:
     done = python(code, **kwargs)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -256,6 +258,45 @@ def test_parameter_changed_behind_the_optimizers_back():
         ValueError, match="params: expected the memory that the optimizer was given"
     ):
         optimizer.step(np.ones(2))
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_parameter_given_another_shape_since(backend):
+    """The optimizer goes on with the array as it was given."""
+    p, q = np.ones(4), np.ones(4)
+    optimizer, other = fo.Adam([p], backend=backend), fo.Adam([q], backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        p.shape = (2, 2)
+    with pytest.raises(ValueError, match=r"grads\[0\]: expected shape \(4,\)"):
+        optimizer.step([np.ones((2, 2))])
+    for o in (optimizer, other):
+        o.step([np.ones(4)])
+    assert same_bits(p.reshape(-1), q)
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_averages_are_not_shown_if_a_parameter_cannot_be_written(frozen):
+    params = [np.ones(3), np.ones(3)]
+    optimizer = fo.SGD(params, lr=1.0, ema_decay=0.5)
+    optimizer.step([np.ones(3), np.ones(3)])
+    before = snapshot(optimizer)
+    params[frozen].flags.writeable = False
+    with (
+        pytest.raises(ValueError, match=rf"params\[{frozen}\]: expected a writable array"),
+        optimizer.use_ema(),
+    ):
+        pass
+    params[frozen].flags.writeable = True
+    assert snapshot(optimizer) == before
+
+
+def test_arrays_that_share_memory_are_named():
+    buffer = np.ones(12)
+    optimizer = fo.Adam([buffer[:4]])
+    for name, array in optimizer.state[0].items():
+        with pytest.raises(ValueError, match=rf"memory shared with state\[0\]\['{name}'\]$"):
+            optimizer.step([array])
 
 
 def test_state_changed_behind_the_optimizers_back():

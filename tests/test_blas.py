@@ -346,6 +346,11 @@ class TestRefusals:
         self.refused("found one without threads of its own")
 
     @needs_openblas
+    def test_another_platform(self, monkeypatch):
+        monkeypatch.setattr(_pool, "supported", False)
+        self.refused("not supported on this platform")
+
+    @needs_openblas
     def test_no_more_threads(self, monkeypatch):
         monkeypatch.setattr(_pool, "grow", lambda threads: False)
         self.refused("the system refuses further threads")

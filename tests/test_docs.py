@@ -25,7 +25,14 @@ def test_examples_of_a_module(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_files_that_the_security_page_names():
+    names = re.findall(r"tests/[\w.]+", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(names) > 8
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 def test_python_blocks_of_the_readme():

@@ -128,7 +128,7 @@ REFUSED = {
     "m and v overlap": (
         ((ones(), ones(), BUFFER[:3], BUFFER[2:5]), {"step": 1}),
         ValueError,
-        "p: expected parameters and state with memory of their own, found memory shared with p",
+        "v: expected parameters and state with memory of their own, found memory shared with m",
     ),
     "g is m": (
         ((ones(), BUFFER[:3], BUFFER[:3], ones()), {"step": 1}),

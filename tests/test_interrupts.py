@@ -39,7 +39,9 @@ def interrupted(work, n: int) -> bool:
         _ = [*again]  # no call of its own, behind which this function would be interrupted
 
     before = signal.signal(signal.SIGINT, handler)
+    trace = sys.gettrace()
     try:
+        sys.settrace(None)  # what measures coverage would be interrupted in each line
         interrupt_main()
         work()
         over = True
@@ -47,6 +49,7 @@ def interrupted(work, n: int) -> bool:
         return True
     finally:
         over = True
+        sys.settrace(trace)
         signal.signal(signal.SIGINT, before)
     return False
 

@@ -1021,6 +1021,16 @@ def test_value_that_does_not_fit_is_refused_before_anything_changes():
     assert optimizer._plan.steps == [2]
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [Exponential(0.1, 2.0), Step(0.1, 1, 2.0), Cyclic(0.1, 0.2, mode="exp_range", gamma=2.0)],
+    ids=repr,
+)
+def test_value_too_large_for_a_float(schedule):
+    with pytest.raises(ValueError, match="step: expected one whose value fits a float, found 5000"):
+        schedule(5000)
+
+
 def test_resumed_run_needs_the_step_count_alone():
     def made(p):
         return fo.Adam(p, lr=CosineAnnealing(0.1, T_max=10))

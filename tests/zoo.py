@@ -44,6 +44,7 @@ COMMON: dict[str, list[Any]] = {
     "ema_decay": [None, 0.9],
     "max_grad_norm": [None, 1.0],
     "nonfinite": ["ignore", "skip"],
+    "flush_denormals": [False, True],
 }
 
 # Values of which the defaults leave a part of the rule unused in a few steps.

@@ -1,0 +1,394 @@
+"""thinc's optimizers, and so spaCy's, in one pass over memory.
+
+A config file switches them on, by a name of its own for each of thinc's:
+
+.. code-block:: ini
+
+    [training.optimizer]
+    @optimizers = "fastoptim.Adam.v1"
+
+or a program does, with `Adam`, `RAdam` and `SGD` of this module in place of those of
+``thinc.api``. They take the same arguments, and keep the same attributes.
+
+>>> import numpy as np
+>>> from fastoptim.integrations.thinc import Adam
+>>> optimizer = Adam(0.1, grad_clip=0.0)
+>>> weights, gradient = np.ones(2, "float32"), np.array([3, 0], "float32")
+>>> optimizer((0, "W"), weights, gradient)
+(array([0.9, 1. ], dtype=float32), array([0., 0.], dtype=float32))
+"""
+
+# confection, which reads config files, wants the annotations of functions themselves: no
+# `from __future__ import annotations` here.
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import attrgetter, is_
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastoptim import _levels, reference
+from fastoptim._base import Array, chosen_backend
+from fastoptim._engine import Plan, check_target
+from fastoptim._kinds import Real, checked
+from fastoptim._rule import Rule, ScalarsOfStep
+from fastoptim._stages import after_scalars, before_scalars, norm_of
+
+try:
+    import thinc.optimizers
+    from thinc.config import registry
+except ImportError as error:
+    raise ImportError(
+        'fastoptim.integrations.thinc: needs thinc: python -m pip install "fastoptim[thinc]"'
+    ) from error
+
+__all__ = ["SGD", "Adam", "Optimizer", "RAdam"]
+
+Key = tuple[int, str]
+Rate = Any  # a number, a list or a generator of numbers, or a schedule of thinc 9
+
+KINDS = {
+    "lr_scale": Real(),
+    "learn_rate": Real(),
+    "beta1": Real(0, 1),
+    "beta2": Real(0, 1),
+    "eps": Real(0),
+    "L2": Real(0),
+    "grad_clip": Real(0),
+}
+hyperparameters = attrgetter("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
+
+
+class Step(NamedTuple):
+    """What the t-th step of a parameter is, whatever its arrays."""
+
+    rule: Rule
+    scalars: ScalarsOfStep
+    penalty: float  # what the gradient has of the weights added to it
+    limit: float  # of the gradient's norm; 0: none
+
+
+class Planned(NamedTuple):
+    """What the steps of one parameter have in common, as long as its arrays stay."""
+
+    plan: Plan
+    rule: Rule
+    arrays: Sequence[Any]  # the weights, both moments and the average, as thinc keeps them
+
+
+class Cache(dict[Key, Planned]):
+    """Plans by key, which a copy of the optimizer makes anew."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Cache, ()
+
+
+class Optimizer(thinc.optimizers.Optimizer):
+    r"""thinc's ``Optimizer`` with the steps of fastoptim.
+
+    A call takes one step of one parameter: it clips the gradient so that its norm is at most
+    ``grad_clip``, then does the rest in one pass over memory. For Adam that is
+
+    .. math::
+
+        m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
+        p_t = (1 - \eta \lambda) \left( p_{t-1} - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+              \frac{m_t}{\sqrt{v_t} + \epsilon} \right), \quad
+        \bar p_t = d_t \bar p_{t-1} + (1 - d_t) p_t, \quad g_t \leftarrow 0
+
+    where :math:`d_t = \min \left( \frac{1 + t}{10 + t}, 0.9999 \right)`. ``use_radam`` is RAdam;
+    with both betas 0 the step is that of gradient descent, :math:`p_{t-1} - \eta g_t`. State and
+    step counts are where thinc has them: ``mom1``, ``mom2`` (of one dimension, in C order),
+    ``averages`` and ``nr_update``.
+
+    Weights are float32 or, unlike thinc's, float64, in any dense layout; gradients in any layout.
+    Weights in C order, as thinc's models have them, are stepped in place, others through a copy.
+    A call that raises has changed nothing, nor has one with an empty gradient.
+
+    Parameters
+    ----------
+    learn_rate : float, list, generator or schedule
+        :math:`\eta`.
+    L2 : float, list, generator or schedule, default 0
+        :math:`\lambda \ge 0`.
+    beta1, beta2 : float, list, generator or schedule
+        :math:`0 \le \beta_1, \beta_2 < 1`; without ``use_radam`` both above 0, or both 0.
+    eps : float, list, generator or schedule, default 1e-8
+        :math:`\epsilon \ge 0`.
+    grad_clip : float, list, generator or schedule, default 1
+        The largest norm of a gradient; 0 does not clip.
+    use_averages : bool, default True
+        Keep the averages :math:`\bar p`, for ``model.use_params(optimizer.averages)``.
+    use_radam : bool, default False
+        RAdam's step instead.
+    L2_is_weight_decay : bool, default True
+        If False, L2 is a penalty instead: :math:`g_t + \lambda p_{t-1}` takes the place of
+        :math:`g_t`, also in the norm.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described, or arrays of a call are not: the GPU's, for one, or of
+        another shape than the state of their key.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim.integrations.thinc import Optimizer
+    >>> optimizer = Optimizer(0.1, L2=0.5, beta1=0.0, beta2=0.0)
+    >>> weights, gradient = np.ones(1, "float32"), np.full(1, 2.0, "float32")
+    >>> optimizer((0, "W"), weights, gradient)[0].round(6)  # 0.95 (1 - 0.1)
+    array([0.855], dtype=float32)
+    >>> optimizer.averages[0, "W"].round(6)  # of 0 and the weights
+    array([0.699545], dtype=float32)
+    """
+
+    __slots__ = ("_backend", "_idle", "_planned")
+
+    def __init__(
+        self,
+        learn_rate: Rate,
+        *,
+        L2: Rate = 0.0,  # noqa: N803 - thinc's name
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-8,
+        grad_clip: Rate = 1.0,
+        use_averages: bool = True,
+        use_radam: bool = False,
+        L2_is_weight_decay: bool = True,  # noqa: N803
+    ) -> None:
+        super().__init__(
+            learn_rate,
+            L2=L2,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            grad_clip=grad_clip,
+            use_averages=use_averages,
+            use_radam=use_radam,
+            L2_is_weight_decay=L2_is_weight_decay,
+        )
+        self._backend = chosen_backend()
+        self._planned = Cache()  # for keys with a step since the last call of step_schedules
+        self._idle = Cache()  # and since the last but one
+        self._next_step((0, ""), 1, 1.0)  # raises where a hyperparameter is not as it must be
+
+    def __call__(
+        self, key: Key, weights: Array, gradient: Array, *, lr_scale: float = 1.0
+    ) -> tuple[Array, Array]:
+        """Take one step of the weights of a key, in place, and leave zeros in the gradient."""
+        if not (isinstance(weights, np.ndarray) and isinstance(gradient, np.ndarray)):
+            raise _not_numpy(key, weights=weights, gradient=gradient)
+        if gradient.size == 0:
+            return weights, gradient
+        t = self.nr_update.get(key, 0) + 1
+        step = self._next_step(key, t, lr_scale)
+        average = None if self.averages is None else self.averages.get(key)
+        arrays = weights, self.mom1.get(key), self.mom2.get(key), average
+        planned = self._planned.get(key) or self._idle.get(key)
+        if not (planned and planned.rule is step.rule and all(map(is_, planned.arrays, arrays))):
+            if not weights.flags.c_contiguous:
+                return self._step_copy(key, weights, gradient, lr_scale)
+            planned = self._plan(key, step.rule, arrays)
+        judge = _judge(step, planned.plan, weights, gradient)
+        planned.plan.step((gradient,), (step,), 1.0, judge)
+        self.nr_update[key] = t
+        if self._planned.get(key) is not planned:
+            self._keep(key, planned)
+        return weights, gradient
+
+    def step_schedules(self) -> None:
+        """Go on to the next values of the schedules.
+
+        Weights that have had no step since the last call but one are no longer held.
+        """
+        super().step_schedules()
+        self._idle, self._planned = self._planned, Cache()
+
+    def _next_step(self, key: Key, t: int, lr_scale: float) -> Step:
+        values = hyperparameters(self)
+        if callable(values[0]):  # in thinc 9 all are schedules
+            arguments = self._schedule_args(key)
+            values = tuple(schedule(self.step, **arguments) for schedule in values)
+        return _step_of(t, self.use_radam, self.L2_is_weight_decay, lr_scale, *values)
+
+    def _plan(self, key: Key, rule: Rule, arrays: Sequence[Any]) -> Planned:
+        """Plan the steps of arrays, of which state that is missing is made."""
+        weights, *moments, average = arrays
+        names = ("weights", "gradient", "mom1", "mom2", "averages")
+        labels = [f"{name}[{key!r}]" for name in names]
+        state: list[Any] = [None] * len(rule.state)
+        if rule is not reference.sgd:
+            moments = [np.zeros(weights.size, weights.dtype) if m is None else m for m in moments]
+            state[:2] = map(_shaped, labels[2:4], moments, [weights] * 2)
+        if average is None and self.averages is not None:
+            average = np.zeros(weights.shape, weights.dtype)
+        tensor = labels, 0, 0, weights, state, average, None
+        loops = _levels.loops(rule.kernel) if self._backend == "compiled" else None
+        plan = Plan([tensor], rule.update, loops, zeroing=True)
+        return Planned(plan, rule, (weights, *moments, average))
+
+    def _keep(self, key: Key, planned: Planned) -> None:
+        self._planned[key] = planned
+        for kept, array in zip(
+            (self.mom1, self.mom2, self.averages), planned.arrays[1:], strict=True
+        ):
+            if array is not None:
+                kept[key] = array
+
+    def _step_copy(
+        self, key: Key, weights: Array, gradient: Array, lr_scale: float
+    ) -> tuple[Array, Array]:
+        """Step weights that are not in C order, in which thinc has their state."""
+        check_target(f"weights[{key!r}]", weights)
+        if np.may_share_memory(weights, gradient):
+            raise ValueError(
+                f"gradient[{key!r}]: expected memory apart from the weights, found memory shared "
+                "with them"
+            )
+        copy: Any = np.ascontiguousarray(weights)
+        self(key, copy, gradient, lr_scale=lr_scale)
+        weights[...] = copy
+        return weights, gradient
+
+
+@lru_cache(maxsize=32)  # one, where all parameters are in the same step
+def _step_of(t: int, use_radam: bool, decays: bool, lr_scale: float, *hyper: float) -> Step:
+    """Return the t-th step with some hyperparameters, those in KINDS."""
+    values = zip(KINDS.items(), (lr_scale, *hyper), strict=True)
+    lr_scale, lr, b1, b2, eps, l2, limit = (
+        checked(name, kind, value) for (name, kind), value in values
+    )
+    decay = lr_scale * lr * l2 if decays else 0.0
+    if use_radam:  # which in thinc is one step ahead, and has no lr_scale
+        rule, own = reference.radam, reference.radam.scalars(t + 1, lr, (b1, b2), eps)
+    elif b1 > 0 and b2 > 0:
+        rule = reference.adam
+        own = rule.scalars(t, lr_scale * lr, (b1, b2), eps, eps_hat=True)
+    elif b1 == b2 == 0:
+        rule, own = reference.sgd, reference.sgd.scalars(t, 1.0)
+    else:
+        raise ValueError(
+            f"beta1, beta2: expected both above 0 (Adam) or both 0 (gradient descent), "
+            f"found {b1:g} and {b2:g}"
+        )
+    if rule is reference.sgd:
+        # p - ((1 - decay) lr g + decay p) is the step, and then the decay
+        before = before_scalars((1 - decay) * lr_scale * lr, weight_decay=decay)
+    else:
+        # and so is (1 - decay) p less (1 - decay) times the step
+        before = before_scalars(1.0)
+        _, *rest, rate, root, eps = own
+        own = 1 - decay, *rest, (1 - decay) * rate, root, eps
+    scalars = before, after_scalars(ema_decay=min((1 + t) / (10 + t), 0.9999)), own
+    return Step(rule, lambda _: scalars, 0.0 if decays else l2, limit)
+
+
+def _judge(
+    step: Step, plan: Plan, weights: Array, gradient: Array
+) -> Callable[[float], tuple[float, tuple[()]]] | None:
+    """Return what is to be done with a gradient once it is checked, if anything."""
+    if not step.penalty and not step.limit:
+        return None
+
+    def judge(scale: float) -> tuple[float, tuple[()]]:
+        if step.penalty:  # in a pass of its own, because the norm is that of the sum
+            with np.errstate(all="ignore"):
+                gradient[...] += step.penalty * weights
+        norm = norm_of(plan, scale)[0] if step.limit else 0.0
+        return (scale * step.limit / norm if norm >= step.limit > 0 else scale), ()
+
+    return judge
+
+
+def _shaped(label: str, moment: Any, weights: Array) -> Any:
+    """Return a view of a moment that has the shape of the weights."""
+    expected = f"{label}: expected {weights.size} elements in C order, as the weights have, found"
+    if not isinstance(moment, np.ndarray):
+        raise TypeError(f"{expected} {type(moment).__name__}")
+    if moment.size != weights.size or not moment.flags.c_contiguous:
+        raise ValueError(f"{expected} shape {moment.shape} with strides {moment.strides}")
+    return moment.reshape(weights.shape)
+
+
+def _not_numpy(key: Key, **arrays: Any) -> TypeError:
+    """Return the error that says which of the arrays is none of NumPy's."""
+    name, array = next(item for item in arrays.items() if not isinstance(item[1], np.ndarray))
+    kind = f"{type(array).__module__}.{type(array).__qualname__}"
+    return TypeError(
+        f"{name}[{key!r}]: expected a NumPy array, as thinc's NumpyOps has them, found {kind}"
+    )
+
+
+@registry.optimizers("fastoptim.Adam.v1")
+def Adam(  # noqa: N802 - thinc's names
+    learn_rate: Rate = 0.001,
+    *,
+    L2: Rate = 0.0,  # noqa: N803
+    beta1: Rate = 0.9,
+    beta2: Rate = 0.999,
+    eps: Rate = 1e-8,
+    grad_clip: Rate = 1.0,
+    L2_is_weight_decay: bool = True,  # noqa: N803
+    use_averages: bool = True,
+) -> Optimizer:
+    """Return an `Optimizer` that is Adam, as ``thinc.api.Adam`` is."""
+    return Optimizer(
+        learn_rate,
+        L2=L2,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        grad_clip=grad_clip,
+        use_averages=use_averages,
+        L2_is_weight_decay=L2_is_weight_decay,
+    )
+
+
+@registry.optimizers("fastoptim.RAdam.v1")
+def RAdam(  # noqa: N802
+    learn_rate: Rate = 0.001,
+    *,
+    beta1: Rate = 0.9,
+    beta2: Rate = 0.999,
+    eps: Rate = 1e-8,
+    L2: Rate = 0.0,  # noqa: N803
+    L2_is_weight_decay: bool = True,  # noqa: N803
+    grad_clip: Rate = 1.0,
+    use_averages: bool = True,
+) -> Optimizer:
+    """Return an `Optimizer` that is RAdam, as ``thinc.api.RAdam`` is."""
+    return Optimizer(
+        learn_rate,
+        L2=L2,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        grad_clip=grad_clip,
+        use_averages=use_averages,
+        use_radam=True,
+        L2_is_weight_decay=L2_is_weight_decay,
+    )
+
+
+@registry.optimizers("fastoptim.SGD.v1")
+def SGD(  # noqa: N802
+    learn_rate: Rate,
+    *,
+    L2: Rate = 0.0,  # noqa: N803
+    grad_clip: Rate = 1.0,
+    L2_is_weight_decay: bool = True,  # noqa: N803
+    use_averages: bool = True,
+) -> Optimizer:
+    """Return an `Optimizer` that descends along the gradient, as ``thinc.api.SGD`` does."""
+    return Optimizer(
+        learn_rate,
+        L2=L2,
+        beta1=0.0,
+        beta2=0.0,
+        grad_clip=grad_clip,
+        use_averages=use_averages,
+        L2_is_weight_decay=L2_is_weight_decay,
+    )

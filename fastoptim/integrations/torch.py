@@ -1,0 +1,840 @@
+"""Optimizers of PyTorch whose steps on CPU tensors are fastoptim's.
+
+They subclass ``torch.optim.Optimizer``, with the names, arguments, formulas and ``state_dict`` of
+``torch.optim``, and clip, average and update all parameters in one pass over memory. Import torch
+before fastoptim: whoever comes first decides how the OpenMP workers wait that both use, and those
+of fastoptim go to sleep at once, which slows torch's small operations.
+
+To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time. So
+it is here: a fastoptim optimizer that works on the same memory is made when a step needs it, and
+made anew when that memory, or what is in ``state``, is no longer what it was made from.
+
+Examples
+--------
+>>> import torch
+>>> from fastoptim.integrations.torch import AdamW
+>>> model = torch.nn.Linear(3, 1)
+>>> optimizer = AdamW(model.parameters(), lr=0.01, max_grad_norm=1.0, ema_decay=0.999)
+>>> for _ in range(10):
+...     optimizer.zero_grad()
+...     model(torch.ones(8, 3)).square().mean().backward()
+...     optimizer.step()
+>>> with optimizer.use_ema():
+...     output = model(torch.ones(1, 3))
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError(
+        'fastoptim.integrations.torch needs torch: python -m pip install "fastoptim[torch]"'
+    ) from error
+
+import numpy as np
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+import fastoptim as fo
+from fastoptim._base import DEFAULT_SETTINGS, EMA, SETTINGS, Array, Setting
+from fastoptim._engine import change
+from fastoptim._kinds import Count, checked
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastoptim._engine import Change
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
+
+# Arguments of torch's that choose among its implementations. There is one here, which has the
+# results of all, so that the first two may have any value.
+REFUSED = ("capturable", "differentiable")
+FLAGS = ("foreach", "fused", *REFUSED)
+STEP = "step"
+UNCOUNTED = {EMA: EMA}  # what is in the state of every optimizer
+COUNTED = UNCOUNTED | {STEP: STEP}
+
+
+class Extras(TypedDict, total=False):
+    """The keyword arguments that every optimizer here takes beside torch's."""
+
+    l1: float
+    max_grad_value: float | None
+    bounds: tuple[float, float] | None
+    ema_decay: float | None
+    max_grad_norm: float | None
+    nonfinite: str
+    flush_denormals: bool
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What the optimizers here share; the subclasses give it a fastoptim optimizer and names.
+
+    Parameters
+    ----------
+    params : iterable
+        What ``torch.optim`` takes: tensors, names with tensors, or param groups. The tensors must
+        be float32 or float64, on the CPU and dense (no gaps between their elements, which may be
+        in any order). They are updated in place and never copied.
+    foreach, fused : bool, optional
+        For torch's sake: they change nothing here.
+    capturable, differentiable : bool, default False
+        True is refused.
+    l1, max_grad_value, bounds, ema_decay : optional
+        Options of a param group, in the same pass over memory: see `fastoptim.Optimizer`. The
+        average of a parameter is in its state as ``"ema"``; `use_ema` evaluates with all of them.
+    max_grad_norm : float, optional
+        Clip by the norm of all gradients together, as ``torch.nn.utils.clip_grad_norm_`` does, but
+        leave the gradients as they are. It and the next two concern the optimizer as a whole, and
+        are not part of ``state_dict()``.
+    nonfinite : {"ignore", "raise", "skip"}, default "ignore"
+        What to do if a gradient holds a NaN or an infinity; see `fastoptim.Optimizer`.
+    flush_denormals : bool, default False
+        Whether denormal numbers are zero inside of a step; see `fastoptim.Optimizer`.
+    **defaults
+        The hyperparameters, named as torch names them, for groups that do not have their own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument, a tensor or a gradient is not as described; then nothing has changed. The
+        message names it, what was found and what was expected.
+    """
+
+    method: ClassVar[type[fo.Optimizer]]
+    names: ClassVar[Mapping[str, str]]  # of what the state holds: fastoptim's and torch's
+    max_grad_norm, nonfinite, flush_denormals = map(Setting, SETTINGS)
+
+    _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
+
+    _inner: fo.Optimizer | None = None  # what takes the steps
+    _made_from: list[Any] | None = None  # the memory that it works on
+    _hypers: list[dict[str, Any]]  # of the groups, as _inner has them
+    _steps: Array  # the memory of the "step" tensors
+    _shown: list[float]  # what the last step has left there
+    _hidden: dict[int, tuple[Tensor, dict[str, Tensor]]]  # what the state shows after a first step
+
+    def __init__(self, params: Any, **defaults: Any) -> None:
+        settings = {n: defaults.pop(n, default) for n, default in DEFAULT_SETTINGS.items()}
+        self._settings = {n: checked(n, SETTINGS[n], value) for n, value in settings.items()}
+        self.method.rule.check({n: plain(n, v) for n, v in defaults.items() if n not in FLAGS})
+        super().__init__(params, defaults)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The L2 norm of all gradients of the last step before clipping.
+
+        It is measured if `max_grad_norm` or `nonfinite` asks for it, else None.
+        """
+        return self._inner.grad_norm if self._inner else None
+
+    @property
+    def skipped_steps(self) -> int:
+        """The number of steps that `nonfinite` = "skip" has not taken."""
+        return self._inner.skipped_steps if self._inner else 0
+
+    @torch._disable_dynamo  # torch.compile cannot see into it
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the parameters that have gradients.
+
+        Parameters
+        ----------
+        closure : function, optional
+            It computes the gradients and returns the loss.
+
+        Returns
+        -------
+        object
+            What the closure returned, else None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter, a gradient, a hyperparameter or a state is not what it must be.
+        FloatingPointError
+            If a gradient is not finite and `nonfinite` is "raise".
+        RuntimeError
+            Inside of `use_ema`.
+        """
+        self._refuse_while_ema_shows("step")
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is None or not found_inf.item():
+            scale = getattr(self, "grad_scale", None)
+            self._update(1.0 if scale is None else float(scale))
+        return loss
+
+    @contextmanager
+    def use_ema(self) -> Iterator[None]:
+        """Let the parameters hold their averages meanwhile, also if the body raises.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no average, or it is in use already; and meanwhile from `step`,
+            `state_dict`, `load_state_dict` and `add_param_group`.
+        """
+        self._refuse_while_ema_shows("use_ema")
+        groups = self._groups()
+        params = [p for group in groups for p in group["params"]]
+        inner = self._current(groups)
+        try:
+            with inner.use_ema():
+                increment_version(params)
+                yield
+        finally:
+            increment_version(params)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, as in ``torch.optim``."""
+        self._refuse_while_ema_shows("add_param_group")
+        super().add_param_group(param_group)
+        try:
+            self.method.rule.check(self._hyper(param_group))
+            arrays = arrays_of(self._groups())
+            if arrays:
+                fo.SGD([{"params": a} for a in arrays])  # which has no state
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later run needs to go on, as ``torch.optim`` has it.
+
+        It loads into torch's optimizer of the same name, and that one's into this. Like torch's it
+        refers to the state and does not copy it.
+        """
+        self._refuse_while_ema_shows("state_dict")
+        found: dict[str, Any] = super().state_dict()
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._refuse_while_ema_shows("copy or pickle")
+        return {**super().__getstate__(), "_settings": self._settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what was loaded or unpickled, once it is checked; its tensors are copied."""
+        self._refuse_while_ema_shows("load_state_dict")
+        groups = state["param_groups"]
+        defaults = state.get("defaults") or self.defaults
+        before = self.__dict__.get("param_groups") or [{}] * len(groups)
+        for group, own in zip(groups, before, strict=True):
+            for name, value in {**defaults, **own}.items():
+                group.setdefault(name, value)
+            self.method.rule.check(self._hyper(group))
+        for key, p in chain.from_iterable(keyed(groups)):
+            self._entries(key, p, state["state"])
+        copies = {
+            p: {name: v.clone() if isinstance(v, Tensor) else v for name, v in entries.items()}
+            for p, entries in state["state"].items()
+        }
+        super().__setstate__({**state, "state": defaultdict(dict, copies)})
+        self._made_from = None
+
+    def _adopting(self, settings: dict[str, Any]) -> Change:
+        """Return what to change to take settings that have been checked, for `Setting`."""
+        return self, {"_settings": settings}
+
+    def _refuse_while_ema_shows(self, what: str) -> None:
+        if self._inner:
+            self._inner._refuse_while_ema_shows(what)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the groups that have parameters."""
+        return [group for group in self.param_groups if group["params"]]
+
+    def _hyper(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the hyperparameters of a group as fastoptim has them, unchecked."""
+        for name in REFUSED:
+            if group.get(name):
+                raise ValueError(f"{name}: expected False, found {group[name]!r}")
+        return {name: plain(name, group[name]) for name in self.method.rule.kinds if name in group}
+
+    def _update(self, scale: float) -> None:
+        groups = self._groups()
+        if not groups:
+            return
+        inner = self._current(groups)
+        grads = [
+            {key: None if p.grad is None else array_of(p.grad, "grads", key) for key, p in pairs}
+            for pairs in keyed(groups)
+        ]
+        inner.step(grads if len(grads) > 1 else grads[0], grad_scale=scale)
+        increment_version([p for g in groups for p in g["params"] if p.grad is not None])
+        self._show(inner)
+
+    def _current(self, groups: list[dict[str, Any]]) -> fo.Optimizer:
+        """Return the fastoptim optimizer, brought in line with groups and state."""
+        hypers = [self._hyper(group) for group in groups]
+        inner = self._inner
+        if (
+            inner is None
+            or self._made_from != self._memory()
+            or self._steps.tolist() != self._shown
+        ):
+            return self._make(groups, hypers)
+        change([inner._adopting(self._settings)])
+        if hypers != self._hypers:
+            values = [self.method.rule.check(hyper) for hyper in hypers]
+            change([g.adopting(v) for g, v in zip(inner.param_groups, values, strict=True)])
+            self._hypers = hypers
+            if not all(group.planned for group in inner.param_groups):  # other state is needed
+                return self._make(groups, hypers)
+        return inner
+
+    def _memory(self) -> list[Any]:
+        """Return where the parameters and their state are in memory."""
+        found: list[Any] = []
+        for group in self.param_groups:
+            found.append(len(group["params"]))
+            for p in group["params"]:
+                found += p.data_ptr(), p.dtype, p.shape, p.stride()
+                entries = self.state.get(p, {}).values()
+                found += [value.data_ptr() for value in entries if isinstance(value, Tensor)]
+        return found
+
+    def _make(self, groups: list[dict[str, Any]], hypers: list[dict[str, Any]]) -> fo.Optimizer:
+        """Make the fastoptim optimizer of what is there, and let the state show its arrays."""
+        pairs = list(chain.from_iterable(keyed(groups)))
+        known = {key: self._entries(key, p, self.state) for key, p in pairs}
+        inner = self.method(
+            [{"params": a, **h} for a, h in zip(arrays_of(groups), hypers, strict=True)],
+            **self._settings,
+        )
+        if any(known.values()):
+            state = {
+                # torch's SGD counts no steps; its first velocity is the gradient itself
+                key: {STEP: int(bool(entries.keys() - {EMA})), **inner.state[key], **entries}
+                for key, entries in known.items()
+            }
+            inner._lay_out(inner.param_groups, *inner._loaded_state(inner.param_groups, state))
+        inner._skipped = self.skipped_steps
+        self._made_from = None  # should anything below not come to its end
+        self._inner, self._hypers = inner, hypers
+        self._steps = np.array(inner._plan.steps, np.float32)
+        self._hidden = {}
+        for i, (key, p) in enumerate(pairs):
+            arrays = {STEP: self._steps[i : i + 1].reshape(()), **inner.state[key]}
+            tensors = {n: torch.from_numpy(a) for n, a in arrays.items() if n in self.names}
+            shown = {self.names[n]: tensors.pop(n) for n in known[key]}
+            if shown:
+                self.state[p].update(shown)
+            if tensors:
+                self._hidden[i] = p, {self.names[n]: tensor for n, tensor in tensors.items()}
+        self._made_from, self._shown = self._memory(), self._steps.tolist()
+        return inner
+
+    def _show(self, inner: fo.Optimizer) -> None:
+        """Let the state show the steps that have been taken, as torch does from the first on."""
+        steps = inner._plan.steps
+        self._steps[:] = steps
+        self._shown = self._steps.tolist()
+        stepped = [i for i in self._hidden if steps[i]]
+        for i in stepped:
+            p, tensors = self._hidden.pop(i)
+            self.state[p].update(tensors)
+        if stepped:
+            self._made_from = self._memory()
+
+    def _entries(self, key: Any, p: Tensor, state: Mapping[Any, Any]) -> dict[str, Any]:
+        """Return what a state holds of a parameter under fastoptim's names, or refuse it."""
+        found = {name: v for name, v in state.get(p, {}).items() if v is not None}
+        if not found:
+            return {}
+        entries: dict[str, Any] = {}
+        for ours, theirs in self.names.items():
+            label = f"state[{key!r}][{theirs!r}]"
+            if theirs not in found:
+                if ours != EMA and ours not in self.method.rule.needs:
+                    raise ValueError(f"{label}: expected it beside {', '.join(found)}, found none")
+            elif ours == STEP:
+                number = float(found[theirs])
+                step = int(number) if number.is_integer() else number
+                entries[ours] = checked(label, Count(0), step)
+            else:
+                entries[ours] = array_like(label, found[theirs], p)
+        return entries
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, as ``torch.optim.SGD``; the formula is at `fastoptim.SGD`.
+
+    Parameters
+    ----------
+    params, lr, momentum, dampening, weight_decay, nesterov, maximize
+        As ``torch.optim.SGD`` has them, with its defaults.
+    foreach, differentiable, fused
+        As `Optimizer` says.
+    **extras
+        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"momentum_buffer"``, if momentum > 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import SGD
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = SGD([p], lr=0.1, momentum=0.9)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.8000, 1.6000])
+    """
+
+    method = fo.SGD
+    names = UNCOUNTED | {"v": "momentum_buffer"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float | Tensor = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+            **extras,
+        )
+
+
+class RMSprop(Optimizer):
+    """Gradient over its running root mean square, as ``torch.optim.RMSprop``.
+
+    The formula is at `fastoptim.RMSprop`.
+
+    Parameters
+    ----------
+    params, lr, alpha, eps, weight_decay, momentum, centered, maximize
+        As ``torch.optim.RMSprop`` has them, with its defaults.
+    capturable, foreach, differentiable
+        As `Optimizer` says.
+    **extras
+        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"`` and ``"square_avg"``; if centered
+        ``"grad_avg"``, if momentum > 0 ``"momentum_buffer"``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import RMSprop
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = RMSprop([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach().round(decimals=4)
+    tensor([0., 1.])
+    """
+
+    method = fo.RMSprop
+    names = COUNTED | {"v": "square_avg", "g_avg": "grad_avg", "b": "momentum_buffer"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            capturable=capturable,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            **extras,
+        )
+
+
+class Adagrad(Optimizer):
+    """Gradient over the root of the sum of its squares, as ``torch.optim.Adagrad``.
+
+    The formula is at `fastoptim.Adagrad`.
+
+    Parameters
+    ----------
+    params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize
+        As ``torch.optim.Adagrad`` has them, with its defaults.
+    foreach, differentiable, fused
+        As `Optimizer` says.
+    **extras
+        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"`` and ``"sum"``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import Adagrad
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Adagrad([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.9000, 1.9000])
+    """
+
+    method = fo.Adagrad
+    names = COUNTED | {"h": "sum"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            fused=fused,
+            **extras,
+        )
+
+
+class Adam(Optimizer):
+    """Adam, as ``torch.optim.Adam``; the formula is at `fastoptim.Adam`.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
+        As ``torch.optim.Adam`` has them, with its defaults.
+    foreach, capturable, differentiable, fused
+        As `Optimizer` says.
+    **extras
+        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"``, ``"exp_avg"`` and ``"exp_avg_sq"``;
+        with amsgrad ``"max_exp_avg_sq"``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import Adam
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Adam([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.9000, 1.9000])
+    """
+
+    method: ClassVar[type[fo.Optimizer]] = fo.Adam
+    names = COUNTED | {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+            **extras,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, as ``torch.optim.AdamW``; see `fastoptim.AdamW`.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, amsgrad, maximize
+        As ``torch.optim.AdamW`` has them, with its defaults.
+    foreach, capturable, differentiable, fused
+        As `Optimizer` says.
+    **extras
+        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
+
+    Attributes
+    ----------
+    state : dict
+        As that of `Adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import AdamW
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = AdamW([p], lr=0.1, weight_decay=0.5)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.8500, 1.8000])
+    """
+
+    method = fo.AdamW
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+            **extras,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for group in state["param_groups"]:  # also one that was an Adam's
+            group["decoupled_weight_decay"] = True
+        super().__setstate__(state)
+
+
+class Lion(Optimizer):
+    """Sign of a momentum; torch has none. The formula is at `fastoptim.Lion`.
+
+    Parameters
+    ----------
+    params, lr, betas, weight_decay, maximize, decoupled_weight_decay
+        As `fastoptim.Lion` has them, with its defaults.
+    **extras
+        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"`` and ``"exp_avg"``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it, what was found and what was
+        expected.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import Lion
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Lion([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.9000, 1.9000])
+    """
+
+    method = fo.Lion
+    names = COUNTED | {"m": "exp_avg"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = True,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+            **extras,
+        )
+
+
+def keyed(groups: Sequence[Mapping[str, Any]]) -> list[list[tuple[Any, Tensor]]]:
+    """Return the tensors of each group with their names, else their numbers over all groups."""
+    total = sum(len(group["params"]) for group in groups)
+    names = [name for group in groups for name in group.get("param_names", ())]
+    keys = iter(names if len(names) == len(set(names)) == total else range(total))
+    return [[(next(keys), p) for p in group["params"]] for group in groups]
+
+
+def arrays_of(groups: Sequence[Mapping[str, Any]]) -> list[dict[Any, Array]]:
+    """Return arrays over the memory of the tensors of each group."""
+    return [{key: array_of(p, "params", key) for key, p in pairs} for pairs in keyed(groups)]
+
+
+def array_of(tensor: Tensor, label: str, key: Any = None) -> Array:
+    """Return an array over the memory of a tensor, or say why there is none."""
+    try:
+        array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    except (RuntimeError, TypeError):
+        index = "" if key is None else f"[{key!r}]"
+        raise TypeError(
+            f"{label}{index}: expected a dense tensor of float32 or float64 on the CPU, "
+            f"found {tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        ) from None
+    return array
+
+
+def array_like(label: str, tensor: Any, p: Tensor) -> Array:
+    """Return an array over the memory of a state tensor that fits its parameter."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{label}: expected a tensor, found {type(tensor).__name__}")
+    for name in ("dtype", "shape"):
+        expected, found = getattr(p, name), getattr(tensor, name)
+        if found != expected:
+            raise ValueError(
+                f"{label}: expected {name} {expected} as its parameter has, found {found}"
+            )
+    return array_of(tensor, label)
+
+
+def plain(name: str, value: Any) -> Any:
+    """Return a hyperparameter without tensors."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(
+                f"{name}: expected a number or a tensor of one element, "
+                f"found a tensor of shape {tuple(value.shape)}"
+            )
+        return value.item()
+    if isinstance(value, (tuple, list)):
+        return tuple(plain(name, item) for item in value)
+    if callable(value):
+        raise TypeError(
+            f"{name}: expected a number, found a function; see torch.optim.lr_scheduler"
+        )
+    return value

@@ -1,0 +1,72 @@
+"""The programs in examples/ run, with settings for which they take seconds, and learn something."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_run_here():
+    assert {path.stem for path in FOLDER.glob("*.py")} == {"autograd_digits", "evolution"}
+
+
+class TestEvolution:
+    example = load("evolution")
+
+    def test_finds_the_best_of_many_optima(self):
+        start = self.example.rastrigin(np.full(10, 2.5))
+        assert start < -200
+        assert self.example.climb_rastrigin() > -0.1
+        assert self.example.rastrigin(np.zeros(10)) == 0
+
+    def test_holds_a_pole(self):
+        size, before, after = self.example.balance(**self.example.SMALL)
+        assert size == 104
+        assert after > 90 > 20 > before
+
+    def test_moves_a_million_parameters(self):
+        settings = {**self.example.LARGE, "generations": 1, "pairs": 1}
+        size, before, after = self.example.balance(**settings)
+        assert size >= 1_000_000
+        assert min(before, after) > 5
+
+    def test_pole_falls_as_it_must(self):
+        """Upright and still it stays so without a push; leaning, it falls to where it leans."""
+        still = np.zeros((1, 4))
+        assert not self.example.CartPole.motion(still, np.zeros(1)).any()
+        leaning = np.array([[0, 0, 0.1, 0]])
+        *_, bend = self.example.CartPole.motion(leaning, np.zeros(1))[0]
+        assert bend == pytest.approx(1.57, abs=0.02)  # the equations, worked out by hand
+
+    def test_says_what_it_finds(self, monkeypatch):
+        monkeypatch.setattr(self.example, "LARGE", {**self.example.SMALL, "generations": 1})
+        said = []
+        self.example.main(said.append)
+        assert [line.split(":")[0] for line in said] == [
+            "Rastrigin, 10 parameters",
+            "Pole on a cart, 104 parameters",
+            "Pole on a cart, 104 parameters",
+        ]
+
+
+def test_autograd_digits():
+    peers = pytest.importorskip("autograd.misc.optimizers", reason="autograd is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed, which has the digits")
+    example = load("autograd_digits")
+    said = []
+    found = example.main(epochs=11, report=said.append)
+    assert found > 0.95
+    assert found == example.main(epochs=11, optimize=peers.adam, report=said.append)
+    assert len(said) == 6

@@ -1,0 +1,840 @@
+"""The optimizers for torch's tensors: torch's results, torch's state, and refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import doctest
+import io
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fresh import output, python
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from fastoptim.bench.clients import torch as clients  # noqa: E402
+from fastoptim.integrations import torch as integration  # noqa: E402
+from fastoptim.integrations.torch import SGD, Adam, AdamW, Lion, RMSprop  # noqa: E402
+
+TEXT = (Path(__file__).parents[1] / "LICENSE").read_bytes()
+CLIP, DECAY = 0.1, 0.9
+
+CASES = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
+    ("SGD", {"lr": 1e-3, "momentum": 0.9, "nesterov": True, "maximize": True}),
+    ("RMSprop", {"lr": 1e-3}),
+    ("RMSprop", {"lr": 1e-3, "momentum": 0.5, "centered": True, "weight_decay": 0.01}),
+    ("Adagrad", {"lr": 0.02, "lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+    ("Adam", {"lr": 2e-3, "weight_decay": 0.01}),
+    ("Adam", {"lr": 2e-3, "amsgrad": True, "betas": (0.8, 0.9), "decoupled_weight_decay": True}),
+    ("AdamW", {"lr": 2e-3, "weight_decay": 0.1}),
+    ("AdamW", {"lr": 2e-3, "eps": 1e-4, "maximize": True}),
+]
+NAMES = ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"]
+every_name = pytest.mark.parametrize("name", NAMES)
+every_case = pytest.mark.parametrize(("name", "kwargs"), CASES, ids=str)
+
+
+class Transformer(torch.nn.Module):
+    """A language model of bytes: embeddings, two layers of attention, a tied head.
+
+    Without biases: the gradient of those of the keys is nothing but rounding.
+    """
+
+    def __init__(self, width=16, length=12):
+        super().__init__()
+        self.bytes = torch.nn.Embedding(128, width)
+        self.places = torch.nn.Parameter(0.1 * torch.randn(length, width))
+        layer = torch.nn.TransformerEncoderLayer(width, 2, 32, 0, batch_first=True, bias=False)
+        self.layers = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.unused = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        hidden = self.layers(self.bytes(x) + self.places)
+        return self.scale * hidden @ self.bytes.weight.T
+
+    def loss(self, batch, length=12):
+        starts = np.random.default_rng(batch).integers(0, len(TEXT) - length - 1, 8)
+        text = torch.tensor([list(TEXT[s : s + length + 1]) for s in starts])
+        logits = self(text[:, :-1])
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
+
+
+def twins(dtype=torch.float64):
+    torch.manual_seed(3)
+    model = Transformer().to(dtype)
+    return model, copy.deepcopy(model)
+
+
+def backward(model, batch):
+    model.zero_grad()
+    loss = model.loss(batch)
+    loss.backward()
+    return loss.item()
+
+
+def train(model, optimizer, batches):
+    for batch in batches:
+        backward(model, batch)
+        optimizer.step()
+
+
+def assert_close(ours, theirs, tolerance=1e-9):
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def assert_states_close(ours, theirs, tolerance=1e-9):
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    assert ours["param_groups"] == theirs["param_groups"]
+    # torch's Adagrad has state before the first step
+    stepped = {k: entries for k, entries in theirs["state"].items() if entries.get("step") != 0}
+    assert ours["state"].keys() >= stepped.keys()
+    for key, entries in stepped.items():
+        assert ours["state"][key].keys() == entries.keys()
+        for name, value in entries.items():
+            found = ours["state"][key][name]
+            assert found.stride() == value.stride()
+            torch.testing.assert_close(found, value, rtol=tolerance, atol=tolerance)
+
+
+def small(cls=Adam, **kwargs):
+    """Return two parameters with gradients and their optimizer."""
+    rng = torch.Generator().manual_seed(5)
+    params = [torch.nn.Parameter(torch.randn(s, generator=rng)) for s in ((3, 4), (5,))]
+    give_gradients(params)
+    return params, cls(params, **kwargs)
+
+
+def give_gradients(params, seed=7):
+    rng = torch.Generator().manual_seed(seed)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=rng, dtype=p.dtype)
+
+
+def values(params):
+    return [p.detach().clone() for p in params]
+
+
+def assert_equal(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+class TestTransformer:
+    @every_case
+    def test_torch_for_50_steps(self, name, kwargs):
+        ours, theirs = twins()
+        optimizer = getattr(integration, name)(ours.parameters(), **kwargs)
+        peer = getattr(torch.optim, name)(theirs.parameters(), **kwargs)
+        start = values(ours.parameters())
+        train(ours, optimizer, range(50))
+        train(theirs, peer, range(50))
+        assert_close(ours, theirs)
+        assert_states_close(optimizer, peer)
+        for p, q in zip(ours.parameters(), start, strict=True):
+            assert torch.equal(p, q) if p is ours.unused else (p - q).abs().max() > 1e-3
+
+    @every_name
+    @pytest.mark.parametrize(
+        ("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.float64, 1e-9)], ids=str
+    )
+    def test_clipping_and_averaging_in_one_pass(self, name, dtype, tolerance):
+        ours, theirs = twins(dtype)
+        optimizer = getattr(integration, name)(
+            ours.parameters(), 1e-3, max_grad_norm=CLIP, ema_decay=DECAY
+        )
+        peer = getattr(torch.optim, name)(theirs.parameters(), 1e-3)
+        averages = copy.deepcopy(theirs)
+        for batch in range(50):
+            backward(ours, batch)
+            given = values(p.grad for p in ours.parameters() if p.grad is not None)
+            optimizer.step()
+            assert_equal((p.grad for p in ours.parameters() if p.grad is not None), given)
+            backward(theirs, batch)
+            norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), CLIP)
+            peer.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(
+                    list(averages.parameters()), list(theirs.parameters()), 1 - DECAY
+                )
+            torch.testing.assert_close(
+                optimizer.grad_norm, norm.item(), rtol=tolerance, atol=tolerance
+            )
+            assert norm > CLIP
+        assert_close(ours, theirs, tolerance)
+        last = values(ours.parameters())
+        with optimizer.use_ema():
+            assert_close(ours, averages, tolerance)
+            assert backward(ours, 0) != backward(theirs, 0)
+        assert_equal(values(ours.parameters()), last)
+
+    def test_lion(self):
+        import fastoptim as fo
+
+        ours, twin = twins()
+        optimizer = Lion(ours.parameters(), lr=1e-3, weight_decay=0.1)
+        used = [p for p in twin.parameters() if p is not twin.unused]
+        peer = fo.Lion([p.detach().numpy() for p in used], lr=1e-3, weight_decay=0.1)
+        for batch in range(20):
+            backward(ours, batch)
+            optimizer.step()
+            backward(twin, batch)
+            peer.step([p.grad.numpy() for p in used])
+        assert_close(ours, twin, 0)
+        resumed = Lion(twin.parameters())
+        resumed.load_state_dict(optimizer.state_dict())
+        train(ours, optimizer, range(3))
+        train(twin, resumed, range(3))
+        assert_close(ours, twin, 0)
+
+
+class TestState:
+    @every_case
+    def test_goes_from_torch_to_fastoptim_and_back(self, name, kwargs):
+        ours, theirs = twins()
+        mine, peer = getattr(integration, name), getattr(torch.optim, name)
+        first, other = peer(ours.parameters(), **kwargs), peer(theirs.parameters(), **kwargs)
+        train(ours, first, range(5))
+        second = mine(ours.parameters())
+        second.load_state_dict(first.state_dict())
+        train(ours, second, range(5, 10))
+        third = peer(ours.parameters())
+        third.load_state_dict(second.state_dict())
+        train(ours, third, range(10, 15))
+        train(theirs, other, range(15))
+        assert_close(ours, theirs)
+        assert_states_close(third, other)
+
+    @every_name
+    def test_an_optimizer_that_has_not_stepped(self, name):
+        ours, theirs = twins()
+        optimizer = getattr(integration, name)(ours.parameters())
+        assert not optimizer.state_dict()["state"]
+        peer = getattr(torch.optim, name)(theirs.parameters())
+        peer.load_state_dict(optimizer.state_dict())
+        optimizer.load_state_dict(getattr(torch.optim, name)(theirs.parameters()).state_dict())
+        train(ours, optimizer, range(3))
+        train(theirs, peer, range(3))
+        assert_close(ours, theirs)
+
+    @pytest.mark.parametrize("way", ["file", "pickle", "deepcopy"])
+    def test_resumes_with_the_same_bits(self, way):
+        params, optimizer = small(momentum=0.9, cls=SGD, max_grad_norm=0.1, ema_decay=0.9, lr=0.1)
+        optimizer.step()
+        if way == "file":
+            file = io.BytesIO()
+            torch.save(optimizer.state_dict(), file)
+            file.seek(0)
+            again = copy.deepcopy(params)
+            resumed = SGD(again, max_grad_norm=0.1)
+            resumed.load_state_dict(torch.load(file, weights_only=True))
+        else:
+            copied = copy.deepcopy if way == "deepcopy" else lambda o: pickle.loads(pickle.dumps(o))
+            resumed = copied(optimizer)
+            again = resumed.param_groups[0]["params"]
+            assert resumed.max_grad_norm == 0.1
+        for _ in range(3):
+            give_gradients(params)
+            give_gradients(again)
+            optimizer.step()
+            resumed.step()
+        assert_equal(again, params)
+        for p, q in zip(params, again, strict=True):
+            assert torch.equal(resumed.state[q]["ema"], optimizer.state[p]["ema"])
+            assert resumed.state[q]["ema"].data_ptr() != optimizer.state[p]["ema"].data_ptr()
+
+    def test_of_torch_leaves_options_that_torch_has_not(self):
+        params, optimizer = small(ema_decay=0.5)
+        other = torch.nn.Parameter(torch.zeros(2))
+        optimizer.add_param_group({"params": [other], "ema_decay": 0.75})
+        peer = torch.optim.Adam([{"params": params}, {"params": [other], "lr": 0.5}])
+        optimizer.load_state_dict(peer.state_dict())
+        assert [group["ema_decay"] for group in optimizer.param_groups] == [0.5, 0.75]
+        assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 0.5]
+
+    def test_what_was_loaded_is_copied(self):
+        params, optimizer = small()
+        optimizer.step()
+        other = Adam(copy.deepcopy(params))
+        other.load_state_dict(optimizer.state_dict())
+        loaded = values(s["exp_avg"] for s in other.state.values())
+        optimizer.step()
+        assert_equal([s["exp_avg"] for s in other.state.values()], loaded)
+
+    def test_a_file_holds_the_state_of_stepped_parameters_only(self):
+        frozen = torch.nn.Parameter(torch.zeros(1_000_000))
+        p = torch.nn.Parameter(torch.zeros(10))
+        optimizer = Adam([frozen, p])
+        p.grad = torch.ones(10)
+        optimizer.step()
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        assert len(file.getvalue()) < 10_000
+
+    def test_is_the_memory_that_steps_write(self):
+        params, optimizer = small(amsgrad=True)
+        optimizer.step()
+        before = {p: {n: v.data_ptr() for n, v in optimizer.state[p].items()} for p in params}
+        shown = {p: optimizer.state[p]["exp_avg"] for p in params}
+        start = values(shown.values())
+        optimizer.step()
+        after = {p: {n: v.data_ptr() for n, v in optimizer.state[p].items()} for p in params}
+        assert after == before
+        assert not any(map(torch.equal, shown.values(), start))
+
+    def test_that_somebody_changes(self):
+        """In place, by another tensor, by none: a peer of torch's is changed in the same way."""
+        ours, optimizer = small()
+        theirs = copy.deepcopy(ours)
+        peer = torch.optim.Adam(theirs)
+
+        def step():
+            for params, o in ((ours, optimizer), (theirs, peer)):
+                give_gradients(params)
+                o.step()
+            for p, q in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(p, q)
+                torch.testing.assert_close(optimizer.state[p], peer.state[q])
+
+        step()
+        for params, o in ((ours, optimizer), (theirs, peer)):
+            o.state[params[0]]["exp_avg"].mul_(10)
+            o.state[params[1]]["step"].fill_(20)
+        step()
+        for params, o in ((ours, optimizer), (theirs, peer)):
+            o.state[params[0]]["exp_avg_sq"] = torch.full((3, 4), 5.0)
+        step()
+        for params, o in ((ours, optimizer), (theirs, peer)):
+            o.state[params[1]]["exp_avg"].data = torch.full((5,), 2.0)
+        step()
+        for params, o in ((ours, optimizer), (theirs, peer)):
+            del o.state[params[0]]
+        step()
+        for o in (optimizer, peer):
+            o.state.clear()
+        step()
+        assert optimizer.state[ours[1]]["step"] == 1
+
+    def test_a_gradient_that_comes_late(self):
+        params, optimizer = small(weight_decay=0.1)
+        late = params[1].grad
+        params[1].grad = None
+        optimizer.step()
+        assert list(optimizer.state) == params[:1]
+        params[1].grad = late
+        optimizer.step()
+        assert [optimizer.state[p]["step"].item() for p in params] == [2, 1]
+        params[0].grad = None
+        optimizer.step()
+        assert [optimizer.state[p]["step"].item() for p in params] == [2, 2]
+
+    @pytest.mark.parametrize("switched", [{"amsgrad": True}, {"ema_decay": 0.5}], ids=str)
+    def test_an_option_that_is_switched_on(self, switched):
+        params, optimizer = small()
+        optimizer.step()
+        optimizer.param_groups[0].update(switched)
+        optimizer.step()
+        name = {"amsgrad": "max_exp_avg_sq", "ema_decay": "ema"}[next(iter(switched))]
+        assert all(optimizer.state[p][name].abs().sum() > 0 for p in params)
+        assert [optimizer.state[p]["step"].item() for p in params] == [2, 2]
+
+    def test_momentum_that_is_switched_on_starts_with_the_gradient(self):
+        ours, optimizer = small(SGD, lr=0.1, dampening=0.5)
+        theirs = copy.deepcopy(ours)
+        peer = torch.optim.SGD(theirs, lr=0.1, dampening=0.5)
+        for momentum in (0, 0, 0.9, 0.9):
+            for params, o in ((ours, optimizer), (theirs, peer)):
+                give_gradients(params)
+                o.param_groups[0]["momentum"] = momentum
+                o.step()
+        torch.testing.assert_close(ours, theirs)
+
+    def test_of_another_optimizer_is_refused(self):
+        params, optimizer = small()
+        other = SGD(params, momentum=0.9)
+        other.step()
+        before = optimizer.state_dict()
+        with pytest.raises(ValueError, match=r"state\[0\]\['step'\]: expected it beside"):
+            optimizer.load_state_dict(other.state_dict())
+        assert optimizer.state_dict() == before
+
+    @pytest.mark.parametrize(
+        ("name", "value", "error", "message"),
+        [
+            ("exp_avg", torch.zeros(4, 3), ValueError, r"expected shape .*3, 4.*, found .*4, 3"),
+            ("exp_avg", "no", TypeError, "expected a tensor, found str"),
+            ("step", torch.tensor(-1.0), ValueError, "expected a whole number >= 0, found -1"),
+            ("step", torch.tensor(1.5), TypeError, "expected a whole number >= 0, found 1.5"),
+        ],
+    )
+    def test_that_does_not_fit_is_refused(self, name, value, error, message):
+        _, optimizer = small(lr=0.1)
+        optimizer.step()
+        saved = copy.deepcopy(optimizer.state_dict())
+        saved["state"][0][name] = value
+        saved["param_groups"][0]["lr"] = 0.5
+        before = optimizer.state_dict()
+        with pytest.raises(error, match=rf"state\[0\]\['{name}'\]: {message}"):
+            optimizer.load_state_dict(saved)
+        assert optimizer.param_groups[0]["lr"] == 0.1
+        assert optimizer.state_dict()["state"][0].keys() == before["state"][0].keys()
+        optimizer.step()
+
+
+class TestParameters:
+    def test_are_updated_where_they_are(self):
+        params, optimizer = small()
+        places = [p.data_ptr() for p in params]
+        kept = params[0].detach()
+        before = kept.clone()
+        optimizer.step()
+        assert [p.data_ptr() for p in params] == places
+        assert not torch.equal(kept, before)
+
+    def test_in_any_dense_order(self):
+        torch.manual_seed(1)
+        ours = torch.nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+        theirs = copy.deepcopy(ours)
+        optimizer = Adam(ours.parameters(), lr=0.1)
+        peer = torch.optim.Adam(theirs.parameters(), lr=0.1)
+        for format_ in (torch.channels_last, torch.contiguous_format):
+            for model, o in ((ours, optimizer), (theirs, peer)):
+                model.to(memory_format=format_)  # also with state of the other
+                model.zero_grad()
+                model(torch.ones(1, 3, 5, 5)).square().sum().backward()
+                o.step()
+        assert_close(ours, theirs, 1e-6)
+
+    def test_gradients_in_any_layout(self):
+        params, optimizer = small(SGD, lr=1.0)
+        before = params[0].detach().clone()
+        params[0].grad = torch.arange(12.0).reshape(4, 3).T
+        params[1].grad = torch.ones(()).expand(5)
+        optimizer.step()
+        assert torch.equal(params[0], before - torch.arange(12.0).reshape(4, 3).T)
+
+    def test_whose_data_is_another_tensor(self):
+        params, optimizer = small(SGD, lr=1.0, momentum=0.5)
+        optimizer.step()
+        velocity = optimizer.state[params[0]]["momentum_buffer"].clone()
+        old = params[0].data
+        kept = old.clone()
+        params[0].data = torch.zeros(3, 4)
+        params[0].grad = torch.ones(3, 4)
+        optimizer.step()
+        assert torch.equal(params[0], -(0.5 * velocity + 1))
+        assert torch.equal(old, kept)
+
+    def test_whose_data_is_the_same_memory_in_another_order(self):
+        square = torch.arange(9.0).reshape(3, 3)
+        ours, theirs = (torch.nn.Parameter(square.clone()) for _ in range(2))
+        optimizer = SGD([ours], lr=1.0, momentum=0.5)
+        peer = torch.optim.SGD([theirs], lr=1.0, momentum=0.5)
+        for p, o in ((ours, optimizer), (theirs, peer)):
+            p.grad = square**2
+            o.step()
+            p.data = p.data.T
+            p.grad = square.clone()
+            o.step()
+        assert torch.equal(ours, theirs)
+
+    def test_model_that_loads_its_own_state(self):
+        model, other = twins()
+        optimizer = AdamW(model.parameters())
+        train(model, optimizer, range(2))
+        model.load_state_dict(other.state_dict())
+        assert_close(model, other, 0)
+        train(model, optimizer, range(2))
+        assert (model.scale - other.scale).abs() > 0
+
+    def test_average_starts_with_what_the_first_step_finds(self):
+        params, optimizer = small(SGD, lr=1.0, ema_decay=0.5)
+        with torch.no_grad():
+            params[0].fill_(4.0)  # such as the weights of a checkpoint
+        params[0].grad.fill_(2.0)
+        optimizer.step()
+        assert torch.equal(optimizer.state[params[0]]["ema"], torch.full((3, 4), 3.0))
+
+    def test_dtype_that_changes(self):
+        model = torch.nn.Linear(3, 2)
+        optimizer = Adam(model.parameters())
+        model.double()
+        give_gradients(model.parameters())
+        optimizer.step()
+        assert optimizer.state[model.weight]["exp_avg"].dtype == torch.float64
+        model.float()
+        give_gradients(model.parameters())
+        before = values(model.parameters())
+        message = r"state\[0\]\['exp_avg'\]: expected dtype torch.float32 .*found torch.float64"
+        with pytest.raises(ValueError, match=message):
+            optimizer.step()
+        assert_equal(model.parameters(), before)
+
+    @pytest.mark.parametrize(
+        ("tensor", "error", "message"),
+        [
+            (torch.zeros(3, dtype=torch.float16), TypeError, "found float16"),
+            (torch.zeros(3, dtype=torch.bfloat16), TypeError, "found torch.bfloat16"),
+            (torch.zeros(3, dtype=torch.complex64), TypeError, "found complex64"),
+            (torch.zeros(3, device="meta"), TypeError, "on meta"),
+            (torch.zeros(3, 3).to_sparse(), TypeError, "found torch.float32, torch.sparse_coo"),
+            (torch.zeros(4, 4)[:, ::2], ValueError, "expected a dense array"),
+            (torch.zeros(1).expand(3), ValueError, "expected a dense array"),
+        ],
+        ids=str,
+    )
+    def test_that_are_refused_by_name(self, tensor, error, message):
+        fine = torch.nn.Parameter(torch.zeros(2))
+        with pytest.raises(error, match=rf"^params\['layer.weight'\]: .*{message}"):
+            Adam([("bias", fine), ("layer.weight", tensor.requires_grad_())])
+        optimizer = Adam([fine])
+        with pytest.raises(error, match=message):
+            optimizer.add_param_group({"params": [tensor]})
+        assert len(optimizer.param_groups) == 1
+        fine.grad = torch.ones(2)
+        optimizer.step()
+
+    def test_that_share_memory_are_refused(self):
+        base = torch.zeros(10)
+        with pytest.raises(ValueError, match=r"params\[1\]: expected .* memory shared with params"):
+            Adam([torch.nn.Parameter(base[:6]), torch.nn.Parameter(base[5:])])
+
+    def test_names_that_are_not_unique(self):
+        params = [("w", torch.nn.Parameter(torch.zeros(2))) for _ in range(2)]
+        for _, p in params:
+            p.grad = torch.ones(2)
+        optimizer = SGD(params, lr=1.0)
+        optimizer.step()
+        assert [p.tolist() for _, p in params] == [[-1, -1], [-1, -1]]
+
+    def test_gradients_that_are_refused(self):
+        embedding = torch.nn.Embedding(4, 3, sparse=True)
+        optimizer = SGD(embedding.named_parameters(), lr=0.1)
+        embedding(torch.tensor([1])).sum().backward()
+        with pytest.raises(TypeError, match=r"^grads\['weight'\]: .*found .*torch.sparse_coo"):
+            optimizer.step()
+        params, optimizer = small()
+        before = values(params)
+        params[1].grad = params[1].detach()
+        with pytest.raises(ValueError, match=r"grads\[1\]: .* memory shared with params\[1\]"):
+            optimizer.step()
+        assert_equal(params, before)
+        assert not optimizer.state
+
+    def test_a_stale_graph_is_noticed(self):
+        params, optimizer = small(ema_decay=0.5)
+        loss = params[0].square().sum()
+        optimizer.step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+        with optimizer.use_ema():
+            loss = params[0].square().sum()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+class TestGroups:
+    def test_have_options_of_their_own(self):
+        ours, theirs = twins()
+
+        def grouped(model):
+            first, *rest = model.parameters()
+            return [
+                {"params": [first], "lr": 0.1, "betas": (0.5, 0.6)},
+                {"params": []},
+                {"params": rest, "weight_decay": 0.3},
+            ]
+
+        optimizer, peer = Adam(grouped(ours), lr=0.01), torch.optim.Adam(grouped(theirs), lr=0.01)
+        train(ours, optimizer, range(3))
+        train(theirs, peer, range(3))
+        for model, o in ((ours, optimizer), (theirs, peer)):
+            o.param_groups[2]["params"].remove(model.scale)
+            o.add_param_group({"params": [model.scale], "lr": 0.5})
+        train(ours, optimizer, range(3, 6))
+        train(theirs, peer, range(3, 6))
+        assert_close(ours, theirs)
+        assert_states_close(optimizer, peer)
+
+    def test_a_border_that_moves(self):
+        params, optimizer = small(SGD, lr=1.0)
+        optimizer.param_groups[0]["params"].pop()
+        optimizer.add_param_group({"params": [params[1]], "lr": 0.0})
+        extra = torch.nn.Parameter(torch.zeros(2))
+        extra.grad = torch.ones(2)
+        optimizer.add_param_group({"params": [extra], "lr": 0.0})
+        optimizer.step()
+        assert torch.equal(extra, torch.zeros(2))
+        first, second, _ = optimizer.param_groups
+        second["params"].clear()
+        first["params"].append(params[1])
+        before = params[1].detach().clone()
+        optimizer.step()
+        assert torch.equal(params[1], before - params[1].grad)
+
+    @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1, dtype=torch.float64)], ids=repr)
+    def test_schedulers_of_torch(self, lr):
+        ours, theirs = twins()
+        optimizer = SGD(ours.parameters(), lr=copy.deepcopy(lr), momentum=0.5)
+        peer = torch.optim.SGD(theirs.parameters(), lr=copy.deepcopy(lr), momentum=0.5)
+        schedules = torch.optim.lr_scheduler
+        for model, o in ((ours, optimizer), (theirs, peer)):
+            warm = schedules.LinearLR(o, 0.1, total_iters=4)
+            cosine = schedules.CosineAnnealingLR(o, 6)
+            both = schedules.SequentialLR(o, [warm, cosine], [4])
+            for batch in range(10):
+                train(model, o, [batch])
+                both.step()
+        assert_close(ours, theirs)
+
+    def test_a_momentum_that_cycles(self):
+        ours, theirs = twins()
+        for model, library in ((ours, integration), (theirs, torch.optim)):
+            o = library.AdamW(model.parameters(), lr=0.1)
+            cycle = torch.optim.lr_scheduler.OneCycleLR(o, 0.01, total_steps=8)
+            for batch in range(8):
+                train(model, o, [batch])
+                cycle.step()
+        assert_close(ours, theirs)
+
+    @pytest.mark.parametrize(
+        ("kwargs", "error", "message"),
+        [
+            ({"lr": -1}, ValueError, "lr: expected a finite number >= 0, found -1"),
+            ({"lr": torch.ones(2)}, ValueError, r"lr: expected .* one element, found .*\(2,\)"),
+            ({"lr": lambda t: 0.1}, TypeError, "lr: expected a number, found a function"),
+            ({"betas": (1.0, 0.9)}, ValueError, "betas: expected two values"),
+            ({"ema_decay": 1}, ValueError, "ema_decay: expected"),
+            ({"max_grad_norm": -1}, ValueError, "max_grad_norm: expected"),
+            ({"momentum": 0.9}, TypeError, "momentum: adam has no such argument"),
+            ({"capturable": True}, ValueError, "capturable: expected False, found True"),
+            ({"differentiable": True}, ValueError, "differentiable: expected False, found True"),
+        ],
+        ids=str,
+    )
+    def test_options_that_are_refused(self, kwargs, error, message):
+        params = [torch.nn.Parameter(torch.zeros(2))]
+        with pytest.raises(error, match=message):
+            Adam(params, **kwargs)
+        if "m" not in next(iter(kwargs))[:1]:
+            optimizer = Adam(params)
+            with pytest.raises(error, match=message):
+                optimizer.add_param_group(
+                    {"params": [torch.nn.Parameter(torch.zeros(1))], **kwargs}
+                )
+            assert len(optimizer.param_groups) == 1
+            optimizer.param_groups[0].update(kwargs)
+            params[0].grad = torch.ones(2)
+            with pytest.raises(error, match=message):
+                optimizer.step()
+            assert params[0].tolist() == [0, 0]
+
+    def test_flags_that_choose_among_implementations(self):
+        params, optimizer = small(foreach=True)
+        optimizer.step()
+        _, fused = small(fused=True)
+        fused.step()
+        assert_equal(params, fused.param_groups[0]["params"])
+
+    def test_max_grad_norm_is_of_the_whole_optimizer(self):
+        params, optimizer = small(SGD, lr=1.0)
+        norm = torch.cat([p.grad.flatten() for p in params]).norm().item()
+        optimizer.max_grad_norm = norm / 2
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+        before = values(params)
+        optimizer.step()
+        for p, q in zip(params, before, strict=True):
+            torch.testing.assert_close(p.detach(), q - p.grad / 2)
+        assert optimizer.grad_norm == pytest.approx(norm)
+
+    def test_adam_w_loads_from_adam_and_still_decouples(self):
+        _, optimizer = small(AdamW, weight_decay=0.1)
+        optimizer.load_state_dict(small(weight_decay=0.1)[1].state_dict())
+        assert optimizer.param_groups[0]["decoupled_weight_decay"] is True
+
+
+class TestStep:
+    def test_closure_is_differentiated_also_without_gradients(self):
+        params, optimizer = small(SGD, lr=0.1)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = params[0].square().sum()
+            loss.backward()
+            return loss
+
+        with torch.no_grad():
+            losses = [optimizer.step(closure).item() for _ in range(3)]
+        assert losses[0] > losses[1] > losses[2]
+
+    def test_hooks(self):
+        params, optimizer = small(SGD, lr=1.0)
+        seen = []
+        optimizer.register_step_pre_hook(lambda o, *_: seen.append(params[0][0, 0].item()))
+        optimizer.register_step_post_hook(lambda o, *_: seen.append(params[0][0, 0].item()))
+        optimizer.step()
+        assert seen[0] - seen[1] == pytest.approx(params[0].grad[0, 0].item())
+        optimizer.register_state_dict_post_hook(lambda o, d: {**d, "more": 1})
+        assert optimizer.state_dict()["more"] == 1
+        optimizer.register_load_state_dict_pre_hook(lambda o, d: seen.append("load"))
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert seen[-1] == "load"
+
+    @pytest.mark.parametrize("set_to_none", [True, False])
+    def test_zero_grad(self, set_to_none):
+        params, optimizer = small()
+        optimizer.zero_grad(set_to_none=set_to_none)
+        before = values(params)
+        optimizer.step()
+        assert_equal(params, before)
+        assert bool(optimizer.state) is not set_to_none
+
+    def test_grad_scale_divides_the_gradients(self):
+        params, optimizer = small(SGD, lr=1.0)
+        before = values(params)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+        optimizer.step()
+        assert_equal(params, [q - p.grad / 4 for p, q in zip(params, before, strict=True)])
+
+    def test_grad_scaler(self):
+        ours, theirs = twins(torch.float32)
+        scalers = [torch.amp.GradScaler("cpu", init_scale=1024.0) for _ in range(2)]
+        optimizer = AdamW(ours.parameters(), max_grad_norm=CLIP)
+        peer = torch.optim.AdamW(theirs.parameters())
+        for batch in range(6):
+            for model, o, scaler in zip((ours, theirs), (optimizer, peer), scalers, strict=True):
+                model.zero_grad()
+                scaler.scale(model.loss(batch)).backward()
+                if batch == 3:
+                    model.scale.grad.fill_(torch.inf)
+                if o is peer:
+                    scaler.unscale_(peer)
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+                scaler.step(o)
+                scaler.update()
+        assert_close(ours, theirs, 1e-4)
+        assert scalers[0].get_scale() == scalers[1].get_scale() == 512
+        assert optimizer.state[ours.scale]["step"] == peer.state[theirs.scale]["step"] == 5
+
+    def test_gradients_that_are_not_finite(self):
+        params, optimizer = small(nonfinite="skip")
+        params[1].grad[2] = torch.nan
+        before = values(params)
+        optimizer.step()
+        assert_equal(params, before)
+        assert optimizer.skipped_steps == 1
+        assert not optimizer.state
+        optimizer.nonfinite = "raise"
+        with pytest.raises(FloatingPointError, match=r"grads\[1\]: expected finite"):
+            optimizer.step()
+        assert not optimizer.state
+        give_gradients(params)
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+        assert optimizer.skipped_steps == 1
+
+    def test_average_that_is_in_use(self):
+        params, optimizer = small(ema_decay=0.5)
+        optimizer.step()
+        saved, last = copy.deepcopy(optimizer.state_dict()), values(params)
+        with optimizer.use_ema():
+            assert not any(map(torch.equal, params, last))
+            for what, call in {
+                "step": optimizer.step,
+                "state_dict": optimizer.state_dict,
+                "load_state_dict": lambda: optimizer.load_state_dict(saved),
+                "add_param_group": lambda: optimizer.add_param_group({"params": []}),
+                "copy or pickle": lambda: copy.deepcopy(optimizer),
+                "use_ema": lambda: optimizer.use_ema().__enter__(),
+            }.items():
+                with pytest.raises(RuntimeError, match=f"^{what}: the parameters hold"):
+                    call()
+        assert_equal(params, last)
+        with contextlib.suppress(KeyError), optimizer.use_ema():
+            raise KeyError
+        assert_equal(params, last)
+        with pytest.raises(RuntimeError, match="use_ema: expected an optimizer with ema_decay"):
+            small()[1].use_ema().__enter__()
+
+    def test_compiled(self):
+        params, optimizer = small()
+        twin, plain = small()
+        compiled = torch.compile(optimizer.step, backend="eager")
+        for _ in range(3):
+            compiled()
+            plain.step()
+        assert_equal(params, twin)
+
+    def test_other_options_of_the_pass(self):
+        params, optimizer = small(SGD, lr=1.0, max_grad_value=0.1, l1=0.01, bounds=(-0.5, 0.5))
+        optimizer.step()
+        assert max(p.abs().max() for p in params) == 0.5
+
+
+class TestImport:
+    def test_without_torch(self):
+        code = "import sys; sys.modules['torch'] = None; import fastoptim.integrations.torch"
+        done = python(code)
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("ImportError: fastoptim.integrations.torch needs torch")
+        assert '"fastoptim[torch]"' in last
+
+    def test_of_fastoptim_alone(self):
+        code = "import sys, fastoptim; print('fastoptim.integrations' in sys.modules)"
+        assert output(code) == "False"
+
+    def test_examples_in_docstrings(self):
+        found = doctest.testmod(integration)
+        assert found.failed == 0
+        assert found.attempted > 20
+
+
+def test_rmsprop_state_of_an_old_torch_counts_with_integers():
+    params, optimizer = small(RMSprop)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    for entries in saved["state"].values():
+        entries["step"] = 7
+    optimizer.load_state_dict(saved)
+    optimizer.step()
+    assert optimizer.state[params[0]]["step"] == 8
+
+
+class TestBenchmark:
+    MODEL = clients.Model(layers=1, width=16, batch=2, steps=6, heads=2, length=8)
+
+    def test_both_learn_the_same(self):
+        (_, expected), (_, found) = (clients.train(who, self.MODEL) for who in clients.UPDATES)
+        torch.testing.assert_close(found, expected, rtol=clients.TOLERANCE, atol=0)
+        assert found[0] > found[-1]
+
+    def test_each_part_is_timed_in_a_process_of_its_own(self):
+        part, loss = clients._run("fastoptim", self.MODEL, part=0)
+        assert 0 < part < 60
+        assert len(loss) == self.MODEL.steps
+        (first, second) = clients.clients(quick=True)
+        assert [str(c) for c in (first, second)] == [
+            "torch, transformer, 0.33M, optimizer",
+            "torch, transformer, 0.33M, whole step",
+        ]
+        assert all(len(c.model) <= 36 for c in clients.clients(quick=False))
+
+    def test_sizes_are_what_they_are_called(self):
+        for model in (clients.SMALL, clients.LARGE):
+            d = model.width
+            size = model.layers * (12 * d * d + 13 * d) + 2 * model.tokens * d + model.tokens
+            (name,) = {
+                re.search(r"([0-9.]+)M", c.model)[1]
+                for c in clients.clients(quick=False)
+                if c.before.args[1] is model
+            }
+            assert size / 1e6 == pytest.approx(float(name), rel=0.05)
