@@ -1,29 +1,24 @@
-"""The programs in examples/ run, with settings for which they take seconds, and learn something."""
+"""The programs in fastoptim.examples run, in seconds with these settings, and learn something."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+import pkgutil
+from importlib import import_module
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "examples"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from fastoptim import examples
+from fastoptim.examples import evolution
 
 
 def test_every_example_is_run_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"autograd_digits", "evolution"}
+    found = {module.name for module in pkgutil.iter_modules(examples.__path__)}
+    assert found == {"autograd_digits", "evolution"}
 
 
 class TestEvolution:
-    example = load("evolution")
+    example = evolution
 
     def test_finds_the_best_of_many_optima(self):
         start = self.example.rastrigin(np.full(10, 2.5))
@@ -64,7 +59,7 @@ class TestEvolution:
 def test_autograd_digits():
     peers = pytest.importorskip("autograd.misc.optimizers", reason="autograd is not installed")
     pytest.importorskip("sklearn", reason="scikit-learn is not installed, which has the digits")
-    example = load("autograd_digits")
+    example = import_module("fastoptim.examples.autograd_digits")
     said = []
     found = example.main(epochs=11, report=said.append)
     assert found > 0.95
