@@ -21,7 +21,7 @@ def source(tmp_path_factory):
     """Return a copy of the source tree in which nothing is built."""
     tree = tmp_path_factory.mktemp("source") / "tree"
     ignored = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.egg-info", "*.c", "*.so", "__pycache__"
+        ".*", "build", "dist", "*.egg-info", "_*.c", "*.so", "__pycache__"
     )
     shutil.copytree(ROOT, tree, ignore=ignored)
     return tree
