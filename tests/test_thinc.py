@@ -465,7 +465,12 @@ def test_refused_arrays(weights, g, error, message, kwargs):
         ("mom2", np.ones(6), TypeError, "mom2[(3, 'W')]: expected dtype float32 as weights"),
         ("mom1", [0.0] * 6, TypeError, "mom1[(3, 'W')]: expected 6 elements in C order"),
         ("averages", np.ones(6, "f"), ValueError, "averages[(3, 'W')]: expected shape (2, 3) as"),
-        ("averages", None, ValueError, "averages[(3, 'W')]: expected parameters and state with mem"),
+        (
+            "averages",
+            None,
+            ValueError,
+            "averages[(3, 'W')]: expected parameters and state with mem",
+        ),
     ],
 )
 def test_refused_state(name, state, error, message):
