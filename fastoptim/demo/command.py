@@ -31,9 +31,11 @@ NOTES = """
 step() counts the seconds inside Optimizer.step alone; training counts all of a
 run: mini-batches, forward and backward passes, steps. NumPy stands for
 backend="reference", fastoptim for the compiled kernels; both start from the
-same weights and see the same mini-batches. Same bits compares every byte of the
-final weights. Each figure is of one run: expect others the next time, above all
-on a busy machine.
+same weights and see the same mini-batches. The reference steps copies of the
+arrays and then takes them over, so it is slower than NumPy need be: fastoptim
+bench has the comparison with NumPy as people write it. Same bits compares every
+byte of the final weights. Each figure is of one run: expect others the next
+time, above all on a busy machine.
 """
 
 
