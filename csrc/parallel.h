@@ -14,7 +14,7 @@ static int omp_in_parallel(void) { return 0; }
 
 /* A child of fork() has none of its parent's OpenMP workers, and the runtime waits for them for
  * ever. So a child never asks OpenMP: it computes on one thread or, told otherwise since the fork,
- * on the workers of pool.h. */
+ * on new workers of pool.h. */
 static volatile int fo_forks = 0; /* from the process that imported us to this one */
 
 #if defined(_OPENMP) && !defined(_WIN32)

@@ -1,10 +1,10 @@
-/* Worker threads that OpenBLAS and the engine share, and those of the engine in a child of fork().
+/* Worker threads of the engine, which OpenBLAS may share.
  *
- * OpenMP cannot serve here. The jobs of one product wait for each other, so each needs a thread
- * of its own at the same time; a parallel region may get fewer (inside another region, under a
- * thread limit), and the product would never end. A child of fork() hangs in its first region if
- * the parent has run one. And how long idle workers spin, which decides what a small product
- * costs, is fixed when an OpenMP runtime is loaded. */
+ * OpenMP's cannot serve both. How long they spin when idle, which decides what the products between
+ * two steps cost, is fixed when an OpenMP runtime is loaded, and then holds for all of the process.
+ * A child of fork() hangs in its first region if the parent has run one. And the jobs of one product
+ * wait for each other, so each needs a thread of its own at the same time; a parallel region may get
+ * fewer (inside another region, under a thread limit), and the product would never end. */
 #ifndef FASTOPTIM_POOL_H
 #define FASTOPTIM_POOL_H
 
@@ -45,8 +45,8 @@ typedef struct {
     pthread_cond_t wake;
 } fo_worker;
 
-static long fo_spin = 1000000; /* ns that an idle worker stays awake */
-static int fo_blas_slots;     /* of OpenBLAS's table of threads */
+static long fo_spin = 50000; /* ns that an idle worker stays awake: until a second pass comes */
+static int fo_blas_slots;    /* of OpenBLAS's table of threads */
 
 static pthread_mutex_t fo_region = PTHREAD_MUTEX_INITIALIZER; /* guards all that follows */
 static fo_worker *fo_workers[FO_MOST_WORKERS];

@@ -10,8 +10,7 @@ if _find_spec("fastoptim._engine") is None:
         name=__name__,
     )
 
-from . import threads  # before all others: it decides how the OpenMP runtime is loaded  # isort: skip
-from . import functional, gradients, init, optimizers, prune, reference, schedules
+from . import functional, gradients, init, optimizers, prune, reference, schedules, threads
 from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
 from .blas import share_blas_threads

@@ -25,6 +25,7 @@ def config() -> dict[str, Any]:
         "OpenMP": _engine.openmp or "none",
         "threads": threads,
         "limited by": reason,
+        "workers": _engine.workers(),
         "level": _levels.active,
         "levels": " ".join(_levels.available()),
     }
@@ -33,7 +34,9 @@ def config() -> dict[str, Any]:
 def show_config() -> None:
     """Print versions, the compiler, the instruction-set level, OpenMP (its date) and the threads.
 
-    The threads are the most that a step uses, followed by what limits them to that.
+    The threads are the most that a step uses, followed by what limits them to that and by whose
+    they are: fastoptim's own, shared with NumPy's BLAS, or OpenMP's, where the program has told
+    those how to wait or where to run, or computes with PyTorch.
 
     Examples
     --------

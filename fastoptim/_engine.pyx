@@ -118,9 +118,9 @@ cdef struct Range:
     Py_ssize_t k  # which of its arrays
 
 cdef enum:
-    # The bytes of memory traffic that a further thread must be given where threads are awake: those
-    # shared with the BLAS, and OpenMP's where the user lets them spin. Two broke even with one at
-    # 0.5 to 0.9 MB in all.
+    # The bytes of memory traffic that a further thread must be given where idle threads are awake:
+    # those shared with the BLAS, and OpenMP's where they spin. Two broke even with one at 0.5 to
+    # 0.9 MB in all.
     GRAIN_AWAKE = 1 << 19
     # The bytes of traffic from which on a step lets go of the GIL. Below, a step takes less than
     # 10 us, and beside a thread that computes in Python, getting the GIL back took far longer.
@@ -130,18 +130,18 @@ cdef enum:
 # with one at 8 to 50 MB in all, by machine and rule; in a training loop, where the BLAS's own
 # workers keep the second core, they were no faster at 52 MB. Tests lower it.
 cdef Py_ssize_t grain = 12 << 20
-cdef bint spinning = False
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
 cdef int limit_forks = 0  # when it was set: a child does not inherit it
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
 limit_here = ContextVar("fastoptim.num_threads", default=(0, 0))  # the same two of `num_threads`
 
-# Runs regions on the workers of pool.h, unless they are busy: where the BLAS shares them with us,
-# and in a child of fork().
+# Runs regions on the workers of pool.h, unless they are busy.
 ctypedef void (*job_t)(int i, void* work) noexcept nogil
 ctypedef int (*region_t)(job_t job, int n, void* work) noexcept nogil
 cdef region_t pool = NULL
-cdef bint shared = False
+cdef bint shared = False  # with the BLAS
+cdef bint openmp_chosen = False  # to run regions, where it can
+cdef bint openmp_awake = False  # whether its idle workers spin
 
 ctypedef void (*task_t)(void* plan, Py_ssize_t k) noexcept nogil
 
@@ -187,10 +187,26 @@ def set_quota(int n):
     return old
 
 
-def set_spinning(bint on):
-    """Say whether idle OpenMP workers stay awake."""
-    global spinning
-    spinning = on
+def set_openmp(bint chosen, bint awake):
+    """Say whether OpenMP's workers run steps, not those of pool.h, and stay awake when idle.
+
+    Return what was said before.
+    """
+    global openmp_chosen, openmp_awake
+    old = openmp_chosen, openmp_awake
+    openmp_chosen, openmp_awake = chosen, awake
+    return old
+
+
+cdef inline bint on_openmp() noexcept nogil:
+    return openmp_chosen and not shared and not fo_forks
+
+
+def workers():
+    """Say whose workers run steps."""
+    if on_openmp():
+        return "OpenMP's"
+    return "shared with BLAS" if shared else "fastoptim's own"
 
 
 cpdef tuple explain_limit():
@@ -219,7 +235,7 @@ cpdef tuple explain_limit():
 
 cpdef int threads_for(Py_ssize_t traffic):
     """Return how many threads a step uses that moves so many bytes; one asks nobody."""
-    cdef bint awake = shared or (spinning and not fo_forks)
+    cdef bint awake = shared or (on_openmp() and openmp_awake)
     cdef Py_ssize_t most = traffic // (min(grain, <Py_ssize_t> GRAIN_AWAKE) if awake else grain)
     return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
 
@@ -1077,7 +1093,6 @@ cdef class Plan:
     cdef void spread(self, task_t task, Py_ssize_t count, int threads) noexcept nogil:
         cdef Py_ssize_t k
         cdef int thread
-        cdef region_t region = pool if shared or fo_forks else NULL
         cdef fo_mode mode
         if threads == 1:
             mode = begin(self.flush)
@@ -1089,11 +1104,11 @@ cdef class Plan:
         for k in range(self.parts):
             self.part[k].next = k * count // self.parts
             self.part[k].end = (k + 1) * count // self.parts
-        if not region:
+        if on_openmp():
             for thread in prange(threads, num_threads=threads, schedule="static", chunksize=1):
                 self.take_tasks(thread)
-        elif not region(take_tasks, threads, <void*> self):
-            self.take_tasks(0)  # alone: the others are busy with a product of another thread
+        elif not pool(take_tasks, threads, <void*> self):
+            self.take_tasks(0)  # alone: the others are busy with what another thread asked for
 
     cdef void take_tasks(self, int thread) noexcept nogil:
         """Run the tasks of one's own part, then what is left of the others'.

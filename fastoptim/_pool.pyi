@@ -1,6 +1,7 @@
 supported: bool
 run_region: int
 blas_callback: int
+spin: int
 
 def grow(threads: int) -> bool: ...
 def set_blas_slots(slots: int) -> None: ...

@@ -1,4 +1,4 @@
-"""The workers that OpenBLAS and the engine share, as addresses of C functions."""
+"""The workers of the engine, which OpenBLAS may share, as addresses of C functions."""
 
 from libc.stdint cimport uintptr_t
 
@@ -14,6 +14,7 @@ cdef extern from "pool.h":
 supported = bool(FO_POOL)
 run_region = <uintptr_t> &fo_pool_try
 blas_callback = <uintptr_t> &fo_blas_run
+spin = fo_spin  # ns that an idle worker stays awake, unless somebody sets it
 
 
 def grow(int threads):

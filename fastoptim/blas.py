@@ -18,6 +18,7 @@ __all__ = ["share_blas_threads"]
 # 0.3.28 has the callback too, but hands some jobs no work buffer.
 OLDEST = (0, 3, 29)
 PTHREADS = 1  # what openblas_get_parallel says of threads of its own
+SPIN = 1_000_000  # ns that idle workers stay awake, for the next product or step
 
 
 class share_blas_threads:  # noqa: N801  # called like a function, used like np.errstate
@@ -107,6 +108,7 @@ def _switch(share: bool) -> None:
         set_callback = _prepared() if share else _function("set_threads_callback_function")
         set_callback(ctypes.c_void_p(_pool.blas_callback if share else None))
         _engine.set_shared(share)
+        _pool.set_spin(SPIN if share else _pool.spin)
         _shared = share
 
 

@@ -1,4 +1,27 @@
-"""How many threads a step may use."""
+"""How many threads a step may use, and whose.
+
+They are fastoptim's own (``csrc/pool.h``), which sleep when idle, and not those of OpenMP, which is
+only asked how many threads the user allows. libgomp's workers spin after a parallel region, and
+take the cores from the BLAS that computes the next product. Training a network of 784-1024-1024-10
+with float32 Adam on OpenMP took so many milliseconds for a batch, products and step together, on 2
+cores:
+
+==========================  ========  =========
+how the workers wait        batch 32  batch 200
+==========================  ========  =========
+libgomp's default                 16         26
+GOMP_SPINCOUNT=100000             11         21
+GOMP_SPINCOUNT=10000             6.2         15
+GOMP_SPINCOUNT=1000              5.1         15
+passively                        5.1         14
+there are none: one thread       4.7         14
+==========================  ========  =========
+
+A long spin gains nothing over none: a worker is needed again only after the next products. But how
+they wait is settled for the whole process when the runtime is loaded, and torch's small operations,
+on the same workers, took a fifth longer where they slept. fastoptim's own did as well as sleeping
+ones of OpenMP in all six networks that were tried.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +31,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from . import _engine, _pool
+from ._kinds import Count, checked
+
 __all__ = ["get_num_threads", "num_threads", "set_num_threads"]
-
-
-@contextmanager
-def _workers_that_do_not_spin() -> Iterator[None]:
-    """Let the OpenMP runtime that is loaded meanwhile put its idle workers to sleep at once.
-
-    By default libgomp's workers spin after a parallel region, and take the cores from the BLAS
-    that computes the next product. Training a network of 784-1024-1024-10 with float32 Adam took
-    so many milliseconds for a batch, products and step together, on 2 cores:
-
-    ==========================  ========  =========
-    how the workers wait        batch 32  batch 200
-    ==========================  ========  =========
-    libgomp's default                 16         26
-    GOMP_SPINCOUNT=100000             11         21
-    GOMP_SPINCOUNT=10000             6.2         15
-    GOMP_SPINCOUNT=1000              5.1         15
-    passively                        5.1         14
-    there are none: one thread       4.7         14
-    ==========================  ========  =========
-
-    A short spin gains nothing over none: a worker is needed again only after the next products. The
-    runtime reads the variable when it is loaded; afterwards the environment is as it was. What the
-    user has set wins.
-    """
-    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        yield
-        return
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_WAIT_POLICY"]
-
-
-with _workers_that_do_not_spin():
-    from . import _engine, _pool
-
-from ._kinds import Count, checked  # noqa: E402
 
 THREADS = Count(1, bits=31)
 
@@ -128,18 +115,38 @@ def get_num_threads() -> int:
 
     Notes
     -----
-    In a child of ``fork()`` the OpenMP runtime has lost its workers, and would wait for them for
-    ever in the child's first parallel region (libgomp does, if the parent has run one). A child
-    that asks for threads, by `set_num_threads` or `num_threads`, gets workers of fastoptim's own
-    instead. The default is one thread, since those who fork have usually shared out the cores.
+    A child of ``fork()`` has none of its parent's threads. It gets new ones if it asks for some, by
+    `set_num_threads` or `num_threads`; by default it steps on one, since those who fork have
+    usually shared out the cores.
     """
     return _engine.explain_limit()[0]
 
 
-def _workers_spin() -> bool:
-    """Tell whether the user has asked for OpenMP workers that spin."""
-    policy, spins = (os.environ.get(name, "") for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
-    return policy.lower() == "active" or spins not in ("", "0")
+def share_openmp_workers() -> None:
+    """Step on OpenMP's workers, because the rest of the program computes on them, too.
+
+    Between two of its operations they are awake, and would take the core from others.
+    """
+    _engine.set_openmp(chosen=True, awake=not _told_to_sleep())
+
+
+def _setting(name: str) -> str:
+    """Return the value of one of OpenMP's environment variables; "false" is as good as none."""
+    value = os.environ.get(name, "").lower()
+    return "" if value == "false" else value
+
+
+def _told_to_sleep() -> bool:
+    return _setting("OMP_WAIT_POLICY") == "passive" or _setting("GOMP_SPINCOUNT") == "0"
+
+
+def _told_to_spin() -> bool:
+    return _setting("OMP_WAIT_POLICY") == "active" or _setting("GOMP_SPINCOUNT") not in ("", "0")
+
+
+def _bound() -> bool:
+    """Tell whether OpenMP binds threads to CPUs: other threads than its own inherit one of them."""
+    return any(map(_setting, ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")))
 
 
 def _threads_of_environment() -> int:
@@ -183,6 +190,7 @@ def _granted(group: Path) -> float:
 _engine.set_pool(_pool.run_region)
 _default = _threads_of_environment()
 set_num_threads(None)
-_engine.set_spinning(_workers_spin())
+# Who has told OpenMP's workers how to wait or where to run gets those.
+_engine.set_openmp(_told_to_spin() or _bound() or not _pool.supported, _told_to_spin())
 # Read once: it takes some 50 us, and a container has its quota before its processes start.
 _engine.set_quota(_cgroup_quota())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -32,15 +33,30 @@ def python(
     """Run code in a fresh interpreter; a variable that is None is left out."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FASTOPTIM", "OMP", "GOMP"))}
     env |= environment
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
         cwd=cwd,
         env={k: v for k, v in env.items() if v is not None},
-        check=False,
+        start_new_session=True,  # with a process group of its own
     )
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill_all(process)
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """End a process that hangs, and its children, which would otherwise spin on."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.communicate()
 
 
 def output(code: str, **kwargs: str | None) -> str:

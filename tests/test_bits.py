@@ -50,8 +50,8 @@ def test_every_pair_of_options_size_level_and_thread_count(cls, chosen, problem)
     assert np.isfinite(after).all()
     assert np.mean(before != after) > 0.9
     for level in LEVELS:
-        for threads in (1, 2, 3):
-            with engine(level, threads):
+        for threads, openmp in ((1, False), (2, False), (3, True)):
+            with engine(level, threads, openmp):
                 assert_same(run(cls, params, grads, lr=0.01, **chosen), reference)
 
 
@@ -118,11 +118,11 @@ def problems(draw):
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(problems(), st.sampled_from(LEVELS), st.integers(1, 3))
-def test_search(problem, level, threads):
+@given(problems(), st.sampled_from(LEVELS), st.integers(1, 3), st.booleans())
+def test_search(problem, level, threads, openmp):
     cls, chosen, params, grads = problem
     reference = run(cls, params, grads, backend="reference", **chosen)
-    with engine(level, threads):
+    with engine(level, threads, openmp):
         assert_same(run(cls, params, grads, **chosen), reference)
 
 

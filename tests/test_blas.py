@@ -133,8 +133,8 @@ def stepping():
             failures.append("step")
 threads = [threading.Thread(target=computing, args=(k,)) for k in range(4)]
 threads += [threading.Thread(target=stepping) for _ in range(2)]
-_pool.set_spin(SPIN)
 with fo.share_blas_threads():
+    _pool.set_spin(SPIN)
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import copy
 import os
@@ -33,6 +34,16 @@ p = np.zeros(200_000, np.float32); g = np.ones_like(p)
 opt = fo.Adam(p, lr=0.5)
 tasks = lambda: len(os.listdir('/proc/self/task'))
 """
+
+
+@pytest.fixture(scope="module")
+def load_openmp() -> str:
+    """Return code that loads the OpenMP runtime of fastoptim as `openmp`."""
+    pytest.importorskip("threadpoolctl")
+    code = "import fastoptim; from threadpoolctl import threadpool_info; print(threadpool_info())"
+    libraries = ast.literal_eval(output(code))
+    (path,) = (library["filepath"] for library in libraries if library["user_api"] == "openmp")
+    return f"import ctypes; openmp = ctypes.CDLL({path!r})\n"
 
 
 def cpus() -> int:
@@ -141,6 +152,48 @@ print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
 """
         assert output(code, **environment) == f"{threads} 2"
 
+    @pytest.mark.parametrize(
+        ("environment", "workers"),
+        [
+            ({}, "fastoptim's own"),
+            ({"OMP_WAIT_POLICY": "passive"}, "fastoptim's own"),
+            ({"OMP_PROC_BIND": "false"}, "fastoptim's own"),
+            ({"OMP_WAIT_POLICY": "active"}, "OpenMP's"),
+            ({"GOMP_SPINCOUNT": "300000"}, "OpenMP's"),
+            ({"OMP_PROC_BIND": "true"}, "OpenMP's"),
+            ({"OMP_WAIT_POLICY": "passive", "OMP_PLACES": "cores"}, "OpenMP's"),
+        ],
+        ids=str,
+    )
+    def test_whose_workers(self, environment, workers):
+        code = STEP + "opt.step(g); assert (p == -0.5).all(); print(_engine.workers())"
+        assert output(code, FASTOPTIM_NUM_THREADS="2", **environment) == workers
+
+    @on_linux
+    def test_the_openmp_runtime_waits_as_it_does_without_fastoptim(self, load_openmp):
+        shown = "openmp.omp_display_env(1)"  # on standard error
+        expected = python(load_openmp + shown).stderr
+        assert "GOMP_SPINCOUNT" in expected
+        assert python("import fastoptim; " + load_openmp + shown).stderr == expected
+        assert python(load_openmp + "import fastoptim; " + shown).stderr == expected
+
+    @on_linux
+    @needs_fork
+    def test_a_child_of_fork_can_use_openmp_after_steps(self, load_openmp):
+        """It would hang, had a step used OpenMP's workers, for that child has none of them."""
+        code = (
+            FORK
+            + STEP
+            + load_openmp
+            + """
+opt.step(g)
+function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+assert fork(lambda: openmp.GOMP_parallel(function, None, 2, 0)) == 0
+"""
+        )
+        done = python(code, timeout=60, FASTOPTIM_NUM_THREADS="2")
+        assert done.returncode == 0, done.stderr
+
     @pytest.mark.parametrize("n", [0, -1, 1.5, "2", True, 2**31])
     def test_numbers_refused(self, n):
         before = fo.get_num_threads()
@@ -152,14 +205,12 @@ print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
         assert fo.get_num_threads() == before
 
     @on_linux
-    def test_inside_another_parallel_region(self):
+    def test_inside_another_parallel_region(self, load_openmp):
         """Each thread of the region takes its steps alone, and does not start one of its own."""
-        pytest.importorskip("threadpoolctl")
         code = (
             STEP
+            + load_openmp
             + """
-import ctypes, threadpoolctl
-(openmp,) = (lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "openmp")
 found = []
 def work(_):
     p = np.zeros(200_000, np.float32)
@@ -167,7 +218,7 @@ def work(_):
     found.append((_engine.explain_limit(), bool((p == -1).all())))
 function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)
 before = tasks()
-ctypes.CDLL(openmp["filepath"]).GOMP_parallel(function, None, 2, 0)
+openmp.GOMP_parallel(function, None, 2, 0)
 assert tasks() == before + 1, tasks()
 assert found == [((1, "inside a parallel region"), True)] * 2, found
 """

@@ -13,7 +13,7 @@ import fastoptim as fo
 from fastoptim import reference
 from fastoptim._stages import before
 
-try:  # after fastoptim, which decides how the OpenMP runtime is loaded
+try:
     import torch
 except ImportError:  # it comes with the extra `torch`
     torch = None

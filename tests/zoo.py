@@ -131,15 +131,19 @@ PAIR_IDS = [f"{name_of(cls)}-{name_of(chosen)}" for cls, chosen in PAIRS]
 
 
 @contextmanager
-def engine(level: str | None = None, threads: int | None = None) -> Iterator[None]:
-    """Run on a level and a number of threads, however small the work."""
+def engine(
+    level: str | None = None, threads: int | None = None, openmp: bool = False
+) -> Iterator[None]:
+    """Run on a level and a number of threads, OpenMP's or our own, however small the work."""
     kernels, grain, limit = _levels.kernels, _engine.set_grain(1), _engine.set_limit(threads or 0)
+    workers = _engine.set_openmp(openmp, False)
     try:
         if level is not None:
             _levels.kernels = _levels.load(level)
         yield
     finally:
         _levels.kernels = kernels
+        _engine.set_openmp(*workers)
         _engine.set_limit(limit)
         _engine.set_grain(grain)
 

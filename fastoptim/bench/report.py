@@ -22,16 +22,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+WAITING = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"  # how the OpenMP workers of all libraries wait
 COLUMNS, COLUMNS_OF_MANY = 5, 6  # of a table whose columns are sizes, or numbers
 NOTES = """
 probe: a loop over one array that moves the same bytes and only adds
 NumPy, torch, ...: times as long as fastoptim, the median of the ratios of each
 round
 absent: not installed; broken: it is, but does not run; none: its library has
-not written it; slow: it would take minutes
-idle workers: torch, DeepSpeed and numba use the OpenMP runtime that fastoptim
-has loaded, if it is the same file; its workers then sleep at once, too. With
-GOMP_SPINCOUNT=300000 in the environment, all have them spin as libgomp does"""
+not written it; slow: it would take minutes"""
 LOOP_NOTES = """
 iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
 times as long
@@ -48,8 +46,7 @@ absent: not installed; the extra of that name brings it"""
 def environment() -> dict[str, Any]:
     """Return what the figures depend on: CPU, level, threads, versions."""
     found = {"CPU": _cpu_name(), "CPUs": os.cpu_count(), **config(), **rivals.versions()}
-    # They sleep in other libraries, too, which share fastoptim's OpenMP runtime.
-    found["idle workers"] = _idle_workers()
+    found |= {name: os.environ[name] for name in WAITING if name in os.environ}
     try:
         torch = rivals.needed("torch")
     except rivals.UnavailableError:
@@ -59,12 +56,6 @@ def environment() -> dict[str, Any]:
         "torch threads": torch.get_num_threads(),
         "torch default": rivals.torch_default(),
     }
-
-
-def _idle_workers() -> str:
-    settings = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    given = [f"{name}={value}" for name, value in settings.items() if value is not None]
-    return ", ".join(given) or "sleep at once"
 
 
 def _cpu_name() -> str:

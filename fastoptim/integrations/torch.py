@@ -1,9 +1,8 @@
 """Optimizers of PyTorch whose steps on CPU tensors are fastoptim's.
 
 They subclass ``torch.optim.Optimizer``, with the names, arguments, formulas and ``state_dict`` of
-``torch.optim``, and clip, average and update all parameters in one pass over memory. Import torch
-before fastoptim: whoever comes first decides how the OpenMP workers wait that both use, and those
-of fastoptim go to sleep at once, which slows torch's small operations.
+``torch.optim``, and clip, average and update all parameters in one pass over memory. Once this
+module is imported, all steps run on OpenMP's workers, which torch keeps awake.
 
 To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time. So
 it is here: a fastoptim optimizer that works on the same memory is made when a step needs it, and
@@ -46,6 +45,7 @@ import fastoptim as fo
 from fastoptim._base import DEFAULT_SETTINGS, EMA, SETTINGS, Array, Setting
 from fastoptim._engine import change
 from fastoptim._kinds import Count, checked
+from fastoptim.threads import share_openmp_workers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from fastoptim._engine import Change
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
+
+share_openmp_workers()
 
 # Arguments of torch's that choose among its implementations. There is one here, which has the
 # results of all, so that the first two may have any value.

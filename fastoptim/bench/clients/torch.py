@@ -1,7 +1,6 @@
 """torch: a transformer, its gradients clipped by their norm and its parameters averaged.
 
-Each run is a process of its own that imports torch first, as programs do that are written for
-torch: whoever loads the OpenMP runtime decides how its workers wait for both.
+Each run is a process of its own, in which no other library's threads compute.
 """
 
 from __future__ import annotations
