@@ -65,7 +65,8 @@ def after_scalars(bounds: MaybeLimits = None, ema_decay: MaybeFraction = None) -
 
 def after(p: Any, ema: Any, mask: Any, low: Any, high: Any, d: Any, a: Any) -> None:
     """Update p and its average in place, once the rule has updated p."""
-    p[...] = np.where(p < low, low, np.where(p > high, high, p))
+    if low > -math.inf or high < math.inf:
+        p[...] = np.where(p < low, low, np.where(p > high, high, p))
     if mask is not None:
         p[...] = np.where(mask, p, np.zeros_like(low))
     if ema is not None:

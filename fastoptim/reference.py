@@ -63,7 +63,7 @@ def sgd(p, g, v, /, mu, a, nu, lr):
         g = a * g
         v[...] = mu * v + g
         g = g + nu * v if nu != 0 else v  # with nesterov torch has a = 1
-    p[...] = p - lr * g
+    p -= lr * g
 
 
 def _momentum_scalars(
@@ -112,9 +112,9 @@ def rmsprop(p, g, v, g_avg, b, /, alpha, a, mu, lr, inside, eps):
     d = np.sqrt(d + inside) + eps
     if b is not None:
         b[...] = mu * b + g / d
-        p[...] = p - lr * b
+        p -= lr * b
     else:
-        p[...] = p - (lr * g) / d
+        p -= (lr * g) / d
 
 
 def _adagrad_scalars(
@@ -131,8 +131,8 @@ def _adagrad_scalars(
 @rule(_adagrad_scalars, starts={"h": "initial_accumulator_value"})
 def adagrad(p, g, h, /, lr, inside, eps):
     """Gradient over the root of the sum of its squares; see `fastoptim.Adagrad`."""
-    h[...] = h + g * g
-    p[...] = p - (lr * g) / (np.sqrt(h + inside) + eps)
+    h += g * g
+    p -= (lr * g) / (np.sqrt(h + inside) + eps)
 
 
 def _adam_scalars(
@@ -180,7 +180,7 @@ def adadelta(p, g, v, u, /, rho, a, lr, eps):
     v[...] = rho * v + (a * g) * g
     d = np.sqrt(u + eps) / np.sqrt(v + eps) * g
     u[...] = rho * u + (a * d) * d
-    p[...] = p - lr * d
+    p -= lr * d
 
 
 def _adamax_scalars(
@@ -199,7 +199,7 @@ def adamax(p, g, m, u, /, b1, a1, b2, lr, eps):
     m[...] = b1 * m + a1 * g
     d, fading = np.abs(g) + eps, b2 * u
     u[...] = np.where(fading >= d, fading, d)  # a NaN in g shows
-    p[...] = p - (lr * m) / u
+    p -= (lr * m) / u
 
 
 @lru_cache(maxsize=64)
@@ -312,7 +312,7 @@ def rprop(p, g, prev, step_size, /, eta_minus, eta_plus, low, high):
     g = np.where(turn < 0, 0, g)
     step_size[...] = h
     prev[...] = g
-    p[...] = p - _sign(g) * h
+    p -= _sign(g) * h
 
 
 def _asgd_scalars(
@@ -403,7 +403,7 @@ def lamb(p, g, m, v, u, /, lr, trust, wd, b1, a1, b2, a2, r1, r2, eps):
         return
     m[...] = m_new
     v[...] = v_new
-    p[...] = p - lr * d
+    p -= lr * d
 
 
 def _lars_scalars(
@@ -424,4 +424,4 @@ def lars(p, g, v, u, /, lr, trust, mu, nu):
         return
     d = lr * g
     v[...] = mu * v + d
-    p[...] = p - (d + nu * v if nu != 0 else v)
+    p -= d + nu * v if nu != 0 else v

@@ -21,6 +21,7 @@ from fastoptim.demo.training import (
     Training,
     draw_batches,
     learning_rate,
+    numpy_step,
 )
 
 pytest.importorskip("mlxtend", reason="mlxtend is not installed (extra `demo`)")
@@ -78,6 +79,28 @@ def test_a_difference_of_one_bit_shows(results):
     b2 = changed.network.weights["b2"]
     b2[3] = np.nextafter(b2[3], np.float32(np.inf))
     assert not same.identical
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_steps_of_numpy_are_those_of_the_reference(name):
+    def network():
+        return {"w": np.linspace(-1, 1, 12, dtype="f4").reshape(3, 4), "b": np.ones((), "f4")}
+
+    def optimizer(params):
+        lr = fo.schedules.Exponential(0.1, gamma=0.5)
+        return getattr(fo, name)(params, lr=lr, backend="reference")
+
+    rng = np.random.default_rng(3)
+    ours, theirs = network(), network()
+    step, reference = numpy_step(optimizer(ours)), optimizer(theirs)
+    for _ in range(12):
+        # Names count, not the order.
+        g = {n: np.asarray(rng.standard_normal(ours[n].shape), "f4") for n in ("b", "w")}
+        step(g)
+        reference.step(g)
+        for key, p in ours.items():
+            assert p.tobytes() == theirs[key].tobytes()
+    assert not np.array_equal(ours["w"], network()["w"])
 
 
 def test_training_again_gives_the_same_bits(digits):

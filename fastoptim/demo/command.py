@@ -28,14 +28,13 @@ METHODS = ("SGD", "Momentum", "RMSprop", "Adagrad", "Adam")
 BATCHES, QUICK_BATCHES = 1000, 200
 PLOT = Path("fastoptim-demo.png")
 NOTES = """
-step() counts the seconds inside Optimizer.step alone; training counts all of a
-run: mini-batches, forward and backward passes, steps. NumPy stands for
-backend="reference", fastoptim for the compiled kernels; both start from the
-same weights and see the same mini-batches. The reference steps copies of the
-arrays and then takes them over, so it is slower than NumPy need be: fastoptim
-bench has the comparison with NumPy as people write it. Same bits compares every
-byte of the final weights. Each figure is of one run: expect others the next
-time, above all on a busy machine.
+step() counts the seconds of the updates alone; training counts all of a run:
+mini-batches, forward and backward passes, steps. NumPy stands for the rules of
+fastoptim.reference, fastoptim for the compiled kernels; both start from the
+same weights and see the same mini-batches. Same bits compares every byte of the
+final weights. NumPy as people write it takes a little less time than the rules:
+fastoptim bench compares with it. Each figure is of one run: expect others the
+next time, above all on a busy machine.
 """
 
 
