@@ -3,7 +3,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
-Change = tuple[Any, dict[str, Any]]
+Change = tuple[Any, dict[Any, Any]]
 
 openmp: int
 can_flush: bool

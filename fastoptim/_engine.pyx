@@ -15,6 +15,7 @@ Every element is computed by the same expression wherever the task boundaries fa
 depends neither on the number of threads nor on who ran which task.
 """
 
+from cpython.dict cimport PyDict_SetItem
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -248,7 +249,7 @@ def set_grain(Py_ssize_t n):
 
 
 def change(changes):
-    """Give objects new attributes: all of them, or none.
+    """Give objects new attributes, and dicts new items: all of them, or none.
 
     An interrupt of the main thread raises between two instructions of Python; here are none. (Nor
     is there an object's ``__dict__``: once made, it slows each attribute of the object down.)
@@ -260,7 +261,10 @@ def change(changes):
     """
     for target, attributes in list(changes):
         for name, value in (<dict> attributes).items():
-            PyObject_GenericSetAttr(target, name, value)  # runs no __setattr__ in Python
+            if isinstance(target, dict):
+                PyDict_SetItem(target, name, value)
+            else:
+                PyObject_GenericSetAttr(target, name, value)  # runs no __setattr__ in Python
 
 
 cdef inline bint is_dense(cnp.ndarray a):

@@ -150,6 +150,88 @@ def test_a_call_has_happened_or_has_not(name, cls, backend):
     assert n > 3
 
 
+class WithThinc:
+    """Steps of fastoptim's optimizer for thinc, of which one is interrupted."""
+
+    def __init__(self):
+        pytest.importorskip("thinc")
+        from fastoptim.integrations.thinc import Adam
+
+        self.optimizer, self.w = Adam(0.1), np.ones(3, np.float32)
+
+    def step(self):
+        self.optimizer((0, "W"), self.w, np.full(3, 0.5, np.float32))
+
+    def found(self):
+        state = self.optimizer.mom1, self.optimizer.mom2, self.optimizer.averages
+        arrays = [self.w, *(a for kept in state for a in kept.values())]
+        return [a.tobytes() for a in arrays], dict(self.optimizer.nr_update)
+
+
+class WithSklearn:
+    """The same for scikit-learn."""
+
+    def __init__(self):
+        pytest.importorskip("sklearn")
+        from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+
+        from fastoptim.integrations.sklearn import _Adam
+
+        self.params = [np.ones((2, 2)), np.ones(2)]
+        self.optimizer = _Adam.of(AdamOptimizer(self.params))
+
+    def step(self):
+        self.optimizer.update_params(self.params, [np.full_like(p, 0.5) for p in self.params])
+
+    def found(self):
+        state = vars(self.optimizer)
+        arrays = *self.params, *state["ms"], *state["vs"]
+        return [a.tobytes() for a in arrays], state["t"], state["learning_rate"]
+
+
+class WithTorch:
+    """The same for torch."""
+
+    def __init__(self):
+        torch = pytest.importorskip("torch")
+        from fastoptim.integrations.torch import Adam
+
+        self.params = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)]
+        self.optimizer = Adam(self.params, lr=0.1, ema_decay=0.5)
+        for p in self.params:
+            p.grad = torch.full_like(p, 0.5)
+
+    def step(self):
+        self.optimizer.step()
+
+    def found(self):
+        state = self.optimizer.state_dict()["state"]
+        arrays = *self.params, *(a for entries in state.values() for a in entries.values())
+        return [a.detach().numpy().tobytes() for a in arrays]
+
+
+@pytest.mark.parametrize("steps_before", [0, 1])
+@pytest.mark.parametrize("library", [WithThinc, WithSklearn, WithTorch])
+def test_steps_with_other_libraries_have_happened_or_have_not(library, steps_before):
+    def client(steps):
+        found = library()
+        for _ in range(steps):
+            found.step()
+        return found
+
+    expected = [client(steps_before + k).found() for k in range(3)]
+    for n in itertools.count(1):
+        ours = client(steps_before)
+        with np.errstate():
+            found = interrupted(ours.step, n)
+        happened = expected.index(ours.found()) if found else 1
+        ours.step()
+        assert ours.found() == expected[happened + 1]
+        if not found:
+            break
+    assert n > 3
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals")
 @pytest.mark.parametrize("cls", [fo.Adam, fo.LAMB], ids=name_of)
 def test_interrupts_at_any_time_land_between_steps(cls):

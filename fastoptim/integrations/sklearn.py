@@ -36,7 +36,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from operator import is_
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -56,6 +56,9 @@ except ImportError as error:
         "fastoptim.integrations.sklearn: needs scikit-learn 1.6 to 1.9: "
         'python -m pip install "fastoptim[sklearn]"'
     ) from error
+
+if TYPE_CHECKING:
+    from fastoptim._engine import Change
 
 __all__ = ["MLPClassifier", "MLPRegressor", "patch", "patched", "unpatch"]
 
@@ -222,20 +225,25 @@ class _FusedUpdate:
         if len(arrays) != len(self.arrays) or not all(map(is_, arrays, self.arrays)):
             self.plan, self.arrays = _planned(self.rule, params, states), arrays
         own = self._scalars()
+        changes = [(self, self._after_step(own))]
+
+        def judge(scale: float) -> tuple[float, list[Change]]:
+            return scale, changes
+
         if isinstance(grads, _Sums):
             total = float(grads.total)
             groups = [_group(grads.alpha / total, own), _group(0.0, own)]
-            self.plan.step(grads, groups, 1 / total)
+            self.plan.step(grads, groups, 1 / total, judge)
         else:
-            self.plan.step(grads, [_group(0.0, own)] * 2)
-        self._end(own)
+            self.plan.step(grads, [_group(0.0, own)] * 2, 1.0, judge)
 
     def _scalars(self) -> Scalars:
         """Return the rule's scalars of the step to take."""
         raise NotImplementedError
 
-    def _end(self, scalars: Scalars) -> None:
-        """Note that the step was taken."""
+    def _after_step(self, scalars: Scalars) -> dict[str, Any]:
+        """Return the attributes that change together with a step."""
+        return {}
 
 
 def _planned(rule: Rule, params: Sequence[Any], states: Sequence[Any]) -> Plan:
@@ -263,9 +271,9 @@ class _Adam(_FusedUpdate, AdamOptimizer):
         lr, eps = float(self.learning_rate_init), float(self.epsilon)
         return self.rule.scalars(self.t + 1, lr, betas, eps, eps_hat=True)
 
-    def _end(self, scalars: Scalars) -> None:
-        self.t += 1
-        *_, self.learning_rate, _, _ = scalars
+    def _after_step(self, scalars: Scalars) -> dict[str, Any]:
+        *_, lr, _, _ = scalars
+        return {"t": self.t + 1, "learning_rate": lr}
 
 
 class _SGD(_FusedUpdate, SGDOptimizer):

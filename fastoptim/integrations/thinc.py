@@ -23,7 +23,7 @@ or a program does, with `Adam`, `RAdam` and `SGD` of this module in place of tho
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import attrgetter, is_
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,9 @@ except ImportError as error:
     raise ImportError(
         'fastoptim.integrations.thinc: needs thinc: python -m pip install "fastoptim[thinc]"'
     ) from error
+
+if TYPE_CHECKING:
+    from fastoptim._engine import Change
 
 __all__ = ["SGD", "Adam", "Optimizer", "RAdam"]
 
@@ -192,11 +195,9 @@ class Optimizer(thinc.optimizers.Optimizer):
             if not weights.flags.c_contiguous:
                 return self._step_copy(key, weights, gradient, lr_scale)
             planned = self._plan(key, step.rule, arrays)
-        judge = _judge(step, planned.plan, weights, gradient)
+        changes = self._after_step(key, t, planned)
+        judge = _judge(step, planned, gradient, changes)
         planned.plan.step((gradient,), (step,), 1.0, judge)
-        self.nr_update[key] = t
-        if self._planned.get(key) is not planned:
-            self._keep(key, planned)
         return weights, gradient
 
     def step_schedules(self) -> None:
@@ -230,13 +231,18 @@ class Optimizer(thinc.optimizers.Optimizer):
         plan = Plan([tensor], rule.update, loops, zeroing=True)
         return Planned(plan, rule, (weights, *moments, average))
 
-    def _keep(self, key: Key, planned: Planned) -> None:
-        self._planned[key] = planned
-        for kept, array in zip(
-            (self.mom1, self.mom2, self.averages), planned.arrays[1:], strict=True
-        ):
-            if array is not None:
-                kept[key] = array
+    def _after_step(self, key: Key, t: int, planned: Planned) -> "list[Change]":
+        """Return what changes together with the t-th step of a key."""
+        changes: list[Change] = [(self.nr_update, {key: t})]
+        if self._planned.get(key) is not planned:
+            kept = self.mom1, self.mom2, self.averages
+            changes.append((self._planned, {key: planned}))
+            changes += [
+                (arrays, {key: array})
+                for arrays, array in zip(kept, planned.arrays[1:], strict=True)
+                if array is not None
+            ]
+        return changes
 
     def _step_copy(
         self, key: Key, weights: Array, gradient: Array, lr_scale: float
@@ -287,18 +293,16 @@ def _step_of(t: int, use_radam: bool, decays: bool, lr_scale: float, *hyper: flo
 
 
 def _judge(
-    step: Step, plan: Plan, weights: Array, gradient: Array
-) -> Callable[[float], tuple[float, tuple[()]]] | None:
-    """Return what is to be done with a gradient once it is checked, if anything."""
-    if not step.penalty and not step.limit:
-        return None
+    step: Step, planned: Planned, gradient: Array, changes: "list[Change]"
+) -> Callable[[float], tuple[float, "list[Change]"]]:
+    """Return what is to be done with a gradient once it is checked."""
 
-    def judge(scale: float) -> tuple[float, tuple[()]]:
+    def judge(scale: float) -> tuple[float, "list[Change]"]:
         if step.penalty:  # in a pass of its own, because the norm is that of the sum
             with np.errstate(all="ignore"):
-                gradient[...] += step.penalty * weights
-        norm = norm_of(plan, scale)[0] if step.limit else 0.0
-        return (scale * step.limit / norm if norm >= step.limit > 0 else scale), ()
+                gradient[...] += step.penalty * planned.arrays[0]
+        norm = norm_of(planned.plan, scale)[0] if step.limit else 0.0
+        return (scale * step.limit / norm if norm >= step.limit > 0 else scale), changes
 
     return judge
 

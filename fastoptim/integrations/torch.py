@@ -218,11 +218,13 @@ class Optimizer(torch.optim.Optimizer):
         refers to the state and does not copy it.
         """
         self._refuse_while_ema_shows("state_dict")
+        self._catch_up()
         found: dict[str, Any] = super().state_dict()
         return found
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_ema_shows("copy or pickle")
+        self._catch_up()
         return {**super().__getstate__(), "_settings": self._settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -278,6 +280,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _current(self, groups: list[dict[str, Any]]) -> fo.Optimizer:
         """Return the fastoptim optimizer, brought in line with groups and state."""
+        self._catch_up()
         hypers = [self._hyper(group) for group in groups]
         inner = self._inner
         if (
@@ -341,13 +344,20 @@ class Optimizer(torch.optim.Optimizer):
         """Let the state show the steps that have been taken, as torch does from the first on."""
         steps = inner._plan.steps
         self._steps[:] = steps
-        self._shown = self._steps.tolist()
         stepped = [i for i in self._hidden if steps[i]]
         for i in stepped:
-            p, tensors = self._hidden.pop(i)
+            p, tensors = self._hidden[i]
             self.state[p].update(tensors)
         if stepped:
             self._made_from = self._memory()
+        self._hidden = {i: hidden for i, hidden in self._hidden.items() if not steps[i]}
+        self._shown = self._steps.tolist()  # the last: see `_catch_up`
+
+    def _catch_up(self) -> None:
+        """Show a step that was taken, if an interrupt came before all of it was shown."""
+        inner = self._inner
+        if inner and self._made_from is not None and inner._plan.steps != self._shown:
+            self._show(inner)
 
     def _entries(self, key: Any, p: Tensor, state: Mapping[Any, Any]) -> dict[str, Any]:
         """Return what a state holds of a parameter under fastoptim's names, or refuse it."""
