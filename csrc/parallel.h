@@ -12,6 +12,20 @@ static int omp_get_num_procs(void) { return 1; }
 static int omp_in_parallel(void) { return 0; }
 #endif
 
+#if FO_OPENMP < 201307 /* version 4.0 */
+static int omp_get_thread_limit(void) { return 1 << 30; }
+static int omp_get_max_active_levels(void) { return 1; }
+static int omp_get_proc_bind(void) { return 0; }
+#endif
+
+/* How many threads a parallel region of the caller's would get. */
+static int fo_openmp_threads(void)
+{
+    int threads = omp_get_max_threads(), limit = omp_get_thread_limit();
+    if (omp_in_parallel() || omp_get_max_active_levels() == 0) return 1;
+    return limit < threads ? limit : threads;
+}
+
 /* A child of fork() has none of its parent's OpenMP workers, and the runtime waits for them for
  * ever. So a child never asks OpenMP: it computes on one thread or, told otherwise since the fork,
  * on new workers of pool.h. */

@@ -8,7 +8,11 @@
 #ifndef FASTOPTIM_POOL_H
 #define FASTOPTIM_POOL_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* for sets of CPUs */
+#endif
 #include <stddef.h>
+#include <stdint.h>
 
 typedef void (*fo_job)(int i, void *work);
 typedef void (*fo_blas_job)(int slot, void *data, int buffer);
@@ -16,8 +20,9 @@ typedef void (*fo_blas_job)(int slot, void *data, int buffer);
 #ifdef _WIN32
 
 #define FO_POOL 0
-static long fo_spin;
+enum { FO_SPIN = 0 };
 static int fo_blas_slots;
+static int64_t fo_set_spin(int64_t ns) { return ns; }
 static int fo_pool_install(void) { return 0; }
 static int fo_pool_grow(int threads) { (void)threads; return 1; }
 static int fo_pool_try(fo_job job, int n, void *work) { (void)job, (void)n, (void)work; return 0; }
@@ -31,22 +36,28 @@ static void fo_blas_run(int sync, fo_blas_job job, int n, size_t size, void *dat
 #define FO_POOL 1
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-enum { FO_MOST_WORKERS = 1024 };
+enum {
+    FO_MOST_WORKERS = 1024,
+    FO_SPIN = 50000 /* ns that an idle worker stays awake: until a second pass comes */
+};
 
 typedef struct {
     unsigned ticket; /* grows by one with every job */
+    int offered;     /* whether the job is still to be taken */
     int asleep;
     int number;
+    pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
 } fo_worker;
 
-static long fo_spin = 50000; /* ns that an idle worker stays awake: until a second pass comes */
-static int fo_blas_slots;    /* of OpenBLAS's table of threads */
+static int64_t fo_spin = FO_SPIN;
+static int fo_blas_slots; /* of OpenBLAS's table of threads */
 
 static pthread_mutex_t fo_region = PTHREAD_MUTEX_INITIALIZER; /* guards all that follows */
 static fo_worker *fo_workers[FO_MOST_WORKERS];
@@ -55,11 +66,14 @@ static fo_job fo_current;
 static void *fo_work;
 static int fo_unfinished;
 
-static long fo_now(void)
+/* Set how long an idle worker stays awake; return the old value. */
+static int64_t fo_set_spin(int64_t ns) { return __atomic_exchange_n(&fo_spin, ns, __ATOMIC_RELAXED); }
+
+static int64_t fo_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000L + t.tv_nsec;
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 static void fo_pause(void)
@@ -73,7 +87,7 @@ static void fo_pause(void)
 
 static int fo_ticket_comes_soon(fo_worker *worker, unsigned seen)
 {
-    long end = fo_now() + fo_spin;
+    int64_t end = fo_now() + __atomic_load_n(&fo_spin, __ATOMIC_RELAXED);
     do {
         for (int k = 0; k < 64; k++) {
             if (__atomic_load_n(&worker->ticket, __ATOMIC_ACQUIRE) != seen) return 1;
@@ -82,6 +96,14 @@ static int fo_ticket_comes_soon(fo_worker *worker, unsigned seen)
         sched_yield(); /* the core goes to whoever else wants it */
     } while (fo_now() < end);
     return 0;
+}
+
+/* Take the job that a worker is offered, which its region may have taken back. */
+static int fo_claim(fo_worker *worker)
+{
+    int offered = 1;
+    return __atomic_compare_exchange_n(&worker->offered, &offered, 0, 0, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_RELAXED);
 }
 
 static void *fo_serve(void *argument)
@@ -96,44 +118,82 @@ static void *fo_serve(void *argument)
             __atomic_store_n(&worker->asleep, 0, __ATOMIC_SEQ_CST);
             pthread_mutex_unlock(&worker->mutex);
         }
+        if (!fo_claim(worker)) continue;
         fo_current(worker->number, fo_work);
         __atomic_sub_fetch(&fo_unfinished, 1, __ATOMIC_RELEASE);
     }
     return NULL;
 }
 
+/* Start a thread that leaves signals to those of the program, but for those of its own faults. */
+static int fo_start(fo_worker *worker)
+{
+    const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    sigset_t blocked, before;
+    int error;
+    sigfillset(&blocked);
+    for (size_t k = 0; k < sizeof faults / sizeof *faults; k++) sigdelset(&blocked, faults[k]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    error = pthread_create(&worker->thread, NULL, fo_serve, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
 /* Start workers until jobs can run on so many threads, the caller's included. */
 static int fo_add_workers(int threads)
 {
     while (fo_worker_count < threads - 1) {
-        pthread_t thread;
         fo_worker *worker;
         if (fo_worker_count == FO_MOST_WORKERS) return 0;
         /* Each on a cache line of its own, which its thread watches; never freed. */
         if (posix_memalign((void **)&worker, 128, sizeof *worker) != 0) return 0;
         worker->ticket = 0;
+        worker->offered = 0;
         worker->asleep = 0;
         worker->number = fo_worker_count + 1;
         pthread_mutex_init(&worker->mutex, NULL);
         pthread_cond_init(&worker->wake, NULL);
-        if (pthread_create(&thread, NULL, fo_serve, worker) != 0) {
+        if (fo_start(worker) != 0) {
             free(worker);
             return 0;
         }
-        pthread_detach(thread);
+        pthread_detach(worker->thread);
         fo_workers[fo_worker_count++] = worker;
     }
     return 1;
 }
 
-/* Run job(0, work) here and job(1, work) to job(n - 1, work) on a worker each, all at once. */
-static void fo_run_region(fo_job job, int n, void *work)
+#ifdef __linux__
+static cpu_set_t fo_followed; /* where so many of the workers run */
+static int fo_following;
+
+/* Let workers run where the caller may run, which need not be where they were started. */
+static void fo_follow(int workers)
 {
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof mask, &mask) != 0) return;
+    if (workers <= fo_following && CPU_EQUAL(&mask, &fo_followed)) return;
+    for (int i = 0; i < workers; i++)
+        pthread_setaffinity_np(fo_workers[i]->thread, sizeof mask, &mask);
+    fo_followed = mask;
+    fo_following = workers;
+}
+#else
+static int fo_following;
+static void fo_follow(int workers) { (void)workers; }
+#endif
+
+/* Run job(0, work) here and job(1, work) to job(n - 1, work) on a worker each: all of them at once,
+ * or those that have begun by the time the caller is done. */
+static void fo_run_region(fo_job job, int n, void *work, int all)
+{
+    fo_follow(n - 1);
     fo_current = job;
     fo_work = work;
     __atomic_store_n(&fo_unfinished, n - 1, __ATOMIC_RELAXED);
     for (int i = 0; i < n - 1; i++) {
         fo_worker *worker = fo_workers[i];
+        __atomic_store_n(&worker->offered, 1, __ATOMIC_RELEASE);
         __atomic_add_fetch(&worker->ticket, 1, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&worker->asleep, __ATOMIC_SEQ_CST)) {
             pthread_mutex_lock(&worker->mutex);
@@ -142,6 +202,8 @@ static void fo_run_region(fo_job job, int n, void *work)
         }
     }
     job(0, work);
+    for (int i = 0; i < n - 1 && !all; i++)
+        if (fo_claim(fo_workers[i])) __atomic_sub_fetch(&fo_unfinished, 1, __ATOMIC_RELAXED);
     for (int k = 0; __atomic_load_n(&fo_unfinished, __ATOMIC_ACQUIRE) > 0; k++) {
         if (k % 64 == 63) sched_yield();
         fo_pause();
@@ -157,15 +219,15 @@ static int fo_pool_grow(int threads)
     return grown;
 }
 
-/* Run a region unless the workers are busy; return whether it ran. */
+/* Run job(0, work) here and others, up to job(n - 1, work), on the workers that there are and that
+ * begin in time. Return 0 if they are busy; then nothing has run. */
 static int fo_pool_try(fo_job job, int n, void *work)
 {
-    int ready;
     if (pthread_mutex_trylock(&fo_region) != 0) return 0;
-    ready = fo_add_workers(n);
-    if (ready) fo_run_region(job, n, work);
+    if (!fo_add_workers(n)) n = fo_worker_count + 1;
+    fo_run_region(job, n, work, 0);
     pthread_mutex_unlock(&fo_region);
-    return ready;
+    return 1;
 }
 
 typedef struct {
@@ -193,7 +255,7 @@ static void fo_blas_run(int sync, fo_blas_job job, int n, size_t size, void *dat
         fprintf(stderr, "fastoptim: cannot start the %d threads of a product\n", n - 1);
         abort(); /* OpenBLAS ends the process too when it cannot start its threads */
     }
-    fo_run_region(fo_run_blas_job, n, &work);
+    fo_run_region(fo_run_blas_job, n, &work, 1);
     pthread_mutex_unlock(&fo_region);
 }
 
@@ -202,7 +264,7 @@ static void fo_before_fork(void) { pthread_mutex_lock(&fo_region); }
 static void fo_after_fork(void) { pthread_mutex_unlock(&fo_region); }
 static void fo_in_child(void)
 {
-    fo_worker_count = 0;
+    fo_worker_count = fo_following = 0;
     pthread_mutex_init(&fo_region, NULL);
 }
 

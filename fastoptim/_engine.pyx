@@ -15,9 +15,8 @@ Every element is computed by the same expression wherever the task boundaries fa
 depends neither on the number of threads nor on who ran which task.
 """
 
-from cpython.dict cimport PyDict_SetItem
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
-from cpython.object cimport PyObject, PyObject_GenericSetAttr
+from cpython.object cimport PyObject, PyObject_GenericSetAttr, PyObject_SetItem
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange
 from libc.float cimport DBL_MIN, FLT_MIN
@@ -50,9 +49,10 @@ cdef extern from "parallel.h":
     int fo_forks
     int fo_install_fork_guard()
     Py_ssize_t fo_take(Py_ssize_t* next) nogil
-    int omp_get_max_threads() nogil
+    int fo_openmp_threads() nogil
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
+    int omp_get_proc_bind() nogil
 
 cdef extern from "denormals.h":
     ctypedef unsigned long long fo_mode
@@ -175,10 +175,19 @@ def set_pool(uintptr_t address):
     pool = <region_t> address
 
 
-def set_shared(bint on):
-    """Say whether the BLAS shares the workers of pool.h with us."""
+def share(bint on, uintptr_t set_callback, uintptr_t callback):
+    """Let the BLAS share the workers of pool.h with us, or not, by the function that it has for it.
+
+    One call, in which no interrupt comes, does both.
+    """
     global shared
+    (<void (*)(void*) noexcept nogil> set_callback)(<void*> callback if on else NULL)
     shared = on
+
+
+def is_shared():
+    """Tell whether the BLAS shares the workers of pool.h with us."""
+    return shared
 
 
 def set_quota(int n):
@@ -201,6 +210,11 @@ def set_openmp(bint chosen, bint awake):
 
 cdef inline bint on_openmp() noexcept nogil:
     return openmp_chosen and not shared and not fo_forks
+
+
+def threads_are_bound():
+    """Tell whether OpenMP binds threads to CPUs, of which those of others may inherit one."""
+    return omp_get_proc_bind() != 0
 
 
 def workers():
@@ -226,7 +240,7 @@ cpdef tuple explain_limit():
         return 1, "child of fork()"
     # The runtime counts the CPUs that this thread may run on at this moment. Asking the operating
     # system instead gives 1 where OMP_PROC_BIND has bound each thread to a CPU of its own.
-    n, why = omp_get_max_threads(), "OpenMP runtime"
+    n, why = fo_openmp_threads(), "OpenMP runtime"
     if omp_get_num_procs() < n:
         n, why = omp_get_num_procs(), "CPU affinity"
     if 0 < quota < n:
@@ -249,7 +263,7 @@ def set_grain(Py_ssize_t n):
 
 
 def change(changes):
-    """Give objects new attributes, and dicts new items: all of them, or none.
+    """Give objects new attributes, and dicts and arrays new items: all of them, or none.
 
     An interrupt of the main thread raises between two instructions of Python; here are none. (Nor
     is there an object's ``__dict__``: once made, it slows each attribute of the object down.)
@@ -257,12 +271,12 @@ def change(changes):
     Parameters
     ----------
     changes : iterable of tuples
-        ``(object, attributes)``, the attributes a dict.
+        ``(object, attributes)``, the attributes or items a dict. (Of an array it is ``...``.)
     """
     for target, attributes in list(changes):
         for name, value in (<dict> attributes).items():
-            if isinstance(target, dict):
-                PyDict_SetItem(target, name, value)
+            if isinstance(target, (dict, np.ndarray)):
+                PyObject_SetItem(target, name, value)
             else:
                 PyObject_GenericSetAttr(target, name, value)  # runs no __setattr__ in Python
 
@@ -500,6 +514,7 @@ cdef class Plan:
     cdef object update, loops
     cdef bint trust, zeroing
     cdef bint flush  # denormals, in the step under way
+    cdef fo_mode mode  # of the threads, in the loop under way
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(
@@ -1097,9 +1112,10 @@ cdef class Plan:
     cdef void spread(self, task_t task, Py_ssize_t count, int threads) noexcept nogil:
         cdef Py_ssize_t k
         cdef int thread
-        cdef fo_mode mode
+        cdef fo_mode mode = fo_get_mode()
+        self.mode = flushing(mode, self.flush)
         if threads == 1:
-            mode = begin(self.flush)
+            fo_set_mode(self.mode)
             for k in range(count):
                 task(<void*> self, k)
             fo_set_mode(mode)
@@ -1119,12 +1135,13 @@ cdef class Plan:
 
         A thread meets the elements of the step before, some of which its core's caches still hold:
         that is 2 to 12 % faster than one queue for all, and unlike fixed shares it does not wait
-        for a thread that has no core.
+        for the share of a thread that has no core.
         """
         cdef Part* part
         cdef Py_ssize_t k
         cdef int other
-        cdef fo_mode mode = begin(self.flush)
+        cdef fo_mode mode = fo_get_mode()
+        fo_set_mode(self.mode)  # the caller's: other threads may round in another way
         for other in range(self.parts):
             part = &self.part[(thread + other) % self.parts]
             k = fo_take(&part.next)
@@ -1151,11 +1168,9 @@ cdef class Plan:
             i += 1
 
 
-cdef inline fo_mode begin(bint flush) noexcept nogil:
-    """Take denormals for zero or for what they are, whatever the thread's mode was; return it."""
-    cdef fo_mode mode = fo_get_mode()
-    fo_set_mode(mode | FO_FLUSH if flush else mode & ~<fo_mode> FO_FLUSH)
-    return mode
+cdef inline fo_mode flushing(fo_mode mode, bint flush) noexcept nogil:
+    """Return a mode in which denormals are zero, or are what they are, and all else is the same."""
+    return mode | FO_FLUSH if flush else mode & ~<fo_mode> FO_FLUSH
 
 
 cdef class Loops:
@@ -1171,7 +1186,8 @@ cdef class Loops:
 
     def __enter__(self):
         self.warnings.__enter__()
-        self.mode = begin(self.flush)
+        self.mode = fo_get_mode()
+        fo_set_mode(flushing(self.mode, self.flush))
 
     def __exit__(self, *error):
         fo_set_mode(self.mode)

@@ -1,6 +1,6 @@
 """The workers of the engine, which OpenBLAS may share, as addresses of C functions."""
 
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 
 cdef extern from "pool.h":
     int FO_POOL
@@ -8,13 +8,14 @@ cdef extern from "pool.h":
     int fo_pool_grow(int threads) nogil
     void fo_pool_try()
     void fo_blas_run()
-    long fo_spin
+    int FO_SPIN
+    int64_t fo_set_spin(int64_t ns)
     int fo_blas_slots
 
 supported = bool(FO_POOL)
 run_region = <uintptr_t> &fo_pool_try
 blas_callback = <uintptr_t> &fo_blas_run
-spin = fo_spin  # ns that an idle worker stays awake, unless somebody sets it
+spin = FO_SPIN  # ns that an idle worker stays awake, unless somebody sets it
 
 
 def grow(int threads):
@@ -31,11 +32,9 @@ def set_blas_slots(int slots):
     fo_blas_slots = slots
 
 
-def set_spin(long ns):
+def set_spin(int64_t ns):
     """Set how long an idle worker stays awake; return the old value."""
-    global fo_spin
-    old, fo_spin = fo_spin, ns
-    return old
+    return fo_set_spin(ns)
 
 
 if fo_pool_install() != 0:

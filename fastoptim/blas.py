@@ -39,7 +39,8 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
     RuntimeError
         If NumPy's BLAS cannot share its threads (nothing has changed then): it is another library
         (MKL, Accelerate, BLIS), OpenBLAS before 0.3.29, or an OpenBLAS that has no threads of its
-        own; or there are too many of them; or the system refuses further threads.
+        own; or there are too many of them; or OpenMP binds threads to CPUs; or the system refuses
+        further threads.
 
     Warnings
     --------
@@ -78,7 +79,7 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
 
     def __init__(self, share: bool = True) -> None:
         share = checked("share", Flag(), share)
-        self._before = _shared
+        self._before = _engine.is_shared()
         _switch(share)
 
     def __enter__(self) -> None:
@@ -93,23 +94,20 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
         _switch(self._before)
 
     def __repr__(self) -> str:
-        return f"<BLAS threads {'shared' if _shared else 'not shared'}>"
+        return f"<BLAS threads {'shared' if _engine.is_shared() else 'not shared'}>"
 
 
-_shared = False
-_switching = threading.Lock()  # BLAS's callback, the engine's and the flag change together
+_switching = threading.Lock()
 
 
 def _switch(share: bool) -> None:
-    global _shared
     with _switching:
-        if share == _shared:
+        if share == _engine.is_shared():
             return
         set_callback = _prepared() if share else _function("set_threads_callback_function")
-        set_callback(ctypes.c_void_p(_pool.blas_callback if share else None))
-        _engine.set_shared(share)
         _pool.set_spin(SPIN if share else _pool.spin)
-        _shared = share
+        address = ctypes.cast(set_callback, ctypes.c_void_p).value
+        _engine.share(share, address or 0, _pool.blas_callback)
 
 
 def _prepared() -> ctypes._NamedFuncPointer:
@@ -126,6 +124,11 @@ def _prepared() -> ctypes._NamedFuncPointer:
         raise RuntimeError(f"{_EXPECTED}, found one without threads of its own")
     if not _pool.supported:
         raise RuntimeError("share_blas_threads: not supported on this platform")
+    if _engine.threads_are_bound():  # each to the CPU of the thread that calls, then
+        raise RuntimeError(
+            "share_blas_threads: expected threads that may run on any CPU, found OMP_PROC_BIND, "
+            "OMP_PLACES or GOMP_CPU_AFFINITY, which bind them"
+        )
     threads = max(_function("get_num_threads")(), _function("get_num_procs")())
     if 2 * threads > int(slots[1]):
         raise RuntimeError(

@@ -25,11 +25,14 @@ ones of OpenMP in all six networks that were tried.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from . import _engine, _pool
 from ._kinds import Count, checked
@@ -108,10 +111,12 @@ def get_num_threads() -> int:
     3. what `set_num_threads` was given, else the environment variable FASTOPTIM_NUM_THREADS as it
        was at import;
     4. 1 in a child of ``fork()``, for which 2 and 3 count only if they were set in it;
-    5. what the OpenMP runtime allows (OMP_NUM_THREADS, threadpoolctl), but not more than the CPUs
-       that the thread may run on, nor than the CPU quota that the process's cgroup had at import.
+    5. what the OpenMP runtime allows (OMP_NUM_THREADS, OMP_THREAD_LIMIT, threadpoolctl), but not
+       more than the CPUs that the thread may run on, nor than the CPU quota that the process's
+       cgroup had at import.
 
-    A number that fastoptim itself was given is taken as it is, even above the number of CPUs.
+    A number that fastoptim itself was given is taken as it is, even above the number of CPUs. Of
+    threads that step at the same moment, one gets the others to help and the rest step alone.
 
     Notes
     -----
@@ -122,31 +127,30 @@ def get_num_threads() -> int:
     return _engine.explain_limit()[0]
 
 
-def share_openmp_workers() -> None:
-    """Step on OpenMP's workers, because the rest of the program computes on them, too.
+def share_openmp_workers(library: str) -> None:
+    """Step on OpenMP's workers if another library, the file named, computes on them, too.
 
-    Between two of its operations they are awake, and would take the core from others.
+    Between two of its operations they are awake, and would take the core from others. It may also
+    have brought an OpenMP runtime of its own.
     """
-    _engine.set_openmp(chosen=True, awake=not _told_to_sleep())
+    files = library, _engine.__file__
+    with suppress(AttributeError, OSError):  # it has none
+        theirs, ours = (_address(ctypes.CDLL(file).omp_get_max_threads) for file in files)
+        if theirs == ours:
+            _engine.set_openmp(chosen=True, awake=_workers_spin(default=True))
 
 
-def _setting(name: str) -> str:
-    """Return the value of one of OpenMP's environment variables; "false" is as good as none."""
-    value = os.environ.get(name, "").lower()
-    return "" if value == "false" else value
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
-def _told_to_sleep() -> bool:
-    return _setting("OMP_WAIT_POLICY") == "passive" or _setting("GOMP_SPINCOUNT") == "0"
-
-
-def _told_to_spin() -> bool:
-    return _setting("OMP_WAIT_POLICY") == "active" or _setting("GOMP_SPINCOUNT") not in ("", "0")
-
-
-def _bound() -> bool:
-    """Tell whether OpenMP binds threads to CPUs: other threads than its own inherit one of them."""
-    return any(map(_setting, ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")))
+def _workers_spin(default: bool) -> bool:
+    """Tell whether idle workers of OpenMP spin, as libgomp reads its environment variables."""
+    spins = os.environ.get("GOMP_SPINCOUNT", "").strip().lower()
+    if count := re.fullmatch(r"(\d+)\s*[kmgt]?|infin(ite|ity)", spins):
+        return int(count[1] or 1) > 0
+    policy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower()
+    return {"active": True, "passive": False}.get(policy, default)
 
 
 def _threads_of_environment() -> int:
@@ -190,7 +194,8 @@ def _granted(group: Path) -> float:
 _engine.set_pool(_pool.run_region)
 _default = _threads_of_environment()
 set_num_threads(None)
-# Who has told OpenMP's workers how to wait or where to run gets those.
-_engine.set_openmp(_told_to_spin() or _bound() or not _pool.supported, _told_to_spin())
+# Who has told OpenMP's workers to stay awake, or where to run, gets those.
+_spin = _workers_spin(default=False)
+_engine.set_openmp(_spin or _engine.threads_are_bound() or not _pool.supported, _spin)
 # Read once: it takes some 50 us, and a container has its quota before its processes start.
 _engine.set_quota(_cgroup_quota())

@@ -45,7 +45,7 @@ def python(
     )
     try:
         stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    except BaseException:  # it took too long, or Ctrl-C, of which the process knows nothing
         kill_all(process)
         raise
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)

@@ -1,7 +1,7 @@
 /* Calls to the pool of csrc/pool.h from several threads at once, for the thread sanitizer.
  *
- * Each thread has rows of its own, to which the workers add in regions and in BLAS's callback. With
- * an argument they also all add to one row, outside of the pool: a race that must be noticed. */
+ * Each thread has a row of its own, to which the workers add in regions and in BLAS's callback. With
+ * an argument they also all add to one number, outside of the pool: a race that must be noticed. */
 #include "pool.h"
 
 enum { CALLERS = 6, ROUNDS = 1000, MOST = 4 };
@@ -9,7 +9,18 @@ enum { CALLERS = 6, ROUNDS = 1000, MOST = 4 };
 static long sums[CALLERS][MOST], shared;
 static int race;
 
-static void add(int i, void *row) { ((long *)row)[i] += 1; }
+typedef struct {
+    long *row;
+    int n, next;
+} Tasks;
+
+/* Add to what nobody has taken yet, whoever of the workers has begun. */
+static void add(int i, void *work)
+{
+    Tasks *tasks = (Tasks *)work;
+    while ((i = __atomic_fetch_add(&tasks->next, 1, __ATOMIC_RELAXED)) < tasks->n)
+        tasks->row[i] += 1;
+}
 
 static void add_in_slot(int slot, void *sum, int buffer)
 {
@@ -21,13 +32,17 @@ static void *call(void *row)
 {
     for (int round = 0; round < ROUNDS; round++) {
         int n = 2 + round % (MOST - 1);
+        Tasks tasks = {row, n, 0};
         if (round % 2) {
             fo_blas_run(1, add_in_slot, n, sizeof(long), row, 0);
-        } else if (!fo_pool_try(add, n, row)) {
-            for (int i = 0; i < n; i++) add(i, row); /* the workers are busy */
+        } else if (!fo_pool_try(add, n, &tasks)) {
+            add(0, &tasks); /* the workers are busy */
         }
         if (race) shared++;
-        if (round % 100 == 0) nanosleep(&(struct timespec){0, 2 * fo_spin}, NULL); /* they sleep */
+        if (round % 100 == 0) {
+            fo_set_spin(round % 200 ? 0 : FO_SPIN);
+            nanosleep(&(struct timespec){0, 2 * FO_SPIN}, NULL); /* they sleep */
+        }
     }
     return NULL;
 }

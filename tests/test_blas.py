@@ -375,4 +375,4 @@ def test_import_changes_nothing():
     assert output("import fastoptim as fo; print(fo.share_blas_threads(False))") == (
         "<BLAS threads not shared>"
     )
-    assert python("import fastoptim; fastoptim.blas._shared and 1 / 0").returncode == 0
+    assert python("import fastoptim; fastoptim._engine.is_shared() and 1 / 0").returncode == 0

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from _thread import interrupt_main
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -153,19 +154,36 @@ def test_a_call_has_happened_or_has_not(name, cls, backend):
 class WithThinc:
     """Steps of fastoptim's optimizer for thinc, of which one is interrupted."""
 
+    order = "C"
+    options: ClassVar = {}
+
     def __init__(self):
         pytest.importorskip("thinc")
         from fastoptim.integrations.thinc import Adam
 
-        self.optimizer, self.w = Adam(0.1), np.ones(3, np.float32)
+        self.optimizer = Adam(0.1, **self.options)
+        self.w = np.ones((2, 3), np.float32, order=self.order)
+        self.gradient = np.zeros_like(self.w)
+
+    def prepare(self):
+        self.gradient[...] = 0.5
 
     def step(self):
-        self.optimizer((0, "W"), self.w, np.full(3, 0.5, np.float32))
+        self.optimizer((0, "W"), self.w, self.gradient)
 
     def found(self):
         state = self.optimizer.mom1, self.optimizer.mom2, self.optimizer.averages
         arrays = [self.w, *(a for kept in state for a in kept.values())]
+        assert (self.gradient == 0.5 * bool(self.gradient.any())).all()
         return [a.tobytes() for a in arrays], dict(self.optimizer.nr_update)
+
+
+class WithThincInFortranOrder(WithThinc):
+    order = "F"
+
+
+class WithThincAndPenalty(WithThinc):
+    options: ClassVar = {"L2": 0.1, "L2_is_weight_decay": False}
 
 
 class WithSklearn:
@@ -179,6 +197,9 @@ class WithSklearn:
 
         self.params = [np.ones((2, 2)), np.ones(2)]
         self.optimizer = _Adam.of(AdamOptimizer(self.params))
+
+    def prepare(self):
+        pass
 
     def step(self):
         self.optimizer.update_params(self.params, [np.full_like(p, 0.5) for p in self.params])
@@ -198,8 +219,10 @@ class WithTorch:
 
         self.params = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)]
         self.optimizer = Adam(self.params, lr=0.1, ema_decay=0.5)
+
+    def prepare(self):
         for p in self.params:
-            p.grad = torch.full_like(p, 0.5)
+            p.grad = p.detach() * 0 + 0.5
 
     def step(self):
         self.optimizer.step()
@@ -211,12 +234,18 @@ class WithTorch:
 
 
 @pytest.mark.parametrize("steps_before", [0, 1])
-@pytest.mark.parametrize("library", [WithThinc, WithSklearn, WithTorch])
+@pytest.mark.parametrize(
+    "library",
+    [WithThinc, WithThincInFortranOrder, WithThincAndPenalty, WithSklearn, WithTorch],
+    ids=name_of,
+)
 def test_steps_with_other_libraries_have_happened_or_have_not(library, steps_before):
     def client(steps):
         found = library()
         for _ in range(steps):
+            found.prepare()
             found.step()
+        found.prepare()
         return found
 
     expected = [client(steps_before + k).found() for k in range(3)]
@@ -225,11 +254,35 @@ def test_steps_with_other_libraries_have_happened_or_have_not(library, steps_bef
         with np.errstate():
             found = interrupted(ours.step, n)
         happened = expected.index(ours.found()) if found else 1
+        ours.prepare()
         ours.step()
         assert ours.found() == expected[happened + 1]
         if not found:
             break
     assert n > 3
+
+
+def test_a_torch_program_may_change_anything_after_an_interrupt():
+    """The step has happened, but torch's state does not show all of it yet."""
+    torch = pytest.importorskip("torch")
+    seen = 0
+    for n in itertools.count(1):
+        ours = WithTorch()
+        ours.prepare()
+        first = ours.params[0]
+        if not interrupted(ours.step, n):
+            break
+        happened = not bool((first == 1).all())
+        seen += happened
+        first.data = torch.zeros(2)
+        added = torch.ones(2, requires_grad=True)
+        added.grad = torch.ones(2)
+        ours.optimizer.add_param_group({"params": [added]})
+        ours.step()
+        assert (first < 0).all()
+        assert (added < 1).all()
+        assert ours.optimizer.state[first]["step"] == 1 + happened
+    assert seen > 3
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals")

@@ -20,7 +20,7 @@ or a program does, with `Adam`, `RAdam` and `SGD` of this module in place of tho
 
 # confection, which reads config files, wants the annotations of functions themselves: no
 # `from __future__ import annotations` here.
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,7 +32,8 @@ from fastoptim._base import Array, chosen_backend
 from fastoptim._engine import Plan, check_target
 from fastoptim._kinds import Real, checked
 from fastoptim._rule import Rule, ScalarsOfStep
-from fastoptim._stages import after_scalars, before_scalars, norm_of
+from fastoptim._stages import Scalars, after_scalars, before_scalars, norm_of
+from fastoptim.gradients import global_norm
 
 try:
     import thinc.optimizers
@@ -186,19 +187,32 @@ class Optimizer(thinc.optimizers.Optimizer):
             raise _not_numpy(key, weights=weights, gradient=gradient)
         if gradient.size == 0:
             return weights, gradient
+        if weights.flags.c_contiguous:
+            self._step(key, weights, gradient, lr_scale, [])
+        else:  # in which order thinc has its state
+            check_target(f"weights[{key!r}]", weights)
+            if np.may_share_memory(weights, gradient):
+                raise ValueError(
+                    f"gradient[{key!r}]: expected memory apart from the weights, found memory "
+                    "shared with them"
+                )
+            copy: Any = np.ascontiguousarray(weights)
+            self._step(key, copy, gradient, lr_scale, [(weights, {...: copy})])
+        return weights, gradient
+
+    def _step(
+        self, key: Key, weights: Array, gradient: Array, lr_scale: float, changes: "list[Change]"
+    ) -> None:
+        """Step weights in C order, and change together with them what else there is to change."""
         t = self.nr_update.get(key, 0) + 1
         step = self._next_step(key, t, lr_scale)
         average = None if self.averages is None else self.averages.get(key)
         arrays = weights, self.mom1.get(key), self.mom2.get(key), average
         planned = self._planned.get(key) or self._idle.get(key)
         if not (planned and planned.rule is step.rule and all(map(is_, planned.arrays, arrays))):
-            if not weights.flags.c_contiguous:
-                return self._step_copy(key, weights, gradient, lr_scale)
             planned = self._plan(key, step.rule, arrays)
-        changes = self._after_step(key, t, planned)
-        judge = _judge(step, planned, gradient, changes)
-        planned.plan.step((gradient,), (step,), 1.0, judge)
-        return weights, gradient
+        group = Clipped(step, planned, gradient, [*changes, *self._after_step(key, t, planned)])
+        planned.plan.step((gradient,), (group,), 1.0, group.judge)
 
     def step_schedules(self) -> None:
         """Go on to the next values of the schedules.
@@ -244,21 +258,6 @@ class Optimizer(thinc.optimizers.Optimizer):
             ]
         return changes
 
-    def _step_copy(
-        self, key: Key, weights: Array, gradient: Array, lr_scale: float
-    ) -> tuple[Array, Array]:
-        """Step weights that are not in C order, in which thinc has their state."""
-        check_target(f"weights[{key!r}]", weights)
-        if np.may_share_memory(weights, gradient):
-            raise ValueError(
-                f"gradient[{key!r}]: expected memory apart from the weights, found memory shared "
-                "with them"
-            )
-        copy: Any = np.ascontiguousarray(weights)
-        self(key, copy, gradient, lr_scale=lr_scale)
-        weights[...] = copy
-        return weights, gradient
-
 
 @lru_cache(maxsize=32)  # one, where all parameters are in the same step
 def _step_of(t: int, use_radam: bool, decays: bool, lr_scale: float, *hyper: float) -> Step:
@@ -292,19 +291,35 @@ def _step_of(t: int, use_radam: bool, decays: bool, lr_scale: float, *hyper: flo
     return Step(rule, lambda _: scalars, 0.0 if decays else l2, limit)
 
 
-def _judge(
-    step: Step, planned: Planned, gradient: Array, changes: "list[Change]"
-) -> Callable[[float], tuple[float, "list[Change]"]]:
-    """Return what is to be done with a gradient once it is checked."""
+class Clipped:
+    """A step whose gradient is clipped once it is checked, the sum of it and the penalty.
 
-    def judge(scale: float) -> tuple[float, "list[Change]"]:
-        if step.penalty:  # in a pass of its own, because the norm is that of the sum
-            with np.errstate(all="ignore"):
-                gradient[...] += step.penalty * planned.arrays[0]
-        norm = norm_of(planned.plan, scale)[0] if step.limit else 0.0
-        return (scale * step.limit / norm if norm >= step.limit > 0 else scale), changes
+    The penalty becomes a part of the step, and the gradient stays as it is until then.
+    """
 
-    return judge
+    def __init__(
+        self, step: Step, planned: Planned, gradient: Array, changes: "list[Change]"
+    ) -> None:
+        self.step, self.planned, self.gradient, self.changes = step, planned, gradient, changes
+        self.factor = 1.0
+
+    def judge(self, scale: float) -> tuple[float, "list[Change]"]:
+        limit = self.step.limit
+        if limit:
+            norm = self._norm(scale)
+            if norm >= limit:
+                self.factor = limit / norm
+        return scale * self.factor, self.changes
+
+    def _norm(self, scale: float) -> float:
+        if not self.step.penalty:
+            return norm_of(self.planned.plan, scale)[0]
+        with np.errstate(all="ignore"):
+            return global_norm([self.gradient + self.step.penalty * self.planned.arrays[0]])
+
+    def scalars(self, t: int) -> tuple[Scalars, Scalars, Scalars]:
+        (scale, decay, *rest), after, own = self.step.scalars(t)
+        return (scale, decay + self.factor * scale * self.step.penalty, *rest), after, own
 
 
 def _shaped(label: str, moment: Any, weights: Array) -> Any:

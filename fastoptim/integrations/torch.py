@@ -2,7 +2,8 @@
 
 They subclass ``torch.optim.Optimizer``, with the names, arguments, formulas and ``state_dict`` of
 ``torch.optim``, and clip, average and update all parameters in one pass over memory. Once this
-module is imported, all steps run on OpenMP's workers, which torch keeps awake.
+module is imported, all steps run on OpenMP's workers, which torch keeps awake (unless torch has
+brought an OpenMP runtime of its own).
 
 To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time. So
 it is here: a fastoptim optimizer that works on the same memory is made when a step needs it, and
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
 
-share_openmp_workers()
+share_openmp_workers(torch._C.__file__)
 
 # Arguments of torch's that choose among its implementations. There is one here, which has the
 # results of all, so that the first two may have any value.
@@ -276,7 +277,8 @@ class Optimizer(torch.optim.Optimizer):
         ]
         inner.step(grads if len(grads) > 1 else grads[0], grad_scale=scale)
         increment_version([p for g in groups for p in g["params"] if p.grad is not None])
-        self._show(inner)
+        if self._show(inner):
+            self._made_from = self._memory()
 
     def _current(self, groups: list[dict[str, Any]]) -> fo.Optimizer:
         """Return the fastoptim optimizer, brought in line with groups and state."""
@@ -340,24 +342,31 @@ class Optimizer(torch.optim.Optimizer):
         self._made_from, self._shown = self._memory(), self._steps.tolist()
         return inner
 
-    def _show(self, inner: fo.Optimizer) -> None:
-        """Let the state show the steps that have been taken, as torch does from the first on."""
+    def _show(self, inner: fo.Optimizer) -> bool:
+        """Let the state show the steps that have been taken, as torch does from the first on.
+
+        Tell whether that took arrays that it has not shown before.
+        """
         steps = inner._plan.steps
         self._steps[:] = steps
         stepped = [i for i in self._hidden if steps[i]]
         for i in stepped:
             p, tensors = self._hidden[i]
             self.state[p].update(tensors)
-        if stepped:
-            self._made_from = self._memory()
         self._hidden = {i: hidden for i, hidden in self._hidden.items() if not steps[i]}
-        self._shown = self._steps.tolist()  # the last: see `_catch_up`
+        self._shown = self._steps.tolist()
+        return bool(stepped)
 
     def _catch_up(self) -> None:
-        """Show a step that was taken, if an interrupt came before all of it was shown."""
+        """Show a step that was taken, if an interrupt came before all of it was shown.
+
+        The program may have changed anything meanwhile, so the next step starts from the state.
+        """
         inner = self._inner
         if inner and self._made_from is not None and inner._plan.steps != self._shown:
+            increment_version([p for group in self._groups() for p in group["params"]])
             self._show(inner)
+            self._made_from = None
 
     def _entries(self, key: Any, p: Tensor, state: Mapping[Any, Any]) -> dict[str, Any]:
         """Return what a state holds of a parameter under fastoptim's names, or refuse it."""
