@@ -21,6 +21,8 @@ from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, SupportsFloat, cast, get_type_hints
 
+from numpy import ndarray
+
 from ._kinds import (
     Above,
     Choice,
@@ -1110,7 +1112,9 @@ class ReduceLROnPlateau:
 
 def _metric(value: Any) -> float:
     kind = getattr(getattr(value, "dtype", None), "kind", None)
-    if isinstance(value, SupportsFloat) and kind not in ("S", "U"):  # float() would read text
+    # float() would read text, and in NumPy before 2.4 arrays of one element
+    is_number = kind not in ("S", "U") and not (isinstance(value, ndarray) and value.ndim)
+    if isinstance(value, SupportsFloat) and is_number:
         try:
             return float(value)
         except OverflowError:

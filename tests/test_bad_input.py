@@ -45,6 +45,7 @@ import fastoptim as fo
 from fastoptim import functional, init, reference, schedules
 from fastoptim._base import SETTINGS, Options
 from fastoptim._rule import Rule
+from fastoptim.bench.loop import can_share
 from fastoptim.schedules import Constant, ReduceLROnPlateau
 
 BASE = np.arange(1.0, 7.0).reshape(2, 3)
@@ -635,6 +636,8 @@ def test_argument(name, argument):
         pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plot`)")
     if name in ("Optimizer.save", "Optimizer.load"):
         pytest.importorskip("safetensors", reason="safetensors is not installed")
+    if name == "share_blas_threads" and not can_share():
+        pytest.skip("NumPy's BLAS cannot share its threads")
     for value, outcome in TABLE[name][argument][1].cases():
         if outcome is NOT_TRIED:
             continue

@@ -330,8 +330,8 @@ def test_the_learning_rate_can_be_changed():
 @pytest.mark.parametrize("cls", PAIR, ids=["patched", "ours"])
 @pytest.mark.parametrize("options", [{}, SGD])
 def test_gradients_and_steps_allocate_nothing_that_grows(cls, options, monkeypatch):
-    """Also the penalty, and the mean over the batch."""
-    estimator = perceptron(cls, hidden_layer_sizes=(300,), max_iter=3, **options)
+    """Also the penalty, and the mean over the batch; some versions of NumPy take 64 KB to sum."""
+    estimator = perceptron(cls, hidden_layer_sizes=(3000,), max_iter=3, **options)
     peaks = {}
 
     def trace(owner, name):
