@@ -1113,7 +1113,7 @@ class ReduceLROnPlateau:
 def _metric(value: Any) -> float:
     kind = getattr(getattr(value, "dtype", None), "kind", None)
     # float() would read text, and in NumPy before 2.4 arrays of one element
-    is_number = kind not in ("S", "U") and not (isinstance(value, ndarray) and value.ndim)
+    is_number = kind not in ("S", "U") and not (issubclass(type(value), ndarray) and value.ndim)
     if isinstance(value, SupportsFloat) and is_number:
         try:
             return float(value)
