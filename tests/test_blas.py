@@ -6,12 +6,14 @@ Everything that could hang runs in a process of its own, with a time limit.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 
 import numpy as np
 import pytest
 from fresh import FORK, needs_fork, needs_openmp, output, python
+from interrupts import interrupted
 
 import fastoptim as fo
 from fastoptim import _engine, _pool, blas
@@ -369,6 +371,31 @@ class Config:
 
     def __call__(self) -> bytes:
         return self.text.encode()
+
+
+@needs_openblas
+@needs_openmp
+def test_threads_that_are_bound_to_a_cpu_each_are_not_shared():
+    code = "import fastoptim as fo; fo.share_blas_threads()"
+    done = python(code, OMP_PROC_BIND="true")
+    assert "expected threads that may run on any CPU, found OMP_PROC_BIND" in done.stderr
+
+
+@needs_openblas
+def test_an_interrupt_leaves_it_switched_or_not():
+    if not hasattr(blas._library(), "openblas_threads_callback_"):
+        pytest.skip("this OpenBLAS hides its state")
+    callback = ctypes.c_void_p.in_dll(blas._library(), "openblas_threads_callback_")
+    for n in itertools.count(1):
+        try:
+            if not interrupted(fo.share_blas_threads, n):
+                break
+            assert _engine.is_shared() == (callback.value is not None)
+        finally:
+            fo.share_blas_threads(False)
+        assert callback.value is None
+        assert not _engine.is_shared()
+    assert n > 3
 
 
 def test_import_changes_nothing():

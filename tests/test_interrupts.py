@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
-import signal
 import sys
 import threading
-from _thread import interrupt_main
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from fresh import output
+from interrupts import interrupted
 from zoo import arrays_of, name_of, snapshot
 
 import fastoptim as fo
@@ -20,40 +19,6 @@ import fastoptim as fo
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="not in the main thread"
 )
-
-
-def interrupted(work, n: int) -> bool:
-    """Run work, with a KeyboardInterrupt where Python looks for signals for the n-th time.
-
-    Tell whether it looked so often. Between calls of C, that is where interrupts come from.
-    """
-    looks, over = 0, False
-
-    def handler(signum, frame):
-        nonlocal looks
-        looks += 1
-        if over:
-            return
-        if looks == n:
-            raise KeyboardInterrupt
-        again = map(interrupt_main, [signum])
-        _ = [*again]  # no call of its own, behind which this function would be interrupted
-
-    before = signal.signal(signal.SIGINT, handler)
-    trace = sys.gettrace()
-    try:
-        sys.settrace(None)  # what measures coverage would be interrupted in each line
-        interrupt_main()
-        work()
-        over = True
-    except KeyboardInterrupt:
-        return True
-    finally:
-        over = True
-        sys.settrace(trace)
-        signal.signal(signal.SIGINT, before)
-    return False
-
 
 OPTIONS = {"ema_decay": 0.5, "max_grad_norm": 1.0, "nonfinite": "skip"}
 G = [[np.array([0.5, -2.0]), np.array([[3.0], [1.0]])], {"w": np.array([4.0])}]

@@ -7,6 +7,7 @@ import asyncio
 import copy
 import os
 import pickle
+import platform
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,8 @@ from fresh import FORK, needs_fork, needs_openmp, output, python
 from zoo import OPTIMIZERS, assert_same, engine, gradients, snapshot
 
 import fastoptim as fo
-from fastoptim import _engine
-from fastoptim.threads import _cgroup_quota
+from fastoptim import _engine, _pool
+from fastoptim.threads import _cgroup_quota, share_openmp_workers
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
 
@@ -78,6 +79,14 @@ class TestLimits:
     def test_no_more_than_the_cpus_unless_told(self):
         assert output(THREADS, OMP_NUM_THREADS="5000") == str(cpus())
         assert output(THREADS, FASTOPTIM_NUM_THREADS="5000") == "5000"
+
+    @on_linux
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    @pytest.mark.parametrize("variable", ["OMP_THREAD_LIMIT=1", "OMP_MAX_ACTIVE_LEVELS=0"])
+    def test_limits_that_are_not_a_number_of_threads(self, variable):
+        name, value = variable.split("=")
+        assert output(THREADS, **{name: value}) == "1"
+        assert output(THREADS, **{name: value}, FASTOPTIM_NUM_THREADS="2") == "2"
 
     @on_linux
     @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
@@ -157,8 +166,12 @@ print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
         [
             ({}, "fastoptim's own"),
             ({"OMP_WAIT_POLICY": "passive"}, "fastoptim's own"),
-            ({"OMP_PROC_BIND": "false"}, "fastoptim's own"),
-            ({"OMP_WAIT_POLICY": "active"}, "OpenMP's"),
+            ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "0"}, "fastoptim's own"),
+            ({"OMP_PROC_BIND": " false "}, "fastoptim's own"),
+            ({"OMP_PROC_BIND": "false", "OMP_PLACES": "cores"}, "fastoptim's own"),
+            ({"OMP_WAIT_POLICY": " Active "}, "OpenMP's"),
+            ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3k"}, "OpenMP's"),
+            ({"GOMP_SPINCOUNT": "infinite"}, "OpenMP's"),
             ({"GOMP_SPINCOUNT": "300000"}, "OpenMP's"),
             ({"OMP_PROC_BIND": "true"}, "OpenMP's"),
             ({"OMP_WAIT_POLICY": "passive", "OMP_PLACES": "cores"}, "OpenMP's"),
@@ -168,6 +181,20 @@ print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
     def test_whose_workers(self, environment, workers):
         code = STEP + "opt.step(g); assert (p == -0.5).all(); print(_engine.workers())"
         assert output(code, FASTOPTIM_NUM_THREADS="2", **environment) == workers
+
+    @pytest.mark.parametrize("library", ["nothing.so", _pool.__file__])
+    def test_workers_of_a_library_without_our_openmp_are_left_alone(self, library):
+        before = _engine.workers()
+        share_openmp_workers(library)
+        assert _engine.workers() == before
+
+    def test_workers_of_a_library_with_our_openmp(self):
+        before = _engine.set_openmp(False, False)
+        try:
+            share_openmp_workers(_engine.__file__)
+            assert _engine.workers() == "OpenMP's"
+        finally:
+            _engine.set_openmp(*before)
 
     @on_linux
     def test_the_openmp_runtime_waits_as_it_does_without_fastoptim(self, load_openmp):
@@ -236,6 +263,72 @@ p = np.zeros(4_000_000); opt = fo.Adam(p); opt.step(np.ones(4_000_000)); large =
 print(small - before, large - before)
 """
         assert output(code, FASTOPTIM_NUM_THREADS="3").split() == ["0", "2"]
+
+
+@on_linux
+@needs_openmp
+class TestWorkers:
+    """Those of fastoptim's own."""
+
+    START = STEP + "fo.set_num_threads(2); opt.step(g)\n"
+
+    def test_signals_are_left_to_the_program(self):
+        """One that the program blocks and waits for must not find a thread that it ends."""
+        code = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.kill(os.getpid(), signal.SIGTERM)
+print(signal.sigwait({signal.SIGTERM}) == signal.SIGTERM)
+"""
+        assert output(self.START + code, OPENBLAS_NUM_THREADS="1") == "True"
+
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    def test_they_run_where_the_caller_may_run(self):
+        code = """
+before = {int(task) for task in os.listdir('/proc/self/task')}
+mine = os.sched_getaffinity(0)
+first, *_ = mine
+def masks():
+    opt.step(g)
+    (worker,) = {int(task) for task in os.listdir('/proc/self/task')} - before
+    return os.sched_getaffinity(worker)
+os.sched_setaffinity(0, {first})
+fo.set_num_threads(2)
+assert masks() == {first}
+os.sched_setaffinity(0, mine)
+assert masks() == mine
+"""
+        output(STEP + code, OPENBLAS_NUM_THREADS="1")
+
+    def test_more_than_there_can_be(self):
+        code = """
+fo.set_num_threads(1100)
+before = tasks()
+opt.step(g)
+assert (p == -0.5).all()
+print(tasks() - before)
+"""
+        assert output(STEP + code) == "1024"
+
+    @pytest.mark.skipif(platform.machine() != "x86_64", reason="knows the number on x86-64")
+    @pytest.mark.parametrize("openmp", [False, True])
+    def test_they_round_as_the_caller_does(self, openmp):
+        code = f"""
+import ctypes, ctypes.util
+_engine.set_openmp({openmp}, False)
+upward = 0x800
+assert ctypes.CDLL(ctypes.util.find_library("m")).fesetround(upward) == 0
+found = []
+for threads in (1, 2):
+    q = np.linspace(-1, 1, 200_000)
+    with fo.num_threads(threads):
+        other = fo.SGD(q, lr=0.1)
+        for _ in range(20):
+            other.step(q / 3)
+    found.append(q.tobytes())
+print(found[0] == found[1])
+"""
+        assert output(self.START + code) == "True"
 
 
 @needs_openmp

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fresh import output, python
+from fresh import needs_openmp, output, python
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -807,6 +807,19 @@ def test_rmsprop_state_of_an_old_torch_counts_with_integers():
     optimizer.load_state_dict(saved)
     optimizer.step()
     assert optimizer.state[params[0]]["step"] == 8
+
+
+@needs_openmp
+@pytest.mark.parametrize("first", ["torch", "fastoptim"])
+def test_steps_run_on_the_workers_that_torch_keeps_awake(first):
+    code = f"""
+import {first}, torch, fastoptim
+from fastoptim import _engine
+before = _engine.workers()
+import fastoptim.integrations.torch
+print(before, _engine.workers(), sep=", ")
+"""
+    assert output(code) == "fastoptim's own, OpenMP's"
 
 
 class TestBenchmark:
