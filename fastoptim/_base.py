@@ -540,11 +540,9 @@ class Optimizer:
         """
         self._refuse_while_ema_shows("state_dict")
         with self._plan:
+            # No comprehension here: in Python 3.13 an interrupt in one would not leave the plan.
             found = self._described()
-            for entry in found["state"].values():
-                entry |= {
-                    name: array.copy(order="K") for name, array in entry.items() if name != "step"
-                }
+            found["state"] = _copied(found["state"])
         return found
 
     def _described(self) -> dict[str, Any]:
@@ -956,6 +954,14 @@ def _allocated(
     for key, name in wanted:
         state[key][name] = found[key, name]
     return state
+
+
+def _copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Return a state as `Optimizer._described` has it, with copies of the arrays."""
+    return {
+        key: {n: x if n == "step" else x.copy(order="K") for n, x in entry.items()}
+        for key, entry in state.items()
+    }
 
 
 def _keys(groups: Iterable[ParamGroup]) -> list[Any]:
