@@ -98,6 +98,7 @@ def show_clients(results: Sequence[ClientResult], left_out: Mapping[str, str]) -
 
     table = _table("Clients", ["model", "before\ns", "after\ns", "ratio", "differs\nby"])
     table.columns[1].justify = "left"
+    table.padding = 0  # for 80 columns
     for result in results:
         table.add_row(
             result.client.library,
