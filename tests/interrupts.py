@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from _thread import interrupt_main
@@ -26,6 +27,7 @@ def interrupted(work, n: int) -> bool:
 
     before = signal.signal(signal.SIGINT, handler)
     trace = sys.gettrace()
+    gc.disable()  # its callbacks would be interrupted, and nobody could catch that
     try:
         sys.settrace(None)  # what measures coverage would be interrupted in each line
         interrupt_main()
@@ -36,5 +38,6 @@ def interrupted(work, n: int) -> bool:
     finally:
         over = True
         sys.settrace(trace)
+        gc.enable()
         signal.signal(signal.SIGINT, before)
     return False

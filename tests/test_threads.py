@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ast
 import asyncio
 import copy
@@ -18,7 +19,7 @@ from fresh import FORK, needs_fork, needs_openmp, output, python
 from zoo import OPTIMIZERS, assert_same, engine, gradients, snapshot
 
 import fastoptim as fo
-from fastoptim import _engine, _pool
+from fastoptim import _engine
 from fastoptim.threads import _cgroup_quota, share_openmp_workers
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
@@ -182,7 +183,7 @@ print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
         code = STEP + "opt.step(g); assert (p == -0.5).all(); print(_engine.workers())"
         assert output(code, FASTOPTIM_NUM_THREADS="2", **environment) == workers
 
-    @pytest.mark.parametrize("library", ["nothing.so", _pool.__file__])
+    @pytest.mark.parametrize("library", ["nothing.so", _ctypes.__file__])
     def test_workers_of_a_library_without_our_openmp_are_left_alone(self, library):
         before = _engine.workers()
         share_openmp_workers(library)
