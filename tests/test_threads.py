@@ -189,6 +189,22 @@ print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
         share_openmp_workers(library)
         assert _engine.workers() == before
 
+    @on_linux
+    def test_workers_of_a_library_with_an_openmp_of_its_own_are_left_alone(
+        self, load_openmp, tmp_path
+    ):
+        code = f"""
+import shutil, fastoptim
+from fastoptim import _engine, threads
+{load_openmp}
+other = shutil.copy(openmp._name, {str(tmp_path / "libother.so")!r})
+threads.share_openmp_workers(other)
+print(_engine.workers())
+threads.share_openmp_workers(openmp._name)
+print(_engine.workers())
+"""
+        assert output(code).splitlines() == ["fastoptim's own", "OpenMP's"]
+
     def test_workers_of_a_library_with_our_openmp(self):
         before = _engine.set_openmp(False, False)
         try:
