@@ -31,7 +31,7 @@ static int fo_openmp_threads(void)
  * on new workers of pool.h. */
 static volatile int fo_forks = 0; /* from the process that imported us to this one */
 
-#if defined(_OPENMP) && !defined(_WIN32)
+#ifndef _WIN32
 #include <pthread.h>
 static void fo_count_fork(void) { fo_forks++; }
 static int fo_install_fork_guard(void) { return pthread_atfork(0, 0, fo_count_fork); }

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
+import warnings
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+    Set,
+)
 from contextlib import AbstractContextManager
 from functools import partial
 from types import MappingProxyType
@@ -71,8 +81,13 @@ def chosen_backend(backend: str | None = None) -> str:
 class Container:
     """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
 
+    # The caller's own list or mapping, in which an array may be replaced at any time; else None.
+    given: Any = None
+
     def __init__(self, label: str, params: Any, at_least: int = 1) -> None:
         self.names: list[Any] | None = None
+        if isinstance(params, (Sequence, Mapping)) and not isinstance(params, tuple):
+            self.given = params
         self.single = isinstance(params, np.ndarray)
         if isinstance(params, Mapping):
             self.names, self.arrays = list(params), list(params.values())
@@ -87,6 +102,28 @@ class Container:
             )
         if len(self.arrays) < at_least:
             raise ValueError(f"{label}: expected at least one array, found none")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out a container of a type that need not pickle."""
+        keep = type(self.given) in (list, dict)
+        return {k: value for k, value in vars(self).items() if keep or k != "given"}
+
+    def check_given(self, label: str) -> None:
+        """Raise if another array has taken the place of one in the caller's list or mapping."""
+        for key, index, p in zip(
+            self.names or range(len(self.arrays)), self.indices(), self.arrays, strict=True
+        ):
+            try:
+                found = self.given[key]
+            except LookupError:
+                found = None
+            if not (found is p or _same_memory(found, p)):
+                what = "another array" if isinstance(found, np.ndarray) else type(found).__name__
+                raise ValueError(
+                    f"{label}{index}: expected the array that the optimizer was given, which it "
+                    f"updates in place, found {what} in its place: assign to its elements, as in "
+                    f"params{index}[...] = values, or make a new optimizer"
+                )
 
     def like(self, values: list[Any]) -> Any:
         """Return values in a container like this one."""
@@ -118,11 +155,11 @@ class Container:
             )
         return grads
 
-    def masks(self, mask: Any) -> list[Any]:
-        """Return a copy of the mask of each array, in its layout, or None."""
+    def masks(self, mask: Any) -> tuple[Any, ...]:
+        """Return a read-only copy of the mask of each array, in its layout, or None."""
         if mask is None:
-            return [None] * len(self.arrays)
-        found = []
+            return (None,) * len(self.arrays)
+        found: list[Any] = []
         for index, p, m in zip(self.indices(), self.arrays, self.order("mask", mask), strict=True):
             if m is not None:
                 label = f"mask{index}"  # comparing 0-d arrays gives scalars
@@ -134,8 +171,9 @@ class Container:
                         f"{label}: expected shape {p.shape} as its parameter has, found {m.shape}"
                     )
                 m = np.full_like(p, m, dtype=bool, subok=False)
+                m.flags.writeable = False
             found.append(m)
-        return found
+        return tuple(found)
 
     def _order_names(self, label: str, grads: Any) -> Sequence[Any]:
         if not isinstance(grads, Mapping):
@@ -154,35 +192,59 @@ class Container:
         return [grads[name] for name in names]
 
 
+def _same_memory(found: Any, array: Array) -> bool:
+    """Tell whether what was found is an array over the same elements."""
+    return (
+        isinstance(found, np.ndarray)
+        and all(
+            getattr(found, name) == getattr(array, name) for name in ("dtype", "shape", "strides")
+        )
+        and bool(found.ctypes.data == array.ctypes.data)
+    )
+
+
 class ParamGroup(MutableMapping[str, Any]):
     """Parameters with hyperparameters of their own: a mapping, as in ``torch.optim``.
 
     ``group["lr"] = 0.1`` checks the value, alone and beside the others, before it changes
-    anything. ``group["params"]`` is the list of the group's arrays.
+    anything. ``group["params"]`` is the list of the group's arrays. ``group["mask"]`` is a
+    container of read-only masks as the optimizer keeps them, or None; set to other masks, or to
+    None, it holds from the next step on.
     """
 
-    hyper: dict[str, Any]
+    _rule: Rule
+    container: Container
+    hyper: Mapping[str, Any]
     state_names: tuple[str, ...]
-    planned: bool  # whether the optimizer's plan has this state
+    masks: tuple[Any, ...]  # of each array, or None
+    planned: bool  # whether the optimizer's plan has this state, and these masks
     schedules: set[str]
     scalars: ScalarsOfStep
 
     def __init__(
         self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any = None
     ) -> None:
-        self._rule = rule
-        self.container = container
-        self.masks = container.masks(mask)
-        self.state_names, self.planned = (), False
-        change([self.adopting(rule.check(hyper))])
+        self._begin(rule, container, rule.check(hyper), mask)
 
-    def adopting(self, hyper: dict[str, Any]) -> Change:
+    def _begin(self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any) -> None:
+        """Take what a group is made of, its hyperparameters checked."""
+        masks = container.masks(mask)
+        own = {"_rule": rule, "container": container, "masks": masks}
+        change([(self, own | {"state_names": (), "planned": False})])
+        change([self.adopting(hyper)])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"{name}: expected an item, as in group[{name!r}] = ..., found an attribute"
+        )
+
+    def adopting(self, hyper: Mapping[str, Any]) -> Change:
         """Return what to change to take hyperparameters that the rule has checked."""
         state_names = self._rule.state_for(hyper)
         if hyper["ema_decay"] is not None:
             state_names += (EMA,)
         return self, {
-            "hyper": hyper,
+            "hyper": MappingProxyType(dict(hyper)),
             "state_names": state_names,
             "planned": self.planned and state_names == self.state_names,
             "schedules": {name for name, value in hyper.items() if is_schedule(value)},
@@ -190,37 +252,44 @@ class ParamGroup(MutableMapping[str, Any]):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        masks = self.container.like(self.masks)
-        return {"rule": self._rule, "container": self.container, "hyper": self.hyper, "mask": masks}
+        hyper = dict(self.hyper)
+        masks = self.container.like(list(self.masks))
+        return {"rule": self._rule, "container": self.container, "hyper": hyper, "mask": masks}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self._rule, self.container = state["rule"], state["container"]
-        self.masks = self.container.masks(state["mask"])  # the arrays may have another layout now
-        self.state_names, self.planned = (), False
-        # They are checked, and no schedule may be called before all is there.
-        change([self.adopting(state["hyper"])])
+        # The masks are copied, for the arrays may have another layout now. The hyperparameters were
+        # checked before, and no schedule may be called until all is there.
+        self._begin(state["rule"], state["container"], state["hyper"], state["mask"])
 
     def __getitem__(self, name: str) -> Any:
-        return list(self.container.arrays) if name == "params" else self.hyper[name]
+        if name == "params":
+            return list(self.container.arrays)
+        if name == "mask":
+            pruned = any(mask is not None for mask in self.masks)
+            return self.container.like(list(self.masks)) if pruned else None
+        return self.hyper[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.update({name: value})
 
-    def update(self, *args: Any, **hyper: Any) -> None:
-        """Set several hyperparameters, all of them or none."""
-        hyper = dict(*args, **hyper)
-        if "params" in hyper:
+    def update(self, *args: Any, **values: Any) -> None:
+        """Set several hyperparameters, and the mask, all of them or none."""
+        values = dict(*args, **values)
+        if "params" in values:
             raise TypeError("params: a group's arrays stay; add_param_group takes further ones")
-        change([self.adopting(self._rule.check({**self.hyper, **hyper}))])
+        masks = {}
+        if "mask" in values:
+            masks = {"masks": self.container.masks(values.pop("mask")), "planned": False}
+        change([self.adopting(self._rule.check({**self.hyper, **values})), (self, masks)])
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name}: a hyperparameter can be changed, not deleted")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("params", *self.hyper))
+        return iter(("params", "mask", *self.hyper))
 
     def __len__(self) -> int:
-        return 1 + len(self.hyper)
+        return 2 + len(self.hyper)
 
     def __repr__(self) -> str:
         hyper = ", ".join(f"{name}={value!r}" for name, value in self.hyper.items())
@@ -364,7 +433,7 @@ class Optimizer:
     ) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
-        self._backend = chosen_backend(backend)
+        self._backend = self._chosen_backend(backend)
         settings = {
             name: checked(name, kind, hyper.pop(name, DEFAULT_SETTINGS[name]))
             for name, kind in SETTINGS.items()
@@ -377,13 +446,31 @@ class Optimizer:
         self._state: dict[Any, dict[str, Array]] = {}
         self._plan = Plan([])
         if _is_sequence(params):
-            params = list(params)
+            params = params if isinstance(params, Sequence) else list(params)
             if any(isinstance(item, Mapping) for item in params):
                 if mask is not None:
                     raise TypeError("mask: expected a mask in each param group, found one for all")
-                self._add_groups(params)
+                self._add_groups(list(params))
                 return
         self._add_groups([{"params": params, "mask": mask}])
+
+    def _chosen_backend(self, backend: str | None) -> str:
+        """Return the backend that is asked for, or the one that there is for the rule."""
+        chosen = chosen_backend(backend)
+        if chosen == "compiled" and self.rule.kernel is None:
+            if backend is not None:
+                raise ValueError(
+                    f"backend: expected 'reference' for the rule {self.rule.name}, which has no "
+                    f"compiled loop, found {backend!r}"
+                )
+            warnings.warn(
+                f"{type(self).__name__}: the rule {self.rule.name} has no compiled loop, and steps "
+                "with NumPy; backend='reference' asks for that",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return "reference"
+        return chosen
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -401,6 +488,7 @@ class Optimizer:
         The key of a parameter is its name where ``params`` is a mapping, else its number, counted
         over all groups. The arrays may be changed in place, not replaced.
         """
+        self._settled()
         return MappingProxyType(
             {key: MappingProxyType(arrays) for key, arrays in self._state.items()}
         )
@@ -425,7 +513,11 @@ class Optimizer:
 
     @property
     def ema(self) -> Any:
-        """The average of the parameters, in containers like theirs; None without `ema_decay`."""
+        """The average of the parameters, in containers like theirs; None without `ema_decay`.
+
+        Until the first step, it is what the parameters are, within their bounds and masks.
+        """
+        self._settled()
         arrays = iter(self._state.values())
         averages = [
             group.container.like([next(arrays).get(EMA) for _ in group.container.arrays])
@@ -511,7 +603,9 @@ class Optimizer:
         for group in self._groups:
             if not group.planned:
                 with self._plan as plan:  # until the step is taken
-                    new, changes = self._planned(self._groups, self._state, plan.steps)
+                    new, changes = self._planned(
+                        self._groups, self._state, plan.steps, unstarted=self._unstarted()
+                    )
                     taking = partial(self._judge, new, changes)
                     if new.step(grads, self._groups, scale, taking, self._flushes):
                         plan.retire((), ())
@@ -539,7 +633,7 @@ class Optimizer:
             thread is in a step of this optimizer.
         """
         self._refuse_while_ema_shows("state_dict")
-        with self._plan:
+        with self._settled():
             # No comprehension here: in Python 3.13 an interrupt in one would not leave the plan.
             found = self._described()
             found["state"] = _copied(found["state"])
@@ -634,7 +728,8 @@ class Optimizer:
         self._refuse_while_ema_shows("save")
         path = checkpoint.path_of(path)
         with_params = checked("params", Flag(), params)
-        with self._plan:
+        self._check_given()
+        with self._settled():
             checkpoint.write(path, self._described(), self._params() if with_params else {})
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -666,6 +761,7 @@ class Optimizer:
         """
         self._refuse_while_ema_shows("load")
         path = checkpoint.path_of(path)
+        self._check_given()
         with self._plan, checkpoint.blaming(path):
             states = (*self.rule.state, EMA)
             self._load(*checkpoint.read(path, self._described(), self._params(), states))
@@ -696,8 +792,7 @@ class Optimizer:
             hyper = {name: group.hyper[name] for name in group.schedules - saved.keys()}
             hyper |= {name: value for name, value in saved.items() if name != "params"}
             _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper, key=str))
-            groups.append(ParamGroup(self.rule, group.container, hyper))
-            groups[-1].masks = group.masks
+            groups.append(ParamGroup(self.rule, group.container, hyper, group["mask"]))
         settings = _entry("state_dict", state_dict, "settings")
         if isinstance(settings, Mapping):  # it came later than the others
             settings = {"flush_denormals": False, **settings}
@@ -715,10 +810,12 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_ema_shows("copy or pickle")
-        with self._plan as plan:
-            return {**vars(self), "_plan": plan.steps}
+        with self._settled() as plan:
+            return {**vars(self), "_plan": plan.steps, "_unstarted": self._unstarted()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
+        state = dict(state)
+        unstarted = state.pop("_unstarted", ())
         change([(self, {**state, "_plan": Plan([])})])
         params = (p for group in self._groups for p in group.container.arrays)
         wanted = {
@@ -726,7 +823,8 @@ class Optimizer:
             for p, (key, arrays) in zip(params, self._state.items(), strict=True)
             for name, array in arrays.items()
         }
-        self._lay_out(self._groups, _allocated(list(self._state), wanted), state["_plan"])
+        copies = _allocated(list(self._state), wanted)
+        self._lay_out(self._groups, copies, state["_plan"], unstarted=unstarted)
 
     def __copy__(self) -> Any:
         raise TypeError(
@@ -760,9 +858,39 @@ class Optimizer:
             raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
 
     def _check_ema(self) -> None:
+        self._refuse_while_ema_shows("use_ema")
         if self.ema is None:
             raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
-        self._refuse_while_ema_shows("use_ema")
+        self._check_given()
+
+    def _check_given(self) -> None:
+        """Raise if a list or mapping of the caller's no longer holds the parameters."""
+        for _, _, check in _watched(self._groups):
+            check()
+
+    def _settled(self) -> Plan:
+        """Return the plan, once it has what a next step would go on from.
+
+        That is the state which hyperparameters that were set since the last step call for, and
+        averages that are to start with that step. While the plan is in use it stays as it is.
+        """
+        plan = self._plan
+        if plan.in_use:
+            return plan
+        if not all(group.planned for group in self._groups):
+            with plan:
+                unstarted = self._unstarted()
+                self._lay_out(self._groups, self._state, plan.steps, unstarted=unstarted)
+            plan = self._plan
+        if any(plan.unstarted):
+            with plan:
+                plan.start_averages(self._groups)
+        return plan
+
+    def _unstarted(self) -> set[Any]:
+        """Return the keys of the parameters whose averages are to start at the next step."""
+        pairs = zip(self._state, self._plan.unstarted, strict=True)
+        return {key for key, unstarted in pairs if unstarted}
 
     def _params(self) -> dict[Any, Array]:
         """Return the parameters by their keys."""
@@ -786,7 +914,8 @@ class Optimizer:
             hyper = {**self._defaults, **hyper}
             added.append(ParamGroup(self.rule, container, hyper, group.get("mask")))
         steps = self._plan.steps + [0] * sum(len(group.container.arrays) for group in added)
-        self._lay_out((*self._groups, *added), self._state, steps)
+        unstarted = self._unstarted()
+        self._lay_out((*self._groups, *added), self._state, steps, unstarted=unstarted)
 
     def _lay_out(
         self,
@@ -795,13 +924,15 @@ class Optimizer:
         steps: Sequence[int],
         others: Mapping[str, Any] = MappingProxyType({}),
         values: Sequence[Array] = (),
+        unstarted: Collection[Any] = (),
     ) -> None:
         """Allocate the state that is missing and plan the steps; then change all at once.
 
         Attributes of the optimizer that change, too, are in `others`, and what the parameters
-        become in `values`, unless they stay.
+        become in `values`, unless they stay. Averages in the state go on from there, except those
+        of the keys in `unstarted`.
         """
-        _, changes = self._planned(groups, state, steps, others)
+        _, changes = self._planned(groups, state, steps, others, unstarted)
         self._plan.retire(changes, list(values))
 
     def _planned(
@@ -810,17 +941,42 @@ class Optimizer:
         state: Mapping[Any, Mapping[str, Array]],
         steps: Sequence[int],
         others: Mapping[str, Any] = MappingProxyType({}),
+        unstarted: Collection[Any] = (),
     ) -> tuple[Plan, list[Change]]:
         """Return a plan of the steps, and what to change to take it and the state it has added."""
-        complete = {key: dict(state.get(key, {})) for key in _keys(groups)}
+        complete = self._kept(groups, state)
+        going_on = {key for key in complete if EMA in complete[key] and key not in unstarted}
         self._fill_in(groups, complete)
         loops = _levels.loops(self.rule.kernel) if self._backend == "compiled" else None
         tensors = list(self._tensors(groups, complete, steps))
-        plan = Plan(tensors, self.rule.update, loops, self.rule.trust)
+        starting = [key not in going_on for key in complete]
+        plan = Plan(
+            tensors,
+            self.rule.update,
+            loops,
+            self.rule.trust,
+            unstarted=starting,
+            watched=_watched(groups),
+        )
         own = {**others, "_groups": groups, "_state": complete}
         # the plan last: who steps it finds the rest in place
         changes = [*((group, {"planned": True}) for group in groups), (self, own | {"_plan": plan})]
         return plan, changes
+
+    def _kept(
+        self, groups: Iterable[ParamGroup], state: Mapping[Any, Mapping[str, Array]]
+    ) -> dict[Any, dict[str, Array]]:
+        """Return the state that steps go on from, by the keys of all parameters.
+
+        An average that is switched off is left out: once steps were taken without it, it is of
+        parameters long gone, and starts anew when it is switched on again. Other state stays, as
+        it does in ``torch.optim``.
+        """
+        averaged = (EMA in group.state_names for group in groups for _ in group.container.arrays)
+        return {
+            key: {n: a for n, a in state.get(key, {}).items() if keep or n != EMA}
+            for key, keep in zip(_keys(groups), averaged, strict=True)
+        }
 
     def _fill_in(self, groups: Iterable[ParamGroup], state: Mapping[Any, dict[str, Array]]) -> None:
         """Add the state arrays that are missing, as they are before the first step."""
@@ -954,6 +1110,16 @@ def _allocated(
     for key, name in wanted:
         state[key][name] = found[key, name]
     return state
+
+
+def _watched(groups: Sequence[ParamGroup]) -> list[tuple[Any, list[Array], Callable[[], None]]]:
+    """Return the caller's lists and mappings of parameters, as a plan watches them."""
+    return [
+        (container.given, container.arrays, partial(container.check_given, label))
+        for number, container in enumerate(group.container for group in groups)
+        for label in (f"params[{number}]" if len(groups) > 1 else "params",)
+        if container.given is not None
+    ]
 
 
 def _copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:

@@ -1,12 +1,15 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
+_Measured = TypeVar("_Measured")
 Change = tuple[Any, dict[Any, Any]]
 
 openmp: int
 can_flush: bool
+most_state: int
+most_scalars: int
 compiler: str
 limit_here: ContextVar[tuple[int, int]]
 
@@ -36,6 +39,8 @@ class Plan:
         loops: Mapping[str, Mapping[int, Any]] | None = None,
         trust: bool = False,
         zeroing: bool = False,
+        unstarted: Iterable[bool] = (),
+        watched: list[tuple[Any, list[Any], Callable[[], None]]] = ...,
     ) -> None: ...
     def __enter__(self) -> Plan: ...
     def __exit__(self, *_: object) -> None: ...
@@ -43,6 +48,11 @@ class Plan:
     shows_ema: bool
     @property
     def steps(self) -> list[int]: ...
+    @property
+    def in_use(self) -> bool: ...
+    @property
+    def unstarted(self) -> list[bool]: ...
+    def start_averages(self, groups: Sequence[Any]) -> None: ...
     def step(
         self,
         grads: Sequence[Any],
@@ -51,6 +61,7 @@ class Plan:
         judge: Callable[[float], tuple[float | None, Iterable[Change]]] | None = None,
         flush: bool = False,
     ) -> bool: ...
+    def measure(self, grads: Sequence[Any], measuring: Callable[[], _Measured]) -> _Measured: ...
     def sum_of_squares(self, scale: float) -> float: ...
     def first_nonfinite(self) -> str | None: ...
 

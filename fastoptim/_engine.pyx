@@ -4,8 +4,10 @@ It knows no rule: a kernel reaches it as a pointer, the scalars of a step as a t
 
 A `Plan` is made once from the parameters and their state. `Plan.step` then
 
-1. checks every gradient (`Plan.bind`) before anything moves,
-2. asks for the scalars of this step, once for each group and step count (`Plan.fill_rows`),
+1. asks for the scalars of this step, once for each group and step count (`Plan.fill_rows`): the
+   schedules among them are code of the user, who may do anything to any array meanwhile,
+2. checks every array (`Plan.bind`) before anything moves, and once more before each further pass
+   over memory; no code of the user runs between a check and the pass,
 3. runs the tasks in one parallel region, without the GIL unless the step is short
    (`Plan.for_each`); a task is a fixed range of the flat space, so many small arrays and a large
    one cost the same,
@@ -18,6 +20,7 @@ depends neither on the number of threads nor on who ran which task.
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_GenericSetAttr, PyObject_SetItem
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pythread cimport PyThread_get_thread_ident
 from cython.parallel cimport prange
 from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY
@@ -35,9 +38,12 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from fastoptim._stages import after, before, sum_of_squares, trust_ratio
+from fastoptim._stages import after, before, kept, sum_of_squares, trust_ratio
 
 cnp.import_array()
+
+cdef extern from "Python.h":
+    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: an item of our own list stays
 
 cdef extern from "cpu.h":
     int fo_cpu_v3()
@@ -62,11 +68,13 @@ cdef extern from "denormals.h":
     void fo_set_mode(fo_mode mode) nogil
 
 cdef enum:
-    ARRAYS = 5  # that a step writes: p, up to 3 state arrays, and the average of p
-    EMA = 4  # the last of them
+    STATE = 3  # arrays of a rule, at the most
+    EMA = STATE + 1  # the place of the average among the arrays that a step writes, behind p
+    ARRAYS = EMA + 1  # and the number of all of them
     BEFORE = 5  # scalars of the stage before a rule
     AFTER = 4  # and after it
-    SCALARS = 25  # of a row: these, then the rule's, at the most 16
+    OWN = 16  # of a rule, at the most
+    SCALARS = BEFORE + AFTER + OWN  # of a row
     TILE = 512  # elements of a gathered gradient at a time: 4 KB on the stack
     TASK = 16384  # elements of the flat space that a thread takes at a time
     SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
@@ -99,7 +107,9 @@ cdef struct Tensor:
     int direction  # where a rule with a trust ratio wants u among its arrays
     Py_ssize_t group
     Py_ssize_t t  # steps taken
-    Py_ssize_t row  # of the scalars of the step under way; -1: no gradient, nothing to do
+    bint stepped  # in the step under way: whether there is a gradient
+    Py_ssize_t row  # of the scalars of that step; -1: neither a gradient nor an average
+    bint unstarted  # whether the average is to start at the next step, as the parameter is then
     Walk* walk  # allocated when a gradient first needs it
     bint gathered  # in the step under way
     bint zeroing  # whether the step leaves zeros in g
@@ -146,6 +156,7 @@ cdef bint openmp_awake = False  # whether its idle workers spin
 
 ctypedef void (*task_t)(void* plan, Py_ssize_t k) noexcept nogil
 
+most_state, most_scalars = STATE, OWN  # of a rule
 openmp = FO_OPENMP
 can_flush = bool(FO_CAN_FLUSH)
 compiler = FO_COMPILER.decode()
@@ -460,6 +471,49 @@ cdef bint overlaps_itself(cnp.ndarray a):
     return False
 
 
+cdef check_mask(label, mask, cnp.ndarray p):
+    """Raise unless a mask has a byte for each element of a parameter, in the same order."""
+    cdef cnp.ndarray m
+    cdef int axis
+    if cnp.PyArray_CheckExact(mask):
+        m = mask
+        if cnp.PyArray_TYPE(m) == cnp.NPY_BOOL and same_shape(m, p):
+            for axis in range(cnp.PyArray_NDIM(p)):
+                if cnp.PyArray_DIM(p, axis) != 1 and (
+                    cnp.PyArray_STRIDE(m, axis) * cnp.PyArray_ITEMSIZE(p)
+                    != cnp.PyArray_STRIDE(p, axis)
+                ):
+                    break
+            else:
+                return
+            if size_of(p) == 0:
+                return
+    raise ValueError(f"{label}: expected a mask of bool laid out as its parameter, found another")
+
+
+cdef bint holds(given, list arrays):
+    """Tell, quickly, whether a list or dict of the caller starts with these arrays.
+
+    False may also mean that it is of another type, or has them in another order.
+    """
+    cdef Py_ssize_t i = 0, count = len(arrays)
+    if type(given) is list:
+        with cython.critical_section(given):
+            if len(<list> given) < count:
+                return False
+            for i in range(count):
+                if PyList_GET_ITEM(<list> given, i) != PyList_GET_ITEM(arrays, i):
+                    return False
+            return True
+    if type(given) is dict:
+        for value in (<dict> given).values():
+            if i == count or value is not arrays[i]:
+                break
+            i += 1
+        return i == count
+    return False
+
+
 cdef raise_unfit(label, p_label, a, p):
     if a.dtype != p.dtype:
         raise TypeError(f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}")
@@ -485,6 +539,12 @@ cdef class Plan:
         Whether a trust ratio scales the step of each array; see `fastoptim._rule.Rule`.
     zeroing : bool
         Whether a step leaves zeros in the gradients, each written as soon as it has been used.
+    unstarted : sequence of bool
+        For each parameter whether its average is to start at the next step, as the parameter is
+        then; of none, all averages go on from what they are.
+    watched : list of tuples
+        ``(given, arrays, check)``: a list or mapping of the caller's, the arrays that it held, and
+        what to call in a step where that is not plain to see. It raises if one was replaced.
 
     Raises
     ------
@@ -504,11 +564,15 @@ cdef class Plan:
     cdef int parts
     cdef double squares_scale
     cdef bint busy, retired
+    cdef unsigned long user  # the thread that steps, and
+    cdef int user_forks  # the process that it was in
+    cdef Py_ssize_t unstarted_count
     cdef Py_ssize_t tile_count
     cdef Py_ssize_t* tile_tensor  # of each tile whose squares are summed; made when first needed
     cdef Py_ssize_t* tile_start
     cdef double* tile_sums
     cdef list given  # keeps alive the arrays that are written; the lists of them hold views
+    cdef list watched
     cdef list labels, params, states, emas, masks, grads, row_scalars
     cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
@@ -518,7 +582,8 @@ cdef class Plan:
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(
-        self, list tensors, update=None, loops=None, bint trust=False, bint zeroing=False
+        self, list tensors, update=None, loops=None, bint trust=False, bint zeroing=False,
+        unstarted=(), list watched=[],
     ):
         self.count = len(tensors)
         self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
@@ -529,8 +594,12 @@ cdef class Plan:
         self.labels, self.given = [], []
         self.params, self.states, self.emas, self.masks = [], [], [], []
         self.update, self.loops, self.trust, self.zeroing = update, loops, trust, zeroing
+        self.watched = watched
         for i in range(self.count):
             self.add(i, tensors[i])
+        for i, new in enumerate(unstarted):
+            self.tensors[i].unstarted = new and self.tensors[i].data[EMA] != NULL
+            self.unstarted_count += self.tensors[i].unstarted
         self.sort_ranges()
         self.cut_tasks()
 
@@ -555,6 +624,11 @@ cdef class Plan:
         cdef Tensor* tensor = &self.tensors[i]
         cdef cnp.ndarray array = as_array(labels[0], p)
         check_layout(labels[0], array)
+        if len(state) + self.trust > STATE:
+            raise ValueError(
+                f"{labels[0]}: expected at most {STATE - self.trust} state arrays, "
+                f"found {len(state)}"
+            )
         tensor.size = size_of(array)
         tensor.itemsize = cnp.PyArray_ITEMSIZE(array)
         tensor.group, tensor.t, tensor.row = group, t, -1
@@ -571,6 +645,7 @@ cdef class Plan:
             arrays.append(self.own_state(s, array, i, k))
         ema = self.own_state(ema, array, i, EMA)
         if mask is not None:
+            check_mask(labels[0], mask, array)
             tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
         # g is read, and zeroed if that was asked for; p and each state array are read and written
         written = 1 + sum(s is not None for s in (*arrays, ema))
@@ -643,6 +718,11 @@ cdef class Plan:
         """The number of steps that each parameter has taken."""
         return [self.tensors[i].t for i in range(self.count)]
 
+    @property
+    def unstarted(self):
+        """Whether the average of each parameter is to start at the next step."""
+        return [self.tensors[i].unstarted for i in range(self.count)]
+
     def step(self, grads, groups, double scale=1.0, judge=None, bint flush=False):
         """Take one step, and tell whether it was taken.
 
@@ -669,29 +749,33 @@ cdef class Plan:
         RuntimeError
             If the plan is in a step already.
         """
-        cdef Py_ssize_t i
         changes = ()
         self.enter()
         self.flush = flush
         try:
-            self.grads = list(grads)  # another thread may change the caller's meanwhile
-            self.bind(self.grads)
+            for given, arrays, check in self.watched:
+                if not holds(given, arrays):
+                    check()
+            self.collect(grads)
+            self.fill_rows(groups)
+            if self.unstarted_count > 0:
+                self.start_from_rows()
             if judge is not None:
+                self.bind()
                 judged, changes = judge(scale)
                 if judged is None:
                     change(changes)
                     return False
                 scale = judged
-            self.fill_rows(groups, scale)
+            self.scale_gradients(scale)
+            self.store_rows()
             if self.trust:
                 self.scale_rows()
             if self.loops is None:
                 self.run_updates()
             else:
                 self.for_each(run_task, self.tasks)
-            for i in range(self.count):
-                if self.tensors[i].row >= 0:
-                    self.tensors[i].t += 1
+            self.count_step()
             if changes:
                 change(changes)
             return True
@@ -699,17 +783,56 @@ cdef class Plan:
             self.grads = None
             self.leave()
 
+    def measure(self, grads, measuring):
+        """Return what `measuring` returns, which may ask for `sum_of_squares` of the gradients.
+
+        They are checked as those of a step are, which is not taken.
+        """
+        cdef Py_ssize_t i
+        self.enter()
+        self.flush = False
+        try:
+            self.collect(grads)
+            for i in range(self.count):
+                self.tensors[i].row = 0 if self.tensors[i].stepped else -1
+            self.bind()
+            return measuring()
+        finally:
+            self.grads = None
+            self.leave()
+
     cdef int enter(self) except -1:
-        """Keep all other threads from stepping until `leave`, or raise if one does."""
+        """Keep everybody else from stepping until `leave`, or raise if somebody does."""
+        cdef unsigned long here = PyThread_get_thread_ident()
         with cython.critical_section(self):  # only one of two gets in, also without a GIL
-            if self.busy:
-                raise RuntimeError("this optimizer is in use already, in another thread")
+            if self.retired:
+                raise RuntimeError(
+                    "this optimizer was given other groups, state or options as the call began: "
+                    "call it again"
+                )
+            if self.is_in_use():
+                raise RuntimeError("this optimizer is in use already, " + (
+                    "in this thread: by a call that has called a schedule or a signal handler, "
+                    "which must not use it" if self.user == here else "in another thread"
+                ))
             self.busy = True
+            self.user, self.user_forks = here, fo_forks
         return 0
+
+    @property
+    def in_use(self):
+        """Whether a step or another call that `enter`s is under way."""
+        return self.is_in_use()
+
+    cdef bint is_in_use(self) noexcept:
+        # In a child of fork() all threads of the parent are gone but for the one that forked.
+        return self.busy and (
+            self.user_forks == fo_forks or self.user == PyThread_get_thread_ident()
+        )
 
     cdef void leave(self) noexcept:
         with cython.critical_section(self):
-            self.busy = self.retired
+            self.busy = False
 
     def __enter__(self):
         self.enter()
@@ -726,7 +849,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         changes = list(changes)  # what may raise, or be interrupted, comes first
         for i in range(self.count if values else 0):
-            self.check_owned(i, &self.tensors[i])
+            self.check_owned(i, &self.tensors[i], True)
         self.retired = True  # another thread may have looked this plan up already
         for p, value in zip(self.params, values):
             p[...] = value
@@ -737,7 +860,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         cdef Tensor* tensor
         for i in range(self.count):
-            self.check_owned(i, &self.tensors[i])
+            self.check_owned(i, &self.tensors[i], True)
         for i in range(self.count):
             tensor = &self.tensors[i]
             if tensor.data[EMA]:
@@ -745,32 +868,80 @@ cdef class Plan:
         self.shows_ema = not self.shows_ema
         return 0
 
-    cdef bind(self, list grads):
-        """Check all gradients and note where they are; make arrays of those that are not quite."""
+    cdef start_from_rows(self):
+        """Start the averages that are to start with the step under way."""
         cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.tensors[i].unstarted:
+                self.start_average(i, self.row_scalars[self.tensors[i].row][1])
+
+    def start_averages(self, groups):
+        """Let averages that are to start at the next step be what they would start from now.
+
+        So can be seen what a step would go on from. The groups are those of `step`.
+        """
+        cdef Py_ssize_t i
+        for i in range(self.count if self.unstarted_count else 0):
+            if self.tensors[i].unstarted:
+                scalars = groups[self.tensors[i].group].scalars(self.tensors[i].t + 1)
+                self.start_average(i, scalars[1])
+
+    cdef start_average(self, Py_ssize_t i, after_scalars):
+        """Copy a parameter into its average, within the bounds and the mask."""
+        cdef Tensor* tensor = &self.tensors[i]
+        low, high = typed(after_scalars[:2], self.emas[i].dtype)
+        self.check_owned(i, tensor, False)
+        memcpy(tensor.data[EMA], tensor.data[0], tensor.size * tensor.itemsize)
+        self.emas[i][...] = kept(self.emas[i], self.masks[i], low, high)
+
+    cdef count_step(self):
+        """Note that a step was taken."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            self.tensors[i].t += self.tensors[i].stepped
+        if self.unstarted_count > 0:
+            for i in range(self.count):
+                self.tensors[i].unstarted = False
+            self.unstarted_count = 0
+
+    cdef collect(self, grads):
+        """Note which parameters have gradients; make arrays of those that are not quite."""
+        cdef Py_ssize_t i, traffic = 0
         cdef Tensor* tensor
-        if len(grads) != self.count:
-            raise ValueError(f"grads: expected {self.count} gradients, found {len(grads)}")
-        self.traffic = 0
+        cdef PyObject* g
+        cdef list found = list(grads)  # another thread may change the caller's meanwhile
+        if len(found) != self.count:
+            raise ValueError(f"grads: expected {self.count} gradients, found {len(found)}")
         for i in range(self.count):
             tensor = &self.tensors[i]
-            g = grads[i]
-            if g is None:
-                tensor.row = -1
-                continue
-            if not cnp.PyArray_CheckExact(g):
-                # NumPy's reductions give scalars, which are gradients of 0-d parameters
-                if isinstance(g, np.floating) and not self.zeroing:
-                    g = np.asarray(g)
-                else:
-                    g = as_array(self.labels[i][1], g)
-                grads[i] = g
-            self.check_owned(i, tensor)
-            self.bind_one(i, tensor, g)
-            tensor.row = 0
-            self.traffic += tensor.traffic
+            g = PyList_GET_ITEM(found, i)
+            tensor.stepped = g != <PyObject*> None
+            if tensor.stepped:
+                traffic += tensor.traffic
+                if not cnp.PyArray_CheckExact(<object> g):
+                    found[i] = self.gradient(i, found[i])
+            elif tensor.data[EMA]:  # which is read and written, and p read
+                traffic += 3 * tensor.size * tensor.itemsize
+        self.grads, self.traffic = found, traffic
+
+    cdef gradient(self, Py_ssize_t i, g):
+        """Return the array that a gradient of another type is."""
+        if isinstance(g, np.floating) and not self.zeroing:
+            return np.asarray(g)  # NumPy's reductions give scalars, for 0-d parameters
+        return as_array(self.labels[i][1], g)
+
+    cdef bind(self):
+        """Check all arrays of the step under way, and note where the gradients are."""
+        cdef Py_ssize_t i
+        cdef Tensor* tensor
+        for i in range(self.count):
+            tensor = &self.tensors[i]
+            if tensor.row >= 0:
+                self.check_owned(i, tensor, True)
+                if tensor.stepped:
+                    self.bind_one(i, tensor, <cnp.ndarray> PyList_GET_ITEM(self.grads, i))
         if self.zeroing:
-            self.check_zeroed(grads)
+            self.check_zeroed(self.grads)
 
     cdef check_zeroed(self, list grads):
         """Raise unless the step can zero each element of the gradients, and then no other."""
@@ -802,18 +973,21 @@ cdef class Plan:
         """Return the name of the array whose memory is the n-th range."""
         return self.label(self.ranges[n].owner, self.ranges[n].k)
 
-    cdef int check_owned(self, Py_ssize_t i, Tensor* tensor) except -1:
-        """Raise if an array was frozen, or its memory moved, since the plan was made."""
+    cdef int check_owned(self, Py_ssize_t i, Tensor* tensor, bint writing) except -1:
+        """Raise if an array was moved since the plan was made, or frozen and is to be written."""
         cdef cnp.ndarray a
         cdef Py_ssize_t k
         for k in range(ARRAYS):
             if not tensor.arrays[k]:
                 continue
             a = <cnp.ndarray> tensor.arrays[k]
-            if not cnp.PyArray_ISWRITEABLE(a):
+            if writing and not cnp.PyArray_ISWRITEABLE(a):
                 label = self.label(i, k)
                 raise ValueError(f"{label}: expected a writable array, found a read-only one")
-            if cnp.PyArray_BYTES(a) != tensor.data[k] or size_of(a) != tensor.size:
+            if cnp.PyArray_BYTES(a) != tensor.data[k] or (
+                size_of(a) != tensor.size  # of another dtype, since, there may be more or fewer
+                and size_of(a) * cnp.PyArray_ITEMSIZE(a) != tensor.size * tensor.itemsize
+            ):
                 label = self.label(i, k)
                 raise ValueError(
                     f"{label}: expected the memory that the optimizer was given, "
@@ -864,43 +1038,52 @@ cdef class Plan:
             )
         return 0
 
-    cdef fill_rows(self, groups, double scale):
-        """Compute the scalars of this step: one row for each group and step count."""
+    cdef fill_rows(self, groups):
+        """Ask for the scalars of this step: one row for each group and step count."""
         cdef Py_ssize_t i, row = -1, group = -1, t = -1
         cdef Tensor* tensor
         self.row_scalars = []
         seen = {}
         for i in range(self.count):
             tensor = &self.tensors[i]
-            if tensor.row < 0:
+            if not tensor.stepped and not tensor.data[EMA]:
+                tensor.row = -1
                 continue
             if self.trust or tensor.group != group or tensor.t != t:
                 group, t = tensor.group, tensor.t
-                row = self.row_of(seen, groups, scale, group, t)
+                row = self.row_of(seen, groups, group, t)
             tensor.row = row
-        self.store_rows()
 
     cdef Py_ssize_t row_of(
-        self, dict seen, groups, double scale, Py_ssize_t group, Py_ssize_t t
+        self, dict seen, groups, Py_ssize_t group, Py_ssize_t t
     ) except -1:
         row = len(self.row_scalars)
         first = seen.setdefault((group, t), row)
         if first == row:
-            first_stage, last_stage, own = groups[group].scalars(t + 1)
-            if scale != 1:
-                first_stage = scale * first_stage[0], *first_stage[1:]
-            self.row_scalars.append((first_stage, last_stage, own))
+            self.row_scalars.append(groups[group].scalars(t + 1))
         elif self.trust:  # each array has a learning rate of its own
             self.row_scalars.append(self.row_scalars[first])
         else:
             row = first
         return row
 
+    cdef scale_gradients(self, double scale):
+        """Let the stage before the rule multiply the gradients by a further number."""
+        if scale != 1:
+            self.row_scalars = [
+                ((scale * first[0], *first[1:]), last, own) for first, last, own in self.row_scalars
+            ]
+
     cdef store_rows(self):
         cdef Py_ssize_t i
         self.grow_rows(len(self.row_scalars))
         for i in range(len(self.row_scalars)):
             first, last, own = self.row_scalars[i]
+            if len(first) != BEFORE or len(last) != AFTER or len(own) > OWN:
+                raise ValueError(
+                    f"scalars: expected {BEFORE}, {AFTER} and at most {OWN} of them, "
+                    f"found {len(first)}, {len(last)} and {len(own)}"
+                )
             self.store(i * SCALARS, first)
             self.store(i * SCALARS + BEFORE, last)
             self.store(i * SCALARS + BEFORE + AFTER, own)
@@ -929,11 +1112,15 @@ cdef class Plan:
     cdef reference_sums(self):
         """Return the sums of the squares of each parameter and of the direction of its step."""
         found = []
+        self.bind()
         scalars = self.typed_scalars()
         with Loops(self.flush):
             for i in scalars:
-                p, u = self.params[i], np.empty_like(self.params[i])
-                self.update_one(i, p, self.states[i], u, scalars[i])
+                if not self.tensors[i].stepped:
+                    continue
+                p, *state, _ = self.copies(i)
+                u = np.empty_like(p)
+                self.update_one(i, p, state, u, scalars[i])
                 squares = [list(sum_of_squares(x, p, 1.0)) for x in (p, u)]
                 found.append((i, squares))
         return [(i, in_order(p), in_order(u)) for i, (p, u) in found]
@@ -951,14 +1138,14 @@ cdef class Plan:
                 p_squares += self.tile_sums_of_p[tile]
                 u_squares += self.tile_sums[tile]
                 tile += 1
-            if self.tensors[i].row >= 0:
+            if self.tensors[i].stepped:
                 sums.append((i, p_squares, u_squares))
         return sums
 
     cdef void sum_direction(self, Py_ssize_t tile) noexcept nogil:
         cdef Tensor* tensor = &self.tensors[self.tile_tensor[tile]]
         cdef Py_ssize_t start = self.tile_start[tile], row = tensor.row * SCALARS
-        if tensor.row < 0:
+        if not tensor.stepped:
             return
         if tensor.itemsize == sizeof(float):
             self.tile_sums[tile] = direction_squares(
@@ -989,16 +1176,18 @@ cdef class Plan:
         """
         cdef Py_ssize_t i, k
         found = []
+        self.bind()
         scalars = self.typed_scalars()
         with Loops(self.flush):
             for i in scalars:
                 found.append((i, self.updated(i, scalars[i])))
+        self.bind()  # code of the user, such as a signal handler, may have run since
         for i, arrays in found:
             for k in range(ARRAYS):
-                if self.tensors[i].data[k]:
+                if arrays[k] is not None:
                     a = <cnp.ndarray> arrays[k]
                     memcpy(self.tensors[i].data[k], cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
-            if self.zeroing:
+            if self.zeroing and self.tensors[i].stepped:
                 self.grads[i][...] = 0
 
     cdef dict typed_scalars(self):
@@ -1019,13 +1208,22 @@ cdef class Plan:
             found[i] = parts
         return found
 
-    cdef updated(self, i, scalars):
-        """Return p, the state arrays and the average as they are after the step."""
+    cdef list copies(self, Py_ssize_t i):
+        """Return copies of p, the state arrays and the average, None where there is none."""
+        self.check_owned(i, &self.tensors[i], True)
         arrays = self.params[i], *self.states[i], self.emas[i]
-        p, *state, ema = [None if a is None else a.copy(order="K") for a in arrays]
-        self.update_one(i, p, state, None, scalars)
-        after(p, ema, self.masks[i], *scalars[1])
-        return [p, *state, *[None] * (EMA - 1 - len(state)), ema]
+        return [None if a is None else a.copy(order="K") for a in arrays]
+
+    cdef updated(self, i, scalars):
+        """Return what is written to p, the state arrays and the average, None for what stays."""
+        p, *state, ema = self.copies(i)
+        if self.tensors[i].stepped:
+            self.update_one(i, p, state, None, scalars)
+            after(p, ema, self.masks[i], *scalars[1])
+        else:  # the parameter stays, and so does its state
+            after(p, ema, self.masks[i], *scalars[1])
+            p, state = None, [None] * len(state)
+        return [p, *state, *[None] * (STATE - len(state)), ema]
 
     cdef update_one(self, i, p, state, u, scalars):
         """Update one parameter, or only write the direction of its step to u."""
@@ -1042,6 +1240,7 @@ cdef class Plan:
         cdef Py_ssize_t tile
         cdef double total = 0
         if self.loops is None:
+            self.bind()
             return self.reference_squares(scale)
         self.cut_tiles()
         self.squares_scale = scale
@@ -1054,7 +1253,7 @@ cdef class Plan:
         parts = []
         with Loops(self.flush):
             for i in range(self.count):
-                if self.tensors[i].row >= 0:
+                if self.tensors[i].stepped:
                     parts += sum_of_squares(self.grads[i], self.params[i], scale)
         return in_order(parts)
 
@@ -1082,7 +1281,7 @@ cdef class Plan:
 
     cdef void sum_tile(self, Py_ssize_t tile) noexcept nogil:
         cdef Tensor* tensor = &self.tensors[self.tile_tensor[tile]]
-        if tensor.row < 0:
+        if not tensor.stepped:
             self.tile_sums[tile] = 0
         elif tensor.itemsize == sizeof(float):
             self.tile_sums[tile] = sum_squares(
@@ -1096,13 +1295,14 @@ cdef class Plan:
     def first_nonfinite(self):
         """Return the name of the first gradient of the step under way with a NaN or infinity."""
         for i in range(self.count):
-            if self.tensors[i].row >= 0 and not np.isfinite(self.grads[i]).all():
+            if self.tensors[i].stepped and not np.isfinite(self.grads[i]).all():
                 return self.labels[i][1]
         return None
 
     cdef for_each(self, task_t task, Py_ssize_t count):
         """Run task(self, k) for each k below count, on as many threads as the step is worth."""
         cdef int threads = threads_for(self.traffic)
+        self.bind()
         if self.traffic < UNLOCK:
             self.spread(task, count, threads)
         else:
@@ -1194,6 +1394,13 @@ cdef class Loops:
         self.warnings.__exit__(*error)
 
 
+cdef list typed(scalars, dtype):
+    """Return some numbers as scalars of a dtype, rounded as C does it, without a warning."""
+    if dtype.itemsize == sizeof(float):
+        return [np.float32(<float> <double> x) for x in scalars]
+    return [np.float64(x) for x in scalars]
+
+
 cdef double in_order(list parts):
     """Return the sum of some numbers, added up one after the other."""
     cdef double total = 0
@@ -1258,6 +1465,9 @@ cdef inline void run_range(
     real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n
 ) noexcept nogil:
     """Step n elements of one array, a tile at a time where there is more to do than the rule."""
+    if not tensor.stepped:
+        average(row, tensor, start, n)
+        return
     cdef bint more = (
         tensor.data[EMA] != NULL or tensor.mask != NULL
         or row[BEFORE] > -INFINITY or row[BEFORE + 1] < INFINITY
@@ -1285,7 +1495,19 @@ cdef void run_tiles(
         if tensor.zeroing and not tensor.gathered:
             memset(g, 0, n * sizeof(g[0]))
         if more:
-            finish(row + BEFORE, tensor, start, n)
+            finish(row + BEFORE, tensor, start, n, <real> tensor.data[0] + start)
+        start += n
+
+
+cdef void average(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Let the average follow n elements of a parameter without a gradient, which stays as it is."""
+    cdef double[TILE] tile
+    cdef real p = <real> &tile[0]
+    cdef Py_ssize_t end = start + n
+    while start < end:
+        n = min(<Py_ssize_t> TILE, end - start)
+        memcpy(p, <real> tensor.data[0] + start, n * sizeof(p[0]))
+        finish(row + BEFORE, tensor, start, n, p)
         start += n
 
 
@@ -1309,8 +1531,9 @@ cdef inline real state_at(Tensor* tensor, int k, Py_ssize_t start, real u) noexc
     return u if k == tensor.direction else NULL
 
 
-cdef inline void finish(real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
-    cdef real p = <real> tensor.data[0] + start
+cdef inline void finish(
+    real row, Tensor* tensor, Py_ssize_t start, Py_ssize_t n, real p
+) noexcept nogil:
     cdef real ema = <real> tensor.data[EMA] + start if tensor.data[EMA] else NULL
     cdef const unsigned char* mask = tensor.mask + start if tensor.mask else NULL
     if real is f32:

@@ -247,7 +247,7 @@ cdef void lars(
 cdef void after(
     Py_ssize_t n, array p, array ema, const unsigned char* mask, array f
 ) noexcept nogil:
-    cdef real pi
+    cdef real pi, ei
     low, high, d, a = f[0], f[1], f[2], f[3]
     for i in range(n):
         pi = p[i]
@@ -256,7 +256,11 @@ cdef void after(
             pi = pi if mask[i] else <real> 0
         p[i] = pi
         if ema != NULL:
-            ema[i] = d * ema[i] + a * pi
+            ei = d * ema[i] + a * pi
+            ei = low if ei < low else (high if ei > high else ei)
+            if mask != NULL:
+                ei = ei if mask[i] else <real> 0
+            ema[i] = ei
 
 
 # The twin of `sum_of_squares` in _stages.py: 16 running sums, in any vector width the same bits.

@@ -30,8 +30,10 @@ def load(name: str) -> Kernels:
     return {loop: {4: single[loop], 8: double[loop]} for loop in single}
 
 
-def loops(rule: str) -> dict[str, dict[int, Any]]:
-    """Return what the engine runs for a rule at the level in use."""
+def loops(rule: str | None) -> dict[str, dict[int, Any]] | None:
+    """Return what the engine runs for a rule at the level in use, None for one without a loop."""
+    if rule is None:
+        return None
     return {"rule": kernels[rule], "after": kernels["after"], "squares": kernels["squares"]}
 
 

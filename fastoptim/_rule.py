@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from . import _stages
-from ._engine import Plan
+from ._engine import Plan, most_scalars, most_state
 from ._kinds import Count, Kind, checked
 from ._stages import Scalars
 
@@ -17,6 +17,7 @@ ScalarsOfStep = Callable[[int], tuple[Scalars, Scalars, Scalars]]
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED = inspect.Parameter.empty
+REFERENCE = "fastoptim.reference"  # the module of the updates that have compiled loops
 
 
 def hyperparameters(
@@ -36,6 +37,8 @@ AFTER, AFTER_DEFAULTS = hyperparameters(_stages.after_scalars, first=0)
 class Rule:
     """An update rule: the scalars of a step, the update in NumPy, the name of the compiled loop.
 
+    Updates of `fastoptim.reference` have compiled loops; all others run on NumPy.
+
     Parameters
     ----------
     update : function
@@ -51,11 +54,16 @@ class Rule:
         Name of a state array to the name of the hyperparameter that it is filled with at the
         start. Others start as zeros.
     name : str, optional
-        If it is not the update's name, which is also the compiled loop's.
+        If it is not the update's name.
     trust : bool, default False
         Whether the learning rate of each array is multiplied by a trust ratio. The last array of
         the update is then ``u`` and its first scalars are the learning rate and the coefficient
         of the ratio; given u, it only writes the direction of the step there.
+
+    Raises
+    ------
+    ValueError
+        If the update has more than 3 arrays of state (and u), or more than 16 scalars.
     """
 
     def __init__(
@@ -75,13 +83,21 @@ class Rule:
         self.needs = dict(needs or {})
         self.starts = dict(starts or {})
         self.name = name or update.__name__
-        self.kernel = update.__name__
+        # The name alone does not tell: an update of somebody else's may have it, too.
+        self.kernel: str | None = update.__name__ if update.__module__ == REFERENCE else None
         self.own = tuple(kinds)
         self.kinds = kinds | BEFORE | AFTER
         self.defaults = defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
         self.state = tuple(arrays[:-1] if trust else arrays)
         self.trust = trust
+        self.scalar_count = len(rest) - len(arrays)
+        for label, found, most in (
+            ("arrays beside p and g", len(arrays), most_state),
+            ("scalars", self.scalar_count, most_scalars),
+        ):
+            if found > most:
+                raise ValueError(f"{self.name}: expected at most {most} {label}, found {found}")
 
         self.__name__ = self.name
         self.__module__ = scalars.__module__
@@ -142,7 +158,12 @@ class Rule:
                 raise TypeError(f"{name}: {self.name} has no such argument; it has {known}")
         given = {name: hyper.get(name, default) for name, default in self.defaults.items()}
         values = self.at(given, 0)
-        self.scalars_of(values)(1)  # raises where two of them do not go together
+        *_, own = self.scalars_of(values)(1)  # raises where two of them do not go together
+        if len(own) != self.scalar_count:
+            raise ValueError(
+                f"{self.name}: expected {self.scalar_count} scalars, as its update takes, "
+                f"found {len(own)}"
+            )
         return {name: given[name] if is_schedule(given[name]) else values[name] for name in given}
 
     def at(self, hyper: Mapping[str, Any], t: int) -> dict[str, Any]:

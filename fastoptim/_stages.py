@@ -10,7 +10,10 @@ few ask for, are asked for together, so that there are half as many loops.
 
 After: for the bounds, the mask of pruned weights and the average of the parameters,
 
-    p = clip(p, low, high);  p = p where mask, else 0;  ema = d ema + (1 - d) p
+    p = keep(p);  ema = keep(d ema + (1 - d) p)
+
+where keep clips to [low, high], and makes 0 where the mask is False. The average of what is kept
+could leave the bounds by a rounding, and does where they have changed since.
 
 The kernels do this by tiles of the array, while those are in the cache that the rule left them in:
 each stage would otherwise double the number of loops of every rule.
@@ -65,12 +68,15 @@ def after_scalars(bounds: MaybeLimits = None, ema_decay: MaybeFraction = None) -
 
 def after(p: Any, ema: Any, mask: Any, low: Any, high: Any, d: Any, a: Any) -> None:
     """Update p and its average in place, once the rule has updated p."""
-    if low > -math.inf or high < math.inf:
-        p[...] = np.where(p < low, low, np.where(p > high, high, p))
-    if mask is not None:
-        p[...] = np.where(mask, p, np.zeros_like(low))
+    p[...] = kept(p, mask, low, high)
     if ema is not None:
-        ema[...] = d * ema + a * p
+        ema[...] = kept(d * ema + a * p, mask, low, high)
+
+
+def kept(x: Any, mask: Any, low: Any, high: Any) -> Any:
+    """Return what bounds and mask leave of a parameter, or of its average."""
+    x = np.where(x < low, low, np.where(x > high, high, x))
+    return x if mask is None else np.where(mask, x, np.zeros_like(low))
 
 
 def trust_ratio(p_squares: float, u_squares: float, coefficient: float) -> float:

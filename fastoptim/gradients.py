@@ -204,23 +204,15 @@ def _named(grads: Any) -> dict[str, Any]:
 def _measured(arrays: Mapping[str, Any]) -> tuple[float, str | None]:
     """Return the norm of all arrays, and the name of the first that is not finite.
 
-    It is measured for a step that is not taken, of parameters laid out as the arrays are, whose
-    memory nobody touches.
+    Where they are measured is a plan of parameters laid out as the arrays are, whose memory nobody
+    touches.
     """
     tensors = [
         ((label, label), 0, 0, np.empty_like(g, subok=False), (), None, None)
         for label, g in arrays.items()
     ]
     plan = Plan(tensors, loops=_levels.loops("sgd"))
-    measured: tuple[float, str | None] = 0.0, None
-
-    def measure(scale: float) -> tuple[None, tuple[()]]:
-        nonlocal measured
-        measured = norm_of(plan, scale)
-        return None, ()
-
-    plan.step(list(arrays.values()), [], judge=measure)
-    return measured
+    return plan.measure(list(arrays.values()), lambda: norm_of(plan, 1.0))
 
 
 def _changeable(grads: Any) -> dict[str, Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import warnings
 
 import numpy as np
@@ -244,6 +246,99 @@ def test_gradient_that_shares_memory_with_what_is_written():
             optimizer.step([g, None])
         assert snapshot(optimizer) == before
     optimizer.step([free[:4], free[2:6]])  # gradients may share memory with one another
+
+
+def moves(array):
+    """Give an array other memory, as no reference to it could be known to forbid."""
+    array.resize(0, refcheck=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0}, {"ema_decay": 0.5}])
+@pytest.mark.parametrize("cls", [fo.SGD, fo.LAMB])
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("which", ["parameter", "gradient", "other"])
+def test_schedule_that_moves_memory(which, backend, cls, options):
+    """It is called before the arrays are checked, so that the step finds what it has done."""
+    p, q = np.ones(100_000), np.ones(3)
+    g = np.ones(100_000)
+
+    def lr(t):
+        if t == 1:
+            moves({"parameter": p, "gradient": g, "other": q}[which])
+        return 0.5
+
+    optimizer = cls([q, p], lr=lr, backend=backend, **options)
+    optimizer.step([np.ones(3), g])
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=r"resized since|expected shape"):
+        optimizer.step([np.ones(3), g])
+    after = optimizer.state_dict()
+    for key, entry in before["state"].items():
+        for name, value in entry.items():
+            assert np.array_equal(after["state"][key][name], value)
+    if which == "gradient":
+        optimizer.step([np.ones(3), np.ones(100_000)])
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_schedule_that_uses_its_own_optimizer(backend):
+    messages = []
+
+    def lr(t):
+        calls = [
+            lambda: optimizer.step(np.ones(3)),
+            lambda: optimizer.state_dict(),
+            lambda: optimizer.add_param_group({"params": np.ones(2)}),
+            lambda: optimizer.use_ema().__enter__(),
+            lambda: copy.deepcopy(optimizer),
+        ]
+        for call in calls if t == 1 else ():
+            with pytest.raises(RuntimeError) as error:
+                call()
+            messages.append(str(error.value))
+        return 0.5
+
+    p = np.ones(3)
+    optimizer = fo.SGD(p, lr=lr, ema_decay=0.5, backend=backend)
+    optimizer.step(np.ones(3))
+    optimizer.step(np.ones(3))
+    assert len(messages) == 5
+    assert all("in use already, in this thread: by a call" in message for message in messages)
+    assert p.tolist() == [0.0] * 3
+    assert optimizer._plan.steps == [2]
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_schedule_that_drops_what_the_step_uses(backend):
+    """The step holds on to the gradients, and to the optimizer's arrays."""
+    held = {"grads": [np.ones(50_000)]}
+
+    def lr(t):
+        if "optimizer" in held:
+            held["grads"].clear()
+            held.pop("optimizer")
+            gc.collect()
+        return 0.5
+
+    p = np.ones(50_000)
+    held["optimizer"] = fo.Adam([p], lr=lr, ema_decay=0.9, backend=backend)
+    held["optimizer"].step(held["grads"])
+    assert np.allclose(p, 0.5)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_parameter_given_another_dtype_since(backend):
+    """In place: its memory is what it was, and the optimizer goes on with what it was given."""
+    p = np.ones(4)
+    optimizer = fo.SGD(p, lr=0.5, backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        p.dtype = np.float32
+        optimizer.step(np.ones(4))
+        with pytest.raises(TypeError, match="expected dtype float64"):
+            optimizer.step(np.ones(8, np.float32))
+        p.dtype = np.float64
+    assert p.tolist() == [0.5] * 4
 
 
 def test_parameter_changed_behind_the_optimizers_back():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -192,7 +193,7 @@ def test_hyperparameters_are_attributes():
 
 def test_a_group_is_a_mapping():
     group = fo.SGD(ones(), lr=0.5).param_groups[0]
-    assert dict(group) == {**group.hyper, "params": group["params"]}
+    assert dict(group) == {**group.hyper, "params": group["params"], "mask": None}
     assert len(group) == len(dict(group))
     with pytest.raises(TypeError, match="params: a group's arrays stay"):
         group["params"] = [ones()]
@@ -224,14 +225,14 @@ def test_state_that_a_hyperparameter_calls_for_later():
 
 
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
-def test_state_called_for_later_exists_once_a_step_is_taken(backend):
+def test_state_called_for_later_is_shown_as_a_step_will_find_it(backend):
     optimizer = fo.SGD([ones()], nonfinite="skip", backend=backend)
     optimizer.momentum = 0.9
     with pytest.raises(ValueError, match=r"grads\[0\]: expected shape"):
         optimizer.step([ones(4)])
     optimizer.step([np.full(3, np.nan)])
     assert optimizer.skipped_steps == 1
-    assert dict(optimizer.state[0]) == {}
+    assert optimizer.state[0]["v"].tolist() == [0.0] * 3
     optimizer.step([ones()])
     assert optimizer.state[0]["v"].tolist() == [1.0] * 3
     assert optimizer._plan.steps == [1]
@@ -528,3 +529,85 @@ class TestMoreOfCopies:
         for each in (further, optimizer):
             each.step([ones(), ones(2)])
         assert_same(further, optimizer)
+
+
+def saved_by_every_way(optimizer, tmp_path):
+    """Yield optimizers that have been given what this one describes of itself."""
+    params = [p.copy() for p in optimizer.param_groups[0]["params"]]
+    for way in ("state_dict", "itself", "file", "deepcopy"):
+        other = type(optimizer)(params)
+        if way == "state_dict":
+            other.load_state_dict(optimizer.state_dict())
+        elif way == "itself":
+            other = copy.deepcopy(optimizer)
+            other.load_state_dict(other.state_dict())
+        elif way == "file":
+            pytest.importorskip("safetensors", reason="safetensors is not installed")
+            optimizer.save(tmp_path / "saved")
+            other.load(tmp_path / "saved")
+        else:
+            other = copy.deepcopy(optimizer)
+        yield way, other
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value", "state"),
+    [
+        (fo.Adam, "ema_decay", 0.9, "ema"),
+        (fo.Adam, "amsgrad", True, "v_max"),
+        (fo.SGD, "momentum", 0.9, "v"),
+        (fo.RMSprop, "momentum", 0.9, "b"),
+        (fo.RMSprop, "centered", True, "g_avg"),
+    ],
+)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_what_is_switched_on_is_saved_before_the_next_step(
+    tmp_path, cls, name, value, state, steps
+):
+    """A later step goes on from this state, so it is what is shown, described and saved."""
+    optimizer = cls([np.arange(3.0)])
+    for _ in range(steps):
+        optimizer.step([np.ones(3)])
+    setattr(optimizer, name, value)
+    for _, other in saved_by_every_way(optimizer, tmp_path):
+        assert state in other.state[0]
+        assert_same(other, optimizer)
+        assert getattr(other, name) == value
+    twin = copy.deepcopy(optimizer)
+    for o in (optimizer, twin):
+        o.step([np.full(3, 0.5)])
+    assert_same(twin, optimizer)
+
+
+def test_average_that_is_switched_on_is_there_at_once():
+    p = np.ones(2)
+    optimizer = fo.SGD(p, lr=1.0)
+    optimizer.step(np.ones(2))
+    optimizer.ema_decay = 0.5
+    assert optimizer.ema.tolist() == [0.0, 0.0]
+    with optimizer.use_ema():
+        assert p.tolist() == [0.0, 0.0]
+    optimizer.step(-np.ones(2))
+    assert optimizer.ema.tolist() == [0.5, 0.5]
+
+
+def test_state_that_starts_from_a_hyperparameter_starts_from_its_first_value():
+    """A schedule's value before the first step, not the one that comes after it."""
+    rates = [0.25, 4.0, 16.0]
+    for backend in ("compiled", "reference"):
+        rprop = fo.Rprop(np.ones(2), lr=lambda t: rates[t], backend=backend)
+        assert rprop.state[0]["step_size"].tolist() == [0.25, 0.25]
+        adagrad = fo.Adagrad(
+            np.ones(2), initial_accumulator_value=lambda t: rates[t], backend=backend
+        )
+        assert adagrad.state[0]["h"].tolist() == [0.25, 0.25]
+        adagrad.step(np.ones(2))
+        assert adagrad.state[0]["h"].tolist() == [1.25, 1.25]
+
+
+def test_state_whose_start_float32_cannot_hold_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = fo.Adagrad(np.ones(2, np.float32), initial_accumulator_value=1e300)
+        assert np.isinf(optimizer.state[0]["h"]).all()
+        copy.deepcopy(optimizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from zoo import (
@@ -245,6 +247,142 @@ class TestAverage:
         optimizer.step(np.array([-2.0]))  # p = 2
         assert optimizer.ema.tolist() == [1.25]
 
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_is_where_bounds_and_mask_let_the_parameters_be(self, backend):
+        p, q = np.array([-1.0, 3.0, 0.1]), np.array([5.0, 7.0])
+        optimizer = fo.SGD(
+            [
+                {"params": p, "bounds": (0.1, 2.0)},
+                {"params": q, "mask": np.array([True, False])},
+            ],
+            lr=0.0,
+            ema_decay=0.9,
+            backend=backend,
+        )
+        for _ in range(3):
+            with optimizer.use_ema():
+                assert p.tolist() == [0.1, 2.0, 0.1]  # 0.9 * 0.1 + (1 - 0.9) * 0.1 is below 0.1
+                assert q.tolist() == [5.0, 0.0]
+            optimizer.step([np.ones(3), np.ones(2)])
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_follows_bounds_and_masks_that_are_set_later(self, backend):
+        p = np.array([-4.0, 4.0])
+        optimizer = fo.SGD(p, lr=0.0, ema_decay=0.5, backend=backend)
+        optimizer.step(np.ones(2))
+        optimizer.bounds = (-1.0, np.inf)
+        optimizer.step(np.ones(2))
+        assert optimizer.ema.tolist() == [-1.0, 4.0]
+        optimizer.param_groups[0]["mask"] = np.array([True, False])
+        optimizer.step(np.ones(2))
+        assert optimizer.ema.tolist() == [-1.0, 0.0]
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_follows_a_parameter_without_a_gradient(self, backend):
+        """As AveragedModel of torch does: the program may change the parameter itself."""
+        p, q = np.array([1.0]), np.array([8.0, -8.0])
+        optimizer = fo.Adam(
+            [p, q], ema_decay=0.5, bounds=(-4.0, 9.0), max_grad_norm=1.0, backend=backend
+        )
+        optimizer.step([np.ones(1), None])
+        assert optimizer.ema[1].tolist() == [8.0, -4.0]
+        assert q.tolist() == [8.0, -8.0]  # which None leaves as it is, bounds or not
+        q[...] = [2.0, 2.0]
+        optimizer.step([np.ones(1), None])
+        assert optimizer.ema[1].tolist() == [5.0, -1.0]
+        optimizer.step([None, None])
+        assert optimizer.ema[1].tolist() == [3.5, 0.5]
+        assert q.tolist() == [2.0, 2.0]
+        assert [a.tolist() for a in optimizer.state[1].values()][:2] == [[0.0, 0.0]] * 2
+        assert optimizer._plan.steps == [2, 0]
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_without_a_gradient_has_the_bits_of_the_reference(self, dtype, threads):
+        rng = np.random.default_rng(3)
+        starts = [rng.standard_normal(n).astype(dtype) for n in (40_001, 513, 0, 7)]
+        masks = [None, rng.random(513) < 0.5, None, None]
+        pair = [
+            fo.AdamW(
+                [p.copy() for p in starts],
+                ema_decay=fo.schedules.Linear(0.9, end_factor=0.5, total_iters=3),
+                bounds=(-1.0, 1.5),
+                mask=masks,
+                backend=backend,
+            )
+            for backend in BACKENDS
+        ]
+        with engine(threads=threads):
+            for skipped in ((0, 1, 2), (), (1, 3), (0, 1, 2, 3)):
+                grads = [rng.standard_normal(p.shape).astype(dtype) for p in starts]
+                grads = [None if i in skipped else g for i, g in enumerate(grads)]
+                for optimizer in pair:
+                    optimizer.step(grads)
+                assert_same(*pair)
+
+    def test_of_a_step_that_is_not_taken_stays(self):
+        p, q = np.ones(2), np.zeros(2)
+        optimizer = fo.SGD([p, q], lr=1.0, ema_decay=0.5, nonfinite="skip")
+        optimizer.step([np.ones(2), None])
+        q[...] = 4.0
+        optimizer.step([np.full(2, np.nan), None])
+        assert optimizer.ema[1].tolist() == [0.0, 0.0]
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_starts_with_the_first_step(self, backend):
+        """Weights that are loaded before it are where the average starts, looked at or not."""
+        p = np.zeros(2)
+        optimizer = fo.SGD(p, lr=1.0, ema_decay=0.5, bounds=(-9.0, 3.0), backend=backend)
+        with optimizer.use_ema():
+            assert p.tolist() == [0.0, 0.0]
+        p[...] = [4.0, 2.0]
+        assert optimizer.ema.tolist() == [3.0, 2.0]
+        p[...] = [2.0, 4.0]
+        with pytest.raises(ValueError, match="shape"):
+            optimizer.step(np.ones(3))
+        assert optimizer.state_dict()["state"][0]["ema"].tolist() == [2.0, 3.0]
+        duplicate = copy.deepcopy(optimizer)
+        for o in (duplicate, optimizer):
+            o.param_groups[0]["params"][0][...] = [2.0, 2.0]
+            o.step(np.array([2.0, -1.0]))
+            assert o.ema.tolist() == [1.0, 2.5]
+            o.param_groups[0]["params"][0][...] = 1.0  # from now on it goes its own way
+            assert o.ema.tolist() == [1.0, 2.5]
+
+    def test_of_a_group_added_later_starts_with_its_first_step(self):
+        p, q = np.ones(1), np.ones(1)
+        optimizer = fo.SGD(p, lr=1.0, ema_decay=0.5)
+        optimizer.step(np.ones(1))
+        optimizer.add_param_group({"params": q})
+        p[...], q[...] = 8.0, 8.0
+        assert [e.tolist() for e in optimizer.ema] == [[0.5], [8.0]]
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_starts_anew_when_it_was_off_for_a_step(self, backend):
+        p = np.array([4.0])
+        optimizer = fo.SGD(p, lr=1.0, ema_decay=0.5, backend=backend)
+        optimizer.step(np.ones(1))
+        optimizer.ema_decay = None
+        optimizer.ema_decay = 0.5  # no step was taken without it
+        assert optimizer.ema.tolist() == [3.5]
+        optimizer.ema_decay = None
+        optimizer.step(np.ones(1))
+        assert "ema" not in optimizer.state[0]
+        optimizer.ema_decay = 0.5
+        assert optimizer.ema.tolist() == [2.0]
+        optimizer.step(np.ones(1))
+        assert optimizer.ema.tolist() == [1.5]
+
+    def test_of_one_group_switched_on_later(self):
+        p, q = np.ones(1), np.full(1, 2.0)
+        optimizer = fo.SGD([{"params": [p]}, {"params": [q]}], lr=1.0)
+        optimizer.step([[np.ones(1)], [np.ones(1)]])
+        optimizer.param_groups[1]["ema_decay"] = 0.5
+        assert optimizer.ema[0] == [None]
+        assert optimizer.ema[1][0].tolist() == [1.0]
+        with optimizer.use_ema():
+            assert (p.tolist(), q.tolist()) == ([0.0], [1.0])
+
     def test_has_the_containers_of_the_parameters(self):
         assert fo.SGD(np.ones(2)).ema is None
         assert list(fo.SGD({"w": np.ones(2)}, ema_decay=0.5).ema) == ["w"]
@@ -321,6 +459,39 @@ class TestAverage:
 
 
 class TestMask:
+    def test_is_read_and_changed_whole(self):
+        p = {"w": np.ones((2, 2), order="F"), "b": np.ones(2)}
+        optimizer = fo.SGD(p, lr=1.0)
+        group = optimizer.param_groups[0]
+        assert group["mask"] is None
+        grads = {name: np.zeros_like(a) for name, a in p.items()}
+        mask = np.array([[True, False], [True, True]])
+        group["mask"] = {"w": mask, "b": None}
+        mask[...] = False  # it was copied
+        assert group["mask"]["w"].tolist() == [[True, False], [True, True]]
+        assert group["mask"]["b"] is None
+        with pytest.raises(ValueError, match="read-only"):
+            group["mask"]["w"][...] = False
+        optimizer.step(grads)
+        assert p["w"].tolist() == [[1.0, 0.0], [1.0, 1.0]]
+        with pytest.raises(ValueError, match=r"mask\['b'\]: expected shape \(2,\)"):
+            group.update(lr=0.5, mask={"w": None, "b": np.ones(3, bool)})
+        with pytest.raises(ValueError, match="lr"):
+            group.update(lr=-0.5, mask=None)
+        assert (group["lr"], group["mask"]["w"].sum()) == (1.0, 3)
+        group["mask"] = None
+        assert group["mask"] is None
+        p["w"][...] = 1.0
+        optimizer.step(grads)
+        assert p["w"].all()
+
+    @pytest.mark.parametrize("name", ["masks", "mask", "lr", "hyper", "scalars", "container"])
+    def test_attributes_of_a_group_are_refused(self, name):
+        """One that is set beside the items would be ignored, or found by the engine."""
+        group = fo.SGD(np.ones(2), mask=np.array([True, False])).param_groups[0]
+        with pytest.raises(AttributeError, match=f"{name}: expected an item, as in group"):
+            setattr(group, name, [])
+
     def test_pruned_weights_stay_zero(self):
         p = np.ones((2, 3))
         mask = np.array([[True, False, True], [False, True, True]])

@@ -9,6 +9,7 @@ import copy
 import os
 import pickle
 import platform
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -546,6 +547,43 @@ CALLS = {
 }
 
 
+FORK_IN_A_STEP = """
+import os, threading
+import numpy as np, fastoptim as fo
+
+inside, forked = threading.Event(), threading.Event()
+
+def lr(t):
+    if threading.current_thread() is stepper and not inside.is_set():
+        inside.set()
+        assert forked.wait(60)
+    return 1.0
+
+stepper = None
+p = np.zeros(3)
+opt = fo.SGD(p, lr=lr)
+stepper = threading.Thread(target=opt.step, args=(np.ones(3),))
+stepper.start()
+assert inside.wait(60)
+pid = os.fork()
+if pid == 0:
+    opt.step(np.ones(3))
+    opt.state_dict()
+    print("child stepped" if p.tolist() == [-1.0] * 3 else p, flush=True)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+try:
+    opt.step(np.ones(3))
+except RuntimeError as error:
+    assert "WHO" in str(error), error
+else:
+    raise AssertionError("the parent's optimizer is in a step")
+forked.set()
+stepper.join()
+assert p.tolist() == [-1.0] * 3
+"""
+
+
 class TestOneOptimizerInTwoThreads:
     """One of them steps, the other is refused; what is computed is a whole number of steps."""
 
@@ -576,8 +614,39 @@ class TestOneOptimizerInTwoThreads:
         optimizer.momentum = 0.5
         optimizer.step(np.ones(3))
         before = snapshot(optimizer)
-        assert "in use already" in refused(lambda: old.step([np.ones(3)], optimizer._groups))
+        assert "call it again" in refused(lambda: old.step([np.ones(3)], optimizer._groups))
         assert snapshot(optimizer) == before
+
+    @pytest.mark.parametrize("backend", ["compiled", "reference"])
+    def test_a_signal_handler_in_the_middle_of_a_step(self, backend):
+        """It runs in the thread that steps, in which a lock would wait for itself."""
+        messages = []
+
+        def handler(signum, frame):
+            messages.append(refused(lambda: optimizer.step(np.ones(3))))
+
+        def lr(t):
+            if t == 1:
+                signal.raise_signal(signal.SIGINT)
+            return [0.0, 1.0][t]  # some bytecode, before which the handler runs
+
+        p = np.zeros(3)
+        optimizer = fo.SGD(p, lr=lr, backend=backend)
+        optimizer.step(np.ones(3))
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            optimizer.step(np.ones(3))
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert len(messages) == 1
+        assert "in use already, in this thread" in messages[0]
+        assert p.tolist() == [-1.0] * 3
+
+    @needs_fork
+    def test_a_child_that_was_forked_in_the_middle_of_another_threads_step(self):
+        """There nobody steps the optimizer: the thread that did is not in the child."""
+        code = FORK_IN_A_STEP.replace("WHO", "in another thread")
+        assert output(code) == "child stepped"
 
     def test_a_refused_call_keeps_nobody_out(self):
         optimizer = fo.SGD(np.zeros(3), lr=1.0)
@@ -614,7 +683,11 @@ class TestOneOptimizerInTwoThreads:
         assert len(done) + len(errors) == threads * steps
         assert np.all(p == -len(done))
         assert optimizer._plan.steps == [len(done)]
-        assert set(errors) <= {"this optimizer is in use already, in another thread"}
+        assert set(errors) <= {
+            "this optimizer is in use already, in another thread",
+            "this optimizer was given other groups, state or options as the call began: "
+            "call it again",
+        }
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -1,0 +1,143 @@
+"""Rules of the user's own, made with the public names of `fastoptim.reference`."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+import fastoptim as fo
+from fastoptim.reference import Rule, rule
+
+
+def scalars(step, lr: fo.reference.NonNegative = 0.5):
+    return (lr,)
+
+
+@rule(scalars)
+def fall(p, g, m, /, lr):
+    m += g
+    p -= lr * m
+
+
+class Fall(fo.Optimizer):
+    rule = fall
+
+
+def optimizer(update, scalars=scalars, **options):
+    """Return an optimizer of a rule of one's own, on one array of ones."""
+    own = type("Own", (fo.Optimizer,), {"rule": Rule(update, scalars)})
+    return own(np.ones(3), backend="reference", **options)
+
+
+def test_runs_on_numpy_and_says_so():
+    p = np.ones(3)
+    with pytest.warns(RuntimeWarning, match="Fall: the rule fall has no compiled loop") as caught:
+        opt = Fall(p, lr=1.0, ema_decay=0.5, max_grad_norm=10.0)
+    assert caught[0].filename == __file__
+    assert opt.backend == "reference"
+    opt.step(np.ones(3))
+    opt.step(np.ones(3))
+    assert p.tolist() == [-2.0] * 3
+    assert opt.state[0]["m"].tolist() == [2.0] * 3
+    assert opt.ema.tolist() == [-0.75] * 3
+    again = pickle.loads(pickle.dumps(opt))
+    again.load_state_dict(opt.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Fall(p, backend="reference")
+    with pytest.raises(ValueError, match="backend: expected 'reference' for the rule fall, which"):
+        Fall(p, backend="compiled")
+
+
+def test_has_no_loop_of_a_rule_with_the_same_name():
+    """The loop of that name would reach for other state, and for scalars that are not there."""
+
+    def adam(p, g, /, lr):
+        p -= lr * g
+
+    with pytest.warns(RuntimeWarning, match="no compiled loop"):
+        opt = type("Own", (fo.Optimizer,), {"rule": Rule(adam, scalars)})(np.ones(3))
+    opt.step(np.ones(3))
+    assert opt.param_groups[0]["params"][0].tolist() == [0.5] * 3
+
+
+def test_scalars_of_ones_own_keep_the_loop():
+    own = type("Own", (fo.Optimizer,), {"rule": Rule(fo.reference.adagrad.update, three)})
+    pair = [own(np.ones(3), backend=backend) for backend in ("compiled", "reference")]
+    for opt in pair:
+        opt.step(np.full(3, 2.0))
+    assert pair[0].backend == "compiled"
+    assert pair[0].param_groups[0]["params"][0].tolist() == [0.5] * 3
+    assert pair[1].param_groups[0]["params"][0].tolist() == [0.5] * 3
+
+
+def three(step, lr: fo.reference.NonNegative = 0.5):
+    return lr, 0.0, 0.0
+
+
+@pytest.mark.parametrize("count", [4, 5, 9])
+def test_too_many_state_arrays(count):
+    names = ", ".join(f"s{k}" for k in range(count))
+    space = {}
+    exec(f"def many(p, g, {names}, /, lr): pass", space)
+    message = f"many: expected at most 3 arrays beside p and g, found {count}"
+    with pytest.raises(ValueError, match=message):
+        Rule(space["many"], scalars)
+
+
+def test_too_many_scalars():
+    names = ", ".join(f"c{k}" for k in range(17))
+    space = {}
+    exec(f"def many(p, g, /, {names}): pass", space)
+    with pytest.raises(ValueError, match="many: expected at most 16 scalars, found 17"):
+        Rule(space["many"], scalars)
+
+
+def test_a_trust_ratio_takes_the_place_of_a_state_array():
+    def many(p, g, a, b, c, u, /, lr, coefficient):
+        pass
+
+    with pytest.raises(ValueError, match="many: expected at most 3 arrays beside p and g, found 4"):
+        Rule(many, scalars, trust=True)
+
+
+def test_scalars_that_the_update_does_not_take():
+    def two(p, g, /, lr, other):
+        pass
+
+    with pytest.raises(ValueError, match="two: expected 2 scalars, as its update takes, found 1"):
+        optimizer(two)
+
+
+def test_scalars_that_become_more_change_nothing():
+    """The first step has been checked; what comes later is checked where it is taken over."""
+
+    def growing(step, lr: fo.reference.NonNegative = 0.5):
+        return (lr,) * (1 if step < 3 else 40)
+
+    def one(p, g, /, lr):
+        p -= lr * g
+
+    opt = optimizer(one, growing)
+    opt.step(np.ones(3))
+    opt.step(np.ones(3))
+    with pytest.raises(ValueError, match=r"scalars: expected 5, 4 and at most 16 of them, found"):
+        opt.step(np.ones(3))
+    assert opt.param_groups[0]["params"][0].tolist() == [0.0] * 3
+    assert opt._plan.steps == [2]
+
+
+def test_three_state_arrays_and_an_average():
+    def three_arrays(p, g, a, b, c, /, lr):
+        a += g
+        b += a
+        c += b
+        p -= lr * c
+
+    opt = optimizer(three_arrays, ema_decay=0.5)
+    opt.step(np.ones(3))
+    assert [opt.state[0][name][0] for name in "abc"] == [1.0] * 3
+    assert opt.ema.tolist() == [0.75] * 3
