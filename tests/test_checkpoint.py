@@ -17,6 +17,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from test_interrupts import interrupted
 from zoo import PAIRS, assert_same, same_bits, snapshot
 
 import fastoptim as fo
+from fastoptim import checkpoint
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
 
@@ -335,6 +337,50 @@ class TestNames:
         assert_refused(make(groups), path, message)
 
 
+class TestLengthOfTheHeader:
+    @pytest.mark.parametrize(
+        "name", ["", "n", "\U0001f600", "\x01", '"', "\\", ("\U0001f600", '"'), (1, None), 10**80]
+    )
+    def test_it_has_room_for_any_names_and_numbers(self, path, name, monkeypatch):
+        """What is saved can be loaded, whatever else the file of another optimizer may have."""
+        monkeypatch.setattr("fastoptim.checkpoint.ROOM_OF_REST", 0)
+        if isinstance(name, str):
+            name *= 50_000
+
+        def groups():
+            shapes = {name: (1,) * 60, (name, 1): (1,), (name, 2): (1,)}
+            return [{"params": {key: np.ones(shape)}} for key, shape in shapes.items()]
+
+        opt = fo.RMSprop(groups(), ema_decay=1 / 3, bounds=(-1e300 / 3, 1e300 / 3), l1=1e-300 / 3)
+        with opt._plan:
+            opt._load({**opt._described(), "skipped_steps": 2**62 - 1})
+        opt.save(path)
+        fo.RMSprop(groups()).load(path)
+
+    @pytest.mark.parametrize("function", ["_replace", "_by_name"])
+    def test_more_than_the_format_has_is_refused_before_anything_is_written(
+        self, path, function, monkeypatch
+    ):
+        """For very many arrays even before their names are made, which takes a while."""
+        opt = adam() if function == "_replace" else fo.Adam([np.ones(1) for _ in range(10)])
+        adam().save(path)
+        before = Path(path).read_bytes()
+        monkeypatch.setattr("fastoptim.checkpoint.LONGEST_HEADER", 1_000)
+        monkeypatch.setattr(f"fastoptim.checkpoint.{function}", None)
+        with pytest.raises(
+            ValueError, match=r"^params: expected arrays whose names fit the 1,000 bytes"
+        ):
+            opt.save(path)
+        assert Path(path).read_bytes() == before
+
+    def test_the_longest_is_that_of_the_library(self, path):
+        for more, reason in ((0, "invalid header length"), (1, "header too large")):
+            header = (checkpoint.LONGEST_HEADER + more).to_bytes(8, "little")
+            Path(path).write_bytes(header + b"{}")
+            with pytest.raises(checkpoint._library().SafetensorError, match=reason):
+                checkpoint._library().safe_open(path, "np")
+
+
 def test_memory_in_which_it_saves(path):
     """Nothing that grows with the arrays, of whatever layout."""
     code = f"""
@@ -466,11 +512,48 @@ class TestReplacing:
         assert content(path) == self.new
 
     def test_what_the_library_cannot_read_replaces_nothing(self, path, saved, monkeypatch):
-        monkeypatch.setattr("fastoptim.checkpoint._header", lambda text, specs: b"12345678")
+        monkeypatch.setattr("fastoptim.checkpoint._header", lambda text, specs: b"\x08" + bytes(15))
         with pytest.raises(ValueError, match="expected a safetensors file") as caught:
             saved.save(path)
         assert str(caught.value).startswith(path)
         assert content(path) == self.old
+
+    @pytest.mark.parametrize(
+        ("plant", "message"),
+        [
+            (lambda opt: opt._state["w"].pop("ema"), "['w']: expected the key 'ema', found 'step'"),
+            (
+                lambda opt: opt._state["b"].update(m=np.ones(1)),
+                "'m/b': expected ['F64', []], found ['F64', [1]]",
+            ),
+            (lambda opt: opt._state["b"].update(x=np.ones(())), "found also 'x/b'"),
+            (lambda opt: opt.param_groups[0].hyper.update(lr=-1.0), "lr: expected a finite number"),
+            (lambda opt: opt.param_groups[0].hyper.update(n=1), "n: adam has no such argument"),
+            (
+                lambda opt: opt._settings.update(nonfinite="stop"),
+                "nonfinite: expected 'ignore'",
+            ),
+            (
+                lambda opt: setattr(opt, "_skipped", -1),
+                "['skipped_steps']: expected a whole number",
+            ),
+        ],
+    )
+    def test_what_load_would_refuse_replaces_nothing(self, path, saved, plant, message):
+        """Whatever went wrong in the optimizer, the good file stays."""
+        old = Path(path).read_bytes()
+        plant(saved)
+        with pytest.raises(ValueError, match=f"^{re.escape(path)}: ") as caught:
+            saved.save(path)
+        assert message in str(caught.value)
+        assert Path(path).read_bytes() == old
+        assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
+
+    def test_data_are_not_read_once_more(self, path, saved, monkeypatch):
+        monkeypatch.setattr("fastoptim.checkpoint._arrays_in", None)
+        saved.save(path)
+        monkeypatch.undo()
+        assert content(path) == self.new
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_an_interrupt_at_every_moment(self, path, saved):
@@ -784,13 +867,79 @@ class TestDamagedFiles:
             ("[]", "expected a mapping in its metadata, found tuple"),
             ('{"version": 2}', "version: expected 1, found 2"),
             ('{"version": 1}', "optimizer: expected Adam, found None"),
-            ('{"version": 1, "optimizer": "SGD"}', "optimizer: expected Adam, found SGD"),
-            ('{"version": 1, "optimizer": "Adam"}', "expected param groups of names"),
+            ('{"version": 1, "optimizer": "SGD"}', "optimizer: expected Adam, found 'SGD'"),
+            (
+                '{"version": 1, "optimizer": "Adam"}',
+                "metadata: expected the key 'param_groups', found 'version', 'optimizer'",
+            ),
         ],
     )
     def test_metadata_that_does_not_fit(self, path, saved, text, message):
         forge(path, text=text)
         assert_refused(adam(steps=0), path, message)
+
+    def test_a_group_or_a_name_twice(self, path, saved):
+        rest = rest_of(path)
+        (group,), steps = rest["param_groups"], rest["steps"]
+        for names in (["w", "b"], ["b", "w"], ["w"], ["w", "w"], []):
+            again = {**group, "params": names}
+            more = {"param_groups": [group, again], "steps": [*steps, *[7] * len(names)]}
+            forge(path, {**rest, **more})
+            assert_refused(adam(steps=0), path, "param_groups: expected groups of [['w', 'b']]")
+        for names in (["w", "b", "w"], ["w", "w"]):
+            more = {"param_groups": [{**group, "params": names}], "steps": [1] * len(names)}
+            forge(path, {**rest, **more})
+            assert_refused(adam(steps=0), path, "param_groups: expected groups of [['w', 'b']]")
+
+    @pytest.mark.parametrize("steps", [None, 2, [2], [2, 2, 2], {"w": 2, "b": 2}, "22"])
+    def test_step_counts_of_other_names(self, path, saved, steps):
+        forge(path, {**rest_of(path), "steps": steps})
+        assert_refused(adam(steps=0), path, "steps: expected one for each of 2 names, found ")
+
+    def test_messages_are_short(self, path, saved):
+        """Also what an exception quotes as its cause."""
+        rest, arrays, long = rest_of(path), arrays_in(path), "n" * 300_000
+        (group,) = rest["param_groups"]
+        many = [f"name {i}" for i in range(20_000)]
+        changes = [
+            {"version": long},
+            {"version": many},
+            {"optimizer": long},
+            {"format": many},
+            {"steps": many},
+            {"steps": [long, 2]},
+            {"skipped_steps": long},
+            {"settings": dict.fromkeys(many)},
+            {"settings": {**rest["settings"], "nonfinite": long}},
+            {"param_groups": many},
+            {"param_groups": [dict.fromkeys(many)]},
+            {"param_groups": [{**group, "params": many}]},
+            {"param_groups": [{**group, "params": [long, "b"]}]},
+            {"param_groups": [{**group, "lr": many}]},
+            {"param_groups": [{**group, long: 1}]},
+            {"param_groups": [{**group, **dict.fromkeys(many)}]},
+        ]
+        for change in changes:
+            forge(path, {**rest, **change})
+            self.assert_short(path)
+        forge(path, rest, {**arrays, long: np.ones(3)})
+        self.assert_short(path)
+        header = {
+            "__metadata__": {"fastoptim": json.dumps(rest)},
+            "m/w": {"dtype": "U8", "shape": [1] * 9_000, "data_offsets": [0, 1]},
+            "sha256": {"dtype": "U8", "shape": [32], "data_offsets": [1, 33]},
+        }
+        for kind in ("U8", long):
+            header["m/w"]["dtype"] = kind
+            text = json.dumps(header).encode()
+            Path(path).write_bytes(len(text).to_bytes(8, "little") + text + bytes(33))
+            self.assert_short(path)
+
+    def assert_short(self, path):
+        with pytest.raises(ValueError, match=f"^{re.escape(path)}: ") as caught:
+            adam(steps=0).load(path)
+        assert len(str(caught.value)) < 2_000
+        assert all(len(part) < 3_000 for part in traceback.format_exception(caught.value))
 
     @pytest.mark.parametrize("digest", [np.zeros(32, "u1"), np.zeros(31, "u1"), np.zeros(32, "i1")])
     def test_another_hash(self, path, saved, digest):
@@ -808,7 +957,15 @@ class TestDamagedFiles:
     def test_a_header_that_claims_any_size(self, path, size):
         with open(path, "wb") as file:
             file.write(size.to_bytes(8, "little") + b"{}" * 20)
-        assert_refused(adam(steps=0), path, "expected a safetensors file, found none, or damage: ")
+        message = "safetensors file, found none" if size <= 10**6 else f"found one of {size:,}: "
+        assert_refused(adam(steps=0), path, message)
+
+    def test_a_header_of_many_times_what_the_optimizer_needs(self, path, saved):
+        """It would take fifty times as much memory; it is refused before anything parses it."""
+        forge(path, text="[" + "{}," * 1_000_000 + "{}]")
+        assert_refused(adam(steps=0), path, "expected a checkpoint of this optimizer, whose header")
+        with open(path, "rb") as file:
+            assert int.from_bytes(file.read(8), "little") > 2_000_000
 
     def test_a_file_larger_than_the_memory(self, path, saved):
         """It has what its header claims, being empty from its header on."""
