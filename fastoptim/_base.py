@@ -598,8 +598,13 @@ class Optimizer:
 
         The file at `path` is replaced in one moment, once the new one is whole and on the disk:
         whatever happens meanwhile, it is the old one or the new one. (A process that is killed
-        may leave a file ``.fastoptim-*`` beside it.) It keeps its permissions; those of a new file
-        are what the umask leaves. Where `path` is a symbolic link, what it points to is replaced.
+        may leave a file ``.fastoptim-*`` beside it.) It keeps its permissions, on Linux with its
+        POSIX access control list, and its owner and group. Where the system refuses these, as it
+        does to all but root and the group's members, the file belongs to whom saves it, has no
+        set-id bits, and a new group gets no more than the old group and all others both had. Other
+        access control lists and extended attributes are not kept, nor are further hard links. The
+        permissions of a new file are what the umask leaves. Where `path` is a symbolic link, what
+        it points to is replaced.
 
         Parameters
         ----------

@@ -19,8 +19,10 @@ import math
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,6 +32,7 @@ from ._kinds import entry, shown
 VERSION = 1  # of the layout of the file
 METADATA = "fastoptim"
 PARAM = "p"  # beside the names of state arrays, which are never p
+ACL = "system.posix_acl_access"  # the attribute of a file that holds its access control list
 NO_FILE = "expected a file, found a folder or a device"
 DIGEST = ("sha256", "U8", [32])  # as one byte needs no alignment, safetensors has it last, too
 CHUNK = 1 << 17  # elements that are hashed and written at a time
@@ -397,12 +400,14 @@ def _replace(path: str, fill: Callable[[BinaryIO], None]) -> None:
     target = os.path.realpath(path) if os.path.islink(path) else path
     folder = os.path.dirname(target) or os.curdir
     temporary = os.path.join(folder, f".fastoptim-{secrets.token_hex(8)}")
-    mode = _mode_of(target)
+    old = _status_of(target)
+    # What replaces a file is nobody else's until it has the permissions of that file.
+    mode = 0o666 if old is None else 0o600
     try:
         with _synced(folder):
-            with open(temporary, "xb") as file:  # its mode is what the umask leaves
-                if mode is not None:
-                    os.chmod(temporary, mode)
+            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
+                if old is not None:
+                    _take_permissions(file.fileno(), target, old)
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -415,15 +420,71 @@ def _replace(path: str, fill: Callable[[BinaryIO], None]) -> None:
         raise
 
 
-def _mode_of(path: str) -> int | None:
-    """Return the permissions of the file that is to be replaced, if there is one."""
+def _status_of(path: str) -> os.stat_result | None:
+    """Return the status of the file that is to be replaced, if there is one."""
     try:
-        found = os.stat(path).st_mode
+        found = os.stat(path)
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(found):
+    if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path}: {NO_FILE}")
-    return stat.S_IMODE(found)
+    return found
+
+
+def _take_permissions(descriptor: int, target: str, old: os.stat_result) -> None:
+    """Give a new file the owner, the group and the permissions of the one that it replaces.
+
+    Where the system refuses, nobody gets a permission beyond those of before, save the new owner,
+    whose data these are: a new group and all others get what both the old group and all others
+    had.
+    """
+    if sys.platform == "win32":  # which replaces no file that has other than the usual mode
+        return
+    for owner in (old.st_uid, -1):  # -1 leaves the owner, whom only root may change
+        new = os.fstat(descriptor)
+        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+            with suppress(OSError):
+                os.fchown(descriptor, owner, old.st_gid)
+    new = os.fstat(descriptor)
+    mode = stat.S_IMODE(old.st_mode)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    if new.st_gid != old.st_gid:
+        both = mode >> 3 & mode & 0o7
+        mode = mode & ~0o77 | both << 3 | both
+    if not _took_acl(descriptor, target, new.st_gid == old.st_gid):
+        mode &= ~0o77
+    os.fchmod(descriptor, mode)
+
+
+def _took_acl(descriptor: int, target: str, may: bool) -> bool:
+    """Give a new file the access control list of the one that it replaces, or no list.
+
+    Return whether the bits of the mode then mean what they meant: with a list those of the group
+    are the limit of all that it grants, and it may refuse to some what others have.
+    """
+    if sys.platform != "linux":
+        return True
+    with suppress(OSError):  # of whatever kind: then it is taken for lost
+        acl = _acl_of(target)
+        if acl is not None and may:
+            os.setxattr(descriptor, ACL, acl)
+        elif _acl_of(descriptor) is not None:  # which is that of its folder
+            os.removexattr(descriptor, ACL)
+        return acl is None or may
+    return False
+
+
+def _acl_of(file: str | int) -> bytes | None:
+    """Return the access control list of a file, if it has one."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.getxattr(file, ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):  # a file or a file system without any
+            return None
+        raise
 
 
 @contextmanager

@@ -484,7 +484,9 @@ class TestReplacing:
         assert sizes == [os.path.getsize(path)]
         assert content(path) == self.new
 
-    @pytest.mark.parametrize("name", ["open", "fsync", "replace", "stat", "chmod"])
+    @pytest.mark.parametrize(
+        "name", ["open", "fsync", "replace", "stat", pytest.param("fchmod", marks=posix)]
+    )
     @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt])
     def test_a_call_of_the_system_fails(self, path, saved, monkeypatch, name, error):
         def fail(*args, **kwargs):
@@ -592,6 +594,26 @@ class TestReplacing:
             assert os.umask(before) == 0
 
     @posix
+    def test_nobody_else_may_open_it_before_it_has_its_permissions(self, path, saved, monkeypatch):
+        """Who opens it then could read what is written later."""
+        modes, real = [], os.fchmod
+
+        def fchmod(descriptor, mode):
+            found = os.fstat(descriptor)
+            modes.append((stat.S_IMODE(found.st_mode), found.st_size, mode))
+            real(descriptor, mode)
+
+        monkeypatch.setattr(os, "fchmod", fchmod)
+        os.chmod(path, 0o640)
+        before = os.umask(0)
+        try:
+            saved.save(path)
+        finally:
+            os.umask(before)
+        assert modes == [(0o600, 0, 0o640)]
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
+
+    @posix
     def test_a_link_stays_and_what_it_points_to_is_replaced(self, tmp_path, saved):
         for folder in ("there", "here"):
             (tmp_path / folder).mkdir()
@@ -665,6 +687,108 @@ def test_a_read_only_folder():
         )
         code = LIMITED.format(tests=TESTS, folder=folder, limit=limit, again="")
         assert output(code).split() == ["EACCES", "True"] * 2
+
+
+# Who saves (user, group, further groups), and the file that is replaced: its owner, group and mode
+# before and after.
+OWNERS = [
+    ((0, 0, []), (2001, 2000, 0o660), (2001, 2000, 0o660)),
+    ((0, 0, []), (2001, 2000, 0o6751), (2001, 2000, 0o6751)),
+    ((2001, 2001, [2000]), (2001, 2000, 0o660), (2001, 2000, 0o660)),
+    # The file loses its group, of which who saves it is no member
+    ((2001, 2001, []), (2001, 2000, 0o660), (2001, 2001, 0o600)),
+    ((2001, 2001, []), (2001, 2000, 0o664), (2001, 2001, 0o644)),
+    ((2001, 2001, []), (2001, 2000, 0o604), (2001, 2001, 0o600)),
+    ((2001, 2001, []), (2001, 2000, 0o2775), (2001, 2001, 0o755)),
+    # Another owner
+    ((2002, 2002, [2000]), (2001, 2000, 0o660), (2002, 2000, 0o660)),
+    ((2002, 2002, [2000]), (2001, 2000, 0o6770), (2002, 2000, 0o770)),
+    ((2002, 2002, []), (2001, 2000, 0o646), (2002, 2002, 0o644)),
+    ((2002, 2002, []), (2001, 2001, 0o4600), (2002, 2002, 0o600)),
+]
+SAVE_AS = """
+import os, stat, sys
+sys.path.insert(0, {tests!r})
+from test_checkpoint import *
+opt, path = adam(), os.path.join({folder!r}, "run")
+
+def save_as(user, group, groups):
+    os.setgroups(groups)
+    os.setegid(group)
+    os.seteuid(user)
+    try:
+        opt.save(path)
+        opt.load(path)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    found = os.stat(path)
+    return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
+
+def made(user, group, mode):
+    if os.path.exists(path):
+        os.unlink(path)
+    opt.save(path)
+    os.chown(path, user, group)
+    os.chmod(path, mode)
+
+os.umask(0o022)
+os.chmod({folder!r}, 0o777)
+"""
+needs_root = pytest.mark.skipif(
+    getattr(os, "geteuid", lambda: 1)() != 0, reason="saving as somebody else takes root"
+)
+
+
+@needs_root
+def test_owner_and_group_stay_or_get_nothing_new():
+    code = """
+for who, before, after in OWNERS:
+    made(*before)
+    found = save_as(*who)
+    assert found == after, (who, before, found)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        output(SAVE_AS.format(tests=TESTS, folder=folder) + code)
+
+
+@needs_root
+def test_an_access_control_list_stays_or_leaves_the_file_to_its_owner():
+    """With one, the group's bits of the mode are the limit of what it grants, not the group's."""
+    code = """
+import struct
+
+def acl(owner, group, others, **users):
+    entries = [(1, owner, 2**32 - 1), *((2, users[u], int(u[1:])) for u in users)]
+    entries += [(4, group, 2**32 - 1), (16, 6, 2**32 - 1), (32, others, 2**32 - 1)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+given = acl(6, 0, 4, _2003=6, _2004=0)
+made(2001, 2000, 0o600)
+try:
+    os.setxattr(path, "system.posix_acl_access", given)
+except OSError as error:
+    print(error)
+    sys.exit()
+for who, ids in (((0, 0, []), (2001, 2000)), ((2002, 2002, [2000]), (2002, 2000))):
+    assert save_as(*who) == (*ids, 0o664), who
+    assert os.getxattr(path, "system.posix_acl_access") == given
+assert save_as(2002, 2002, []) == (2002, 2002, 0o600)
+assert "system.posix_acl_access" not in os.listxattr(path)
+
+# A list of the folder, which a new file gets, and one that replaces a file without a list does not
+os.setxattr(os.path.dirname(path), "system.posix_acl_default", given)
+made(2001, 2000, 0o660)
+os.removexattr(path, "system.posix_acl_access")
+os.chmod(path, 0o660)
+assert save_as(0, 0, []) == (2001, 2000, 0o660)
+assert "system.posix_acl_access" not in os.listxattr(path)
+print("kept")
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        found = output(SAVE_AS.format(tests=TESTS, folder=folder) + code)
+    if found.strip() != "kept":
+        pytest.skip(f"no access control lists here: {found}")
 
 
 KILLS = """
