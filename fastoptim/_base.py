@@ -24,7 +24,19 @@ from numpy.typing import NDArray
 
 from . import _levels, checkpoint
 from ._engine import Plan, ShownEma, as_array, can_flush, change, check_target
-from ._kinds import NO_SEQUENCES, Choice, Count, Divisor, Flag, Kind, Maybe, Real, checked, shown
+from ._kinds import (
+    NO_SEQUENCES,
+    Choice,
+    Count,
+    Divisor,
+    Flag,
+    Kind,
+    Maybe,
+    Real,
+    checked,
+    entry,
+    shown,
+)
 from ._rule import Rule, ScalarsOfStep, is_schedule
 from ._stages import clip_factor, norm_of
 
@@ -182,12 +194,9 @@ class Container:
             )
         names = self.names or []
         if grads.keys() != set(names):
-            wrong = [name for name in names if name not in grads]
-            problem = "without" if wrong else "with the unknown name"
-            wrong = wrong or [name for name in grads if name not in names]
             raise ValueError(
                 f"{label}: expected the names of params (None to skip one), "
-                f"found a mapping {problem} {wrong[0]!r}"
+                f"found {_with_other_names(names, grads)}"
             )
         return [grads[name] for name in names]
 
@@ -641,13 +650,9 @@ class Optimizer:
 
     def _described(self) -> dict[str, Any]:
         """Return what `state_dict` returns, but with the state arrays themselves."""
-        keys = iter(self._state)
         groups = [
-            {
-                "params": [next(keys) for _ in group.container.arrays],
-                **{k: v for k, v in group.hyper.items() if k not in group.schedules},
-            }
-            for group in self._groups
+            {"params": names, **{k: v for k, v in group.hyper.items() if k not in group.schedules}}
+            for names, group in zip(self._names(), self._groups, strict=True)
         ]
         return {
             "optimizer": type(self).__name__,
@@ -668,7 +673,8 @@ class Optimizer:
         ----------
         state_dict : mapping
             From an optimizer of the same class, whose groups hold parameters with the same keys,
-            shapes and dtypes. Its arrays are copied.
+            shapes and dtypes. The order of keys and groups does not matter where `params` is a
+            mapping; elsewhere a parameter's key is its number. Its arrays are copied.
 
         Raises
         ------
@@ -686,8 +692,13 @@ class Optimizer:
 
         The file at `path` is replaced in one moment, once the new one is whole and on the disk:
         whatever happens meanwhile, it is the old one or the new one. (A process that is killed
-        may leave a file ``.fastoptim-*`` beside it.) It keeps its permissions; those of a new file
-        are what the umask leaves. Where `path` is a symbolic link, what it points to is replaced.
+        may leave a file ``.fastoptim-*`` beside it.) It keeps its permissions, on Linux with its
+        POSIX access control list, and its owner and group. Where the system refuses these, as it
+        does to all but root and the group's members, the file belongs to whom saves it, has no
+        set-id bits, and a new group gets no more than the old group and all others both had. Other
+        access control lists and extended attributes are not kept, nor are further hard links. The
+        permissions of a new file are what the umask leaves. Where `path` is a symbolic link, what
+        it points to is replaced.
 
         Parameters
         ----------
@@ -701,7 +712,9 @@ class Optimizer:
         ------
         TypeError, ValueError
             If an argument is not as described, `path` is a folder or a device, or a parameter has
-            a name other than text, a number, None, or a tuple of these.
+            a name other than text, a number, None, or a tuple of these; if names and shapes take
+            more than the 100,000,000 bytes that a safetensors file has for them; or if `load`
+            would refuse the new file. The old one is there as it was.
         OSError
             If the system refuses, as it does where the disk is full; then the old file is there
             as it was.
@@ -730,7 +743,13 @@ class Optimizer:
         with_params = checked("params", Flag(), params)
         self._check_given()
         with self._settled():
-            checkpoint.write(path, self._described(), self._params() if with_params else {})
+            saved, arrays = self._described(), self._params()
+            states = (*self.rule.state, EMA)
+
+            def prove(file: str) -> None:
+                self._accepted(checkpoint.read_without_data(file, saved, arrays, states))
+
+            checkpoint.write(path, saved, arrays if with_params else {}, prove)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from what `save` saved, with the same bits.
@@ -766,47 +785,39 @@ class Optimizer:
             states = (*self.rule.state, EMA)
             self._load(*checkpoint.read(path, self._described(), self._params(), states))
 
-    def _load(self, state_dict: Mapping[str, Any], params: Sequence[Array] = ()) -> None:
+    def _load(self, state_dict: Mapping[str, Any], values: Sequence[Array] = ()) -> None:
+        """Go on from a state, and from these values of the parameters, or those that there are."""
+        groups, others, wanted, steps = self._accepted(state_dict)
+        for key, p in self._params().items() if values else ():
+            check_target(f"params[{key!r}]", p)  # it may have been made read-only since
+        state = _allocated(list(self._state), wanted)
+        self._lay_out(groups, state, steps, others, values)
+
+    def _accepted(
+        self, state_dict: Mapping[str, Any]
+    ) -> tuple[tuple[ParamGroup, ...], dict[str, Any], dict[tuple[Any, str], Any], list[int]]:
+        """Return what to lay out and to set for a state, if all of it fits; nothing changes.
+
+        These are the groups, attributes, state arrays as `_allocated` wants them, and step counts.
+        No element of an array is read, so that stand-ins do where only the fit is of interest.
+        """
         written_by = Choice((type(self).__name__,))
-        checked(
-            "state_dict['optimizer']", written_by, _entry("state_dict", state_dict, "optimizer")
-        )
-        number = checked(
-            "state_dict['format']", Count(), _entry("state_dict", state_dict, "format")
-        )
+        checked("state_dict['optimizer']", written_by, entry("state_dict", state_dict, "optimizer"))
+        number = checked("state_dict['format']", Count(), entry("state_dict", state_dict, "format"))
         _expect("state_dict['format']", FORMAT, number)
-        found = _entry("state_dict", state_dict, "param_groups")
-        if not isinstance(found, Sequence):
-            kind = type(found).__name__
-            raise TypeError(f"state_dict['param_groups']: expected a sequence, found {kind}")
-        _expect("state_dict['param_groups']: number", len(self._groups), len(found))
-        keys = list(self._state)
-        groups = []
-        for number, (group, saved) in enumerate(zip(self._groups, found, strict=True)):
-            label = f"state_dict['param_groups'][{number}]"
-            count = len(group.container.arrays)
-            names = _entry(label, saved, "params")
-            names = list(names) if isinstance(names, tuple) else names
-            _expect(f"{label}['params']", keys[:count], names)
-            keys = keys[count:]
-            hyper = {name: group.hyper[name] for name in group.schedules - saved.keys()}
-            hyper |= {name: value for name, value in saved.items() if name != "params"}
-            _expect(f"{label}: hyperparameters", sorted(group.hyper), sorted(hyper, key=str))
-            groups.append(ParamGroup(self.rule, group.container, hyper, group["mask"]))
-        settings = _entry("state_dict", state_dict, "settings")
+        groups = self._loaded_groups(entry("state_dict", state_dict, "param_groups"))
+        settings = entry("state_dict", state_dict, "settings")
         if isinstance(settings, Mapping):  # it came later than the others
             settings = {"flush_denormals": False, **settings}
         settings = {
-            name: checked(name, kind, _entry("state_dict['settings']", settings, name))
+            name: checked(name, kind, entry("state_dict['settings']", settings, name))
             for name, kind in SETTINGS.items()
         }
-        skipped = _entry("state_dict", state_dict, "skipped_steps")
-        skipped = checked("state_dict['skipped_steps']", Count(0), skipped)
-        state, steps = self._loaded_state(groups, _entry("state_dict", state_dict, "state"))
-        for key, p in self._params().items() if params else ():
-            check_target(f"params[{key!r}]", p)  # it may have been made read-only since
-        own = self._adopting(settings)[1] | {"_skipped": skipped}
-        self._lay_out(tuple(groups), state, steps, own, params)
+        skipped = entry("state_dict", state_dict, "skipped_steps")
+        skipped = checked("state_dict['skipped_steps']", STEPS, skipped)
+        wanted, steps = self._accepted_state(groups, entry("state_dict", state_dict, "state"))
+        others = self._adopting(settings)[1] | {"_skipped": skipped}
+        return groups, others, wanted, steps
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_ema_shows("copy or pickle")
@@ -891,6 +902,11 @@ class Optimizer:
         """Return the keys of the parameters whose averages are to start at the next step."""
         pairs = zip(self._state, self._plan.unstarted, strict=True)
         return {key for key, unstarted in pairs if unstarted}
+
+    def _names(self) -> list[list[Any]]:
+        """Return the keys of the parameters of each group."""
+        keys = iter(self._state)
+        return [[next(keys) for _ in group.container.arrays] for group in self._groups]
 
     def _params(self) -> dict[Any, Array]:
         """Return the parameters by their keys."""
@@ -1055,33 +1071,65 @@ class Optimizer:
         factor = 1.0 if limit is None else clip_factor(norm, limit)
         return scale * factor, [*changes, (self, {"_norm": norm})]
 
+    def _loaded_groups(self, saved: Any) -> tuple[ParamGroup, ...]:
+        """Return this optimizer's groups with the hyperparameters of the saved ones."""
+        label = "state_dict['param_groups']"
+        groups = []
+        for group, found in zip(
+            self._groups, checkpoint.matched(label, self._names(), saved), strict=True
+        ):
+            hyper = {name: group.hyper[name] for name in group.schedules - found.keys()}
+            hyper |= {name: value for name, value in found.items() if name != "params"}
+            if hyper.keys() != group.hyper.keys():
+                raise ValueError(
+                    f"{label}: hyperparameters: expected {', '.join(group.hyper)}, "
+                    f"found {_with_other_names(group.hyper, hyper)}"
+                )
+            groups.append(ParamGroup(self.rule, group.container, hyper))
+            change([(groups[-1], {"masks": group.masks})])
+        return tuple(groups)
+
     def _loaded_state(
-        self, groups: Sequence[ParamGroup], saved: Mapping[Any, Any]
+        self, groups: Iterable[ParamGroup], saved: Mapping[Any, Any]
     ) -> tuple[dict[Any, dict[str, Array]], list[int]]:
         """Return checked copies of saved state arrays, and the step counts."""
+        wanted, steps = self._accepted_state(groups, saved)
+        return _allocated(list(self._state), wanted), steps
+
+    def _accepted_state(
+        self, groups: Iterable[ParamGroup], saved: Mapping[Any, Any]
+    ) -> tuple[dict[tuple[Any, str], Any], list[int]]:
+        """Return saved state arrays as `_allocated` wants them, and the step counts, checked."""
         where = "state_dict['state']"
         if not isinstance(saved, Mapping):
             raise TypeError(f"{where}: expected a mapping, found {type(saved).__name__}")
-        _expect(f"{where}: keys", list(self._state), list(saved))
-        copies = {}
+        if saved.keys() != self._state.keys():
+            raise ValueError(
+                f"{where}: expected the keys of this optimizer's state, "
+                f"found {_with_other_names(self._state, saved)}"
+            )
+        known = (*self.rule.state, EMA)
+        wanted = {}
         steps = []
         params = [(group, p) for group in groups for p in group.container.arrays]
-        for (group, p), (key, arrays) in zip(params, saved.items(), strict=True):
-            label = f"{where}[{key!r}]"
-            steps.append(checked(f"{label}['step']", STEPS, _entry(label, arrays, "step")))
+        for (group, p), key in zip(params, self._state, strict=True):
+            label, arrays = f"{where}[{key!r}]", saved[key]
+            steps.append(checked(f"{label}['step']", STEPS, entry(label, arrays, "step")))
             for name in group.state_names:
-                _entry(label, arrays, name)
-            for name, array in arrays.items():
-                if name == "step":
-                    continue
-                if name not in (*self.rule.state, EMA):
-                    known = ", ".join((*self.rule.state, EMA))
-                    raise ValueError(f"{label}: expected state named {known}, found {name!r}")
-                array = as_array(f"{label}[{name!r}]", array)
-                _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
-                _expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
-                copies[key, name] = p, array
-        return _allocated(list(saved), copies), steps
+                entry(label, arrays, name)
+            for name in arrays:
+                if name not in ("step", *known):
+                    expected = ", ".join(known)
+                    raise ValueError(
+                        f"{label}: expected state named {expected}, found {shown(name)}"
+                    )
+            for name in known:
+                if name in arrays:
+                    array = as_array(f"{label}[{name!r}]", arrays[name])
+                    _expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
+                    _expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
+                    wanted[key, name] = p, array
+        return wanted, steps
 
 
 def _allocated(
@@ -1144,14 +1192,14 @@ def _keys(groups: Iterable[ParamGroup]) -> list[Any]:
     return list(keys)
 
 
-def _entry(label: str, mapping: Any, name: str) -> Any:
-    if not isinstance(mapping, Mapping):
-        raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
-    if name not in mapping:
-        raise ValueError(
-            f"{label}: expected the key {name!r}, found {', '.join(map(repr, mapping)) or 'none'}"
-        )
-    return mapping[name]
+def _with_other_names(names: Iterable[Any], found: Mapping[Any, Any]) -> str:
+    """Describe a mapping that has not just these names, by one that it lacks or has too many."""
+    known = dict.fromkeys(names)
+    for name in known:
+        if name not in found:
+            return f"a mapping without {shown(name)}"
+    unknown = next(name for name in found if name not in known)
+    return f"a mapping with the unknown name {shown(unknown)}"
 
 
 def _expect(label: str, expected: Any, found: Any, wrong: type[Exception] = ValueError) -> None:

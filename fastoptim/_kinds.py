@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
@@ -249,3 +250,14 @@ def checked(name: str, kind: Kind, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError) as error:
         wrong = TypeError if isinstance(error, TypeError) else ValueError
         raise wrong(f"{name}: expected {kind}, found {shown(value)}") from None
+
+
+def entry(label: str, mapping: Any, name: str) -> Any:
+    """Return what a mapping has under a name; say what it has where that is missing."""
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
+    if name not in mapping:
+        first = ", ".join(map(shown, islice(mapping, 20)))
+        more = f" and {len(mapping) - 20} others" if len(mapping) > 20 else ""
+        raise ValueError(f"{label}: expected the key {name!r}, found {first or 'none'}{more}")
+    return mapping[name]

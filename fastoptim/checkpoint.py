@@ -19,18 +19,27 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ._kinds import entry, shown
+
 VERSION = 1  # of the layout of the file
 METADATA = "fastoptim"
 PARAM = "p"  # beside the names of state arrays, which are never p
+ACL = "system.posix_acl_access"  # the attribute of a file that holds its access control list
 NO_FILE = "expected a file, found a folder or a device"
 DIGEST = ("sha256", "U8", [32])  # as one byte needs no alignment, safetensors has it last, too
 CHUNK = 1 << 17  # elements that are hashed and written at a time
+LONGEST_HEADER = 100_000_000  # bytes, of any safetensors file
+SHORTEST_ENTRY = len('"m/":{"dtype":"F32","shape":[],"data_offsets":[0,0]},')
+ROOM_OF_GROUP = 1 << 14  # bytes of a header for the hyperparameters of a param group
+ROOM_OF_REST = 1 << 20  # and for whatever a file of another optimizer has, so that it can be named
 
 Spec = tuple[str, str, list[int]]  # the name, the type and the shape of an array in the file
 
@@ -52,18 +61,30 @@ def blaming(path: str) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def write(path: str, saved: Mapping[str, Any], params: Mapping[Any, Any]) -> None:
-    """Write what `state_dict` returned, and these parameters by their keys."""
+def write(
+    path: str,
+    saved: Mapping[str, Any],
+    params: Mapping[Any, Any],
+    prove: Callable[[str], None],
+) -> None:
+    """Write what `state_dict` returned, and these parameters by their keys.
+
+    Before the new file replaces the old one, `prove` is given its path, and raises what loading it
+    would raise.
+    """
     _library()
     state = saved["state"]
+    count = len(params) + sum(len(item) - 1 for item in state.values())
+    _check_length(count, SHORTEST_ENTRY * count)  # at once, where naming them all takes a while
     arrays = _by_name(state, params)
     specs = sorted(map(_spec, arrays, arrays.values()), key=_place)
     rest = {name: value for name, value in saved.items() if name != "state"}
-    steps = [entry["step"] for entry in state.values()]
+    steps = [item["step"] for item in state.values()]
     text = json.dumps({"version": VERSION, **rest, "steps": steps})
+    header = _header(text, specs)
 
     def fill(file: BinaryIO) -> None:
-        file.write(_header(text, specs))
+        file.write(header)
         digest = _digest(text, specs)
         for name, _, _ in specs:
             for part in _bytes_of(arrays[name]):
@@ -71,8 +92,8 @@ def write(path: str, saved: Mapping[str, Any], params: Mapping[Any, Any]) -> Non
                 file.write(part)
         file.write(digest.digest())
         file.flush()
-        with blaming(path), _opened(file.name):
-            pass  # what nobody could load does not replace the old file
+        with blaming(path):
+            prove(file.name)
 
     _replace(path, fill)
 
@@ -85,6 +106,27 @@ def read(
     What `state_dict` would return now, the parameters by their keys and the names that their state
     arrays may have are what the file must fit. Nothing larger than these is read into memory.
     """
+    return _read(path, like, params, states, _arrays_in)
+
+
+def read_without_data(
+    path: str, like: Mapping[str, Any], params: Mapping[Any, Any], states: Sequence[str]
+) -> dict[str, Any]:
+    """Return what `state_dict` returned, with arrays of zeros that take no memory.
+
+    All that `read` checks is checked, but for the hash.
+    """
+    saved, _ = _read(path, like, params, states, _stand_ins)
+    return saved
+
+
+def _read(
+    path: str,
+    like: Mapping[str, Any],
+    params: Mapping[Any, Any],
+    states: Sequence[str],
+    arrays_of: Callable[[Any, str, Sequence[Spec]], dict[str, Any]],
+) -> tuple[dict[str, Any], list[Any]]:
     places = {
         f"{name}/{text}": (key, name)
         for key in params
@@ -92,19 +134,53 @@ def read(
         for name in (PARAM, *states)
     }
     expected = {place: _spec(place, params[key]) for place, (key, _) in places.items()}
-    with _opened(path) as file:
+    wanted = [group["params"] for group in like["param_groups"]]
+    with _opened(path, _room(expected.values(), len(wanted))) as file:
         text, rest = _rest_of(file)
         _expect("optimizer", like["optimizer"], rest.get("optimizer"))
-        groups, steps = _matched(like["param_groups"], rest)
-        arrays = _arrays_in(file, text, _specs_in(file, expected))
+        steps = _steps_in(rest, wanted)
+        arrays = arrays_of(file, text, _specs_in(file, expected))
     state: dict[Any, dict[str, Any]] = {key: {"step": steps[key]} for key in params}
     for place, (key, name) in places.items():
         if place in arrays:
             state[key][name] = arrays[place]
-    values = [entry.pop(PARAM) for entry in state.values() if PARAM in entry]
+    values = [item.pop(PARAM) for item in state.values() if PARAM in item]
     if values and len(values) < len(params):
         raise ValueError(f"expected {len(params)} parameters or none, found {len(values)}")
-    return {**rest, "param_groups": groups, "state": state}, values
+    return {**rest, "state": state}, values
+
+
+def matched(label: str, wanted: Sequence[Sequence[Any]], saved: Any) -> list[Mapping[str, Any]]:
+    """Return saved param groups in the order of those wanted, each with the same names.
+
+    The names of a group may come in any order. They are only ever looked up among those wanted: a
+    file could hold names that a dict of their own takes hours for.
+    """
+    if not isinstance(saved, Sequence):
+        raise TypeError(f"{label}: expected a sequence, found {type(saved).__name__}")
+    names = [entry(f"{label}[{number}]", group, "params") for number, group in enumerate(saved)]
+    number_of = {name: number for number, group in enumerate(wanted) for name in group}
+    found = {_group_with(group, wanted, number_of): i for i, group in enumerate(names)}
+    if len(names) != len(wanted) or found.keys() != set(range(len(wanted))):
+        lists = [list(group) if isinstance(group, tuple) else group for group in names]
+        raise ValueError(f"{label}: expected groups of {shown(wanted)}, found {shown(lists)}")
+    return [saved[found[number]] for number in range(len(wanted))]
+
+
+def _group_with(
+    names: Any, wanted: Sequence[Sequence[Any]], number_of: Mapping[Any, int]
+) -> int | None:
+    """Return the number of the group that has just these names, or None."""
+    if not isinstance(names, (list, tuple)):
+        return None
+    try:
+        numbers = {number_of[name] for name in names}
+    except (LookupError, TypeError):  # unknown, or nothing that a mapping could have
+        return None
+    if len(numbers) != 1:
+        return None
+    (number,) = numbers
+    return number if len(names) == len(set(names)) == len(wanted[number]) else None
 
 
 def _library() -> Any:
@@ -128,8 +204,8 @@ def _by_name(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return all arrays by their names in the file."""
     found = {}
-    for key, entry in state.items():
-        arrays = {name: array for name, array in entry.items() if name != "step"}
+    for key, item in state.items():
+        arrays = {name: array for name, array in item.items() if name != "step"}
         if key in params:
             arrays[PARAM] = params[key]
         text = _text(key)
@@ -166,7 +242,7 @@ def _with_tuples(value: Any) -> Any:
 
 def _expect(label: str, expected: Any, found: Any) -> None:
     if found != expected:
-        raise ValueError(f"{label}: expected {expected}, found {found}")
+        raise ValueError(f"{label}: expected {expected}, found {shown(found)}")
 
 
 def _spec(name: str, array: np.ndarray[Any, Any]) -> Spec:
@@ -188,7 +264,28 @@ def _header(text: str, specs: Sequence[Spec]) -> bytes:
         start = end
     found = json.dumps(header, separators=(",", ":")).encode()
     found += b" " * (-len(found) % 8)
+    _check_length(len(specs), len(found))
     return len(found).to_bytes(8, "little") + found
+
+
+def _check_length(arrays: int, length: int) -> None:
+    """Raise if the format has no room for a header of this length, or more."""
+    if length > LONGEST_HEADER:
+        raise ValueError(
+            f"params: expected arrays whose names fit the {LONGEST_HEADER:,} bytes that a "
+            f"safetensors file has for its header, found {arrays:,} arrays, parameters and state, "
+            f"which take {length:,} at least; give the optimizer fewer and larger arrays"
+        )
+
+
+def _room(specs: Iterable[Spec], groups: int) -> int:
+    """Return a length that the header of a file with these arrays and groups does not reach.
+
+    A character of a name takes at most 12 bytes beside its array, and 14 in JSON within JSON. A
+    length or a number of an array takes at most 22, with what stands between two of them.
+    """
+    arrays = sum(26 * len(name) + 22 * len(shape) + 160 for name, _, shape in specs)
+    return arrays + groups * ROOM_OF_GROUP + ROOM_OF_REST
 
 
 def _digest(text: str, specs: Sequence[Spec]) -> Any:
@@ -213,19 +310,28 @@ def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """Open a file with the library, which checks its header before it believes it."""
+def _opened(path: str, room: int) -> Iterator[Any]:
+    """Open a file with the library, which checks its header before it believes it.
+
+    A header longer than `room` is not looked at: in memory, JSON takes many times its length.
+    """
     library = _library()
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(NO_FILE)
-    with open(path, "rb"):
-        pass  # an error of the system has its number here, which the library leaves out
+    with open(path, "rb") as file:  # an error of the system has its number here, not in the library
+        length = int.from_bytes(file.read(8), "little")
+    if length > room:
+        raise ValueError(
+            f"expected a checkpoint of this optimizer, whose header takes at most {room:,} bytes, "
+            f"found one of {length:,}: another file, or damage"
+        )
     try:
         # not a mapping of memory: that ends the process if the file shrinks
         with library.safe_open(path, framework="np", backend="pread") as file:
             yield file
     except library.SafetensorError as error:
-        raise ValueError(f"expected a safetensors file, found none, or damage: {error}") from error
+        reason = str(error)[:200]  # it may quote the file
+        raise ValueError(f"expected a safetensors file, found none, or damage: {reason}") from None
 
 
 def _rest_of(file: Any) -> tuple[str, dict[str, Any]]:
@@ -243,28 +349,17 @@ def _rest_of(file: Any) -> tuple[str, dict[str, Any]]:
     return text, rest
 
 
-def _matched(
-    groups: Sequence[Mapping[str, Any]], rest: Mapping[str, Any]
-) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
-    """Return the saved groups and step counts, for the names as the optimizer has them in order."""
-    saved: dict[frozenset[Any], dict[str, Any]] = {}
-    steps: dict[Any, Any] = {}
-    try:
-        for group in rest["param_groups"]:
-            saved[frozenset(group["params"])] = group
-        names = [name for group in rest["param_groups"] for name in group["params"]]
-        steps = dict(zip(names, rest["steps"], strict=True))
-    except (TypeError, LookupError, ValueError):
+def _steps_in(rest: Mapping[str, Any], wanted: Sequence[Sequence[Any]]) -> dict[Any, Any]:
+    """Return the step count of each parameter, if the groups are those wanted."""
+    groups = entry("metadata", rest, "param_groups")
+    matched("param_groups", wanted, groups)
+    names = [name for group in groups for name in group["params"]]
+    steps = entry("metadata", rest, "steps")
+    if not isinstance(steps, tuple) or len(steps) != len(names):
         raise ValueError(
-            "expected param groups of names, and a step count of each, found others"
-        ) from None
-    wanted = {frozenset(group["params"]): group["params"] for group in groups}
-    if saved.keys() != wanted.keys() or len(saved) != len(rest["param_groups"]):
-        raise ValueError(
-            f"param_groups: expected groups of {[group['params'] for group in groups]}, "
-            f"found {[list(group['params']) for group in rest['param_groups']]}"
+            f"steps: expected one for each of {len(names)} names, found {shown(steps)}"
         )
-    return [{**saved[names], "params": order} for names, order in wanted.items()], steps
+    return dict(zip(names, steps, strict=True))
 
 
 def _specs_in(file: Any, expected: Mapping[str, Spec]) -> list[Spec]:
@@ -276,7 +371,7 @@ def _specs_in(file: Any, expected: Mapping[str, Spec]) -> list[Spec]:
     specs.remove(DIGEST)
     for name, *found in specs:
         if name not in expected:
-            raise ValueError(f"expected the arrays of this optimizer, found also {name!r}")
+            raise ValueError(f"expected the arrays of this optimizer, found also {shown(name)}")
         _expect(f"{name!r}", list(expected[name][1:]), found)
     return sorted(specs, key=_place)
 
@@ -294,17 +389,25 @@ def _arrays_in(file: Any, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
     return arrays
 
 
+def _stand_ins(file: Any, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
+    """Return arrays of zeros in the place of those in the file, over the memory of one element."""
+    zeros = {kind: np.zeros((), f"f{int(kind[1:]) // 8}") for _, kind, _ in specs}
+    return {name: np.broadcast_to(zeros[kind], shape) for name, kind, shape in specs}
+
+
 def _replace(path: str, fill: Callable[[BinaryIO], None]) -> None:
     """Let fill write a file that takes the place of the one at path, or leave all as it was."""
     target = os.path.realpath(path) if os.path.islink(path) else path
     folder = os.path.dirname(target) or os.curdir
     temporary = os.path.join(folder, f".fastoptim-{secrets.token_hex(8)}")
-    mode = _mode_of(target)
+    old = _status_of(target)
+    # What replaces a file is nobody else's until it has the permissions of that file.
+    mode = 0o666 if old is None else 0o600
     try:
         with _synced(folder):
-            with open(temporary, "xb") as file:  # its mode is what the umask leaves
-                if mode is not None:
-                    os.chmod(temporary, mode)
+            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
+                if old is not None:
+                    _take_permissions(file.fileno(), target, old)
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -317,15 +420,71 @@ def _replace(path: str, fill: Callable[[BinaryIO], None]) -> None:
         raise
 
 
-def _mode_of(path: str) -> int | None:
-    """Return the permissions of the file that is to be replaced, if there is one."""
+def _status_of(path: str) -> os.stat_result | None:
+    """Return the status of the file that is to be replaced, if there is one."""
     try:
-        found = os.stat(path).st_mode
+        found = os.stat(path)
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(found):
+    if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path}: {NO_FILE}")
-    return stat.S_IMODE(found)
+    return found
+
+
+def _take_permissions(descriptor: int, target: str, old: os.stat_result) -> None:
+    """Give a new file the owner, the group and the permissions of the one that it replaces.
+
+    Where the system refuses, nobody gets a permission beyond those of before, save the new owner,
+    whose data these are: a new group and all others get what both the old group and all others
+    had.
+    """
+    if sys.platform == "win32":  # which replaces no file that has other than the usual mode
+        return
+    for owner in (old.st_uid, -1):  # -1 leaves the owner, whom only root may change
+        new = os.fstat(descriptor)
+        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+            with suppress(OSError):
+                os.fchown(descriptor, owner, old.st_gid)
+    new = os.fstat(descriptor)
+    mode = stat.S_IMODE(old.st_mode)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    if new.st_gid != old.st_gid:
+        both = mode >> 3 & mode & 0o7
+        mode = mode & ~0o77 | both << 3 | both
+    if not _took_acl(descriptor, target, new.st_gid == old.st_gid):
+        mode &= ~0o77
+    os.fchmod(descriptor, mode)
+
+
+def _took_acl(descriptor: int, target: str, may: bool) -> bool:
+    """Give a new file the access control list of the one that it replaces, or no list.
+
+    Return whether the bits of the mode then mean what they meant: with a list those of the group
+    are the limit of all that it grants, and it may refuse to some what others have.
+    """
+    if sys.platform != "linux":
+        return True
+    with suppress(OSError):  # of whatever kind: then it is taken for lost
+        acl = _acl_of(target)
+        if acl is not None and may:
+            os.setxattr(descriptor, ACL, acl)
+        elif _acl_of(descriptor) is not None:  # which is that of its folder
+            os.removexattr(descriptor, ACL)
+        return acl is None or may
+    return False
+
+
+def _acl_of(file: str | int) -> bytes | None:
+    """Return the access control list of a file, if it has one."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.getxattr(file, ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):  # a file or a file system without any
+            return None
+        raise
 
 
 @contextmanager

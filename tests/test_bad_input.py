@@ -278,8 +278,10 @@ def saved_cases():
         add(ValueError, value, "state", 1, "step")
     for value in (-1, 2, 2**70):
         add(ValueError, value, "format")
-    for value in (5, None, np.arange(2), [1, 0], [0], [0, 1, 2], [np.ones(2), 1], "01", {0: 0}):
+    for value in (5, None, np.arange(2), [0, 0], [0], [0, 1, 2], [np.ones(2), 1], "01", {0: 0}):
         add(ValueError, value, "param_groups", 0, "params")
+    for value in ([1, 0], (0, 1), (1, 0)):  # a set of names, in whatever order
+        add(saved, value, "param_groups", 0, "params")
     add(ValueError, 5, "param_groups", 0, 5)
     add(ValueError, KeyError, "param_groups", 0, "lr")
     add(ValueError, ONES, "state", 0, "x")

@@ -17,6 +17,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from test_interrupts import interrupted
 from zoo import PAIRS, assert_same, same_bits, snapshot
 
 import fastoptim as fo
+from fastoptim import checkpoint
+from fastoptim._engine import change
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
 
@@ -335,6 +338,50 @@ class TestNames:
         assert_refused(make(groups), path, message)
 
 
+class TestLengthOfTheHeader:
+    @pytest.mark.parametrize(
+        "name", ["", "n", "\U0001f600", "\x01", '"', "\\", ("\U0001f600", '"'), (1, None), 10**80]
+    )
+    def test_it_has_room_for_any_names_and_numbers(self, path, name, monkeypatch):
+        """What is saved can be loaded, whatever else the file of another optimizer may have."""
+        monkeypatch.setattr("fastoptim.checkpoint.ROOM_OF_REST", 0)
+        if isinstance(name, str):
+            name *= 50_000
+
+        def groups():
+            shapes = {name: (1,) * 60, (name, 1): (1,), (name, 2): (1,)}
+            return [{"params": {key: np.ones(shape)}} for key, shape in shapes.items()]
+
+        opt = fo.RMSprop(groups(), ema_decay=1 / 3, bounds=(-1e300 / 3, 1e300 / 3), l1=1e-300 / 3)
+        with opt._plan:
+            opt._load({**opt._described(), "skipped_steps": 2**62 - 1})
+        opt.save(path)
+        fo.RMSprop(groups()).load(path)
+
+    @pytest.mark.parametrize("function", ["_replace", "_by_name"])
+    def test_more_than_the_format_has_is_refused_before_anything_is_written(
+        self, path, function, monkeypatch
+    ):
+        """For very many arrays even before their names are made, which takes a while."""
+        opt = adam() if function == "_replace" else fo.Adam([np.ones(1) for _ in range(10)])
+        adam().save(path)
+        before = Path(path).read_bytes()
+        monkeypatch.setattr("fastoptim.checkpoint.LONGEST_HEADER", 1_000)
+        monkeypatch.setattr(f"fastoptim.checkpoint.{function}", None)
+        with pytest.raises(
+            ValueError, match=r"^params: expected arrays whose names fit the 1,000 bytes"
+        ):
+            opt.save(path)
+        assert Path(path).read_bytes() == before
+
+    def test_the_longest_is_that_of_the_library(self, path):
+        for more, reason in ((0, "invalid header length"), (1, "header too large")):
+            header = (checkpoint.LONGEST_HEADER + more).to_bytes(8, "little")
+            Path(path).write_bytes(header + b"{}")
+            with pytest.raises(checkpoint._library().SafetensorError, match=reason):
+                checkpoint._library().safe_open(path, "np")
+
+
 def test_memory_in_which_it_saves(path):
     """Nothing that grows with the arrays, of whatever layout."""
     code = f"""
@@ -401,6 +448,12 @@ def content(path):
     return snapshot(opt)
 
 
+def plant(opt, **hyper):
+    """Give the first group hyperparameters that nobody has checked."""
+    group = opt.param_groups[0]
+    change([(group, {"hyper": {**group.hyper, **hyper}})])
+
+
 class TestReplacing:
     @pytest.fixture
     def saved(self, path):
@@ -438,7 +491,9 @@ class TestReplacing:
         assert sizes == [os.path.getsize(path)]
         assert content(path) == self.new
 
-    @pytest.mark.parametrize("name", ["open", "fsync", "replace", "stat", "chmod"])
+    @pytest.mark.parametrize(
+        "name", ["open", "fsync", "replace", "stat", pytest.param("fchmod", marks=posix)]
+    )
     @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt])
     def test_a_call_of_the_system_fails(self, path, saved, monkeypatch, name, error):
         def fail(*args, **kwargs):
@@ -466,11 +521,48 @@ class TestReplacing:
         assert content(path) == self.new
 
     def test_what_the_library_cannot_read_replaces_nothing(self, path, saved, monkeypatch):
-        monkeypatch.setattr("fastoptim.checkpoint._header", lambda text, specs: b"12345678")
+        monkeypatch.setattr("fastoptim.checkpoint._header", lambda text, specs: b"\x08" + bytes(15))
         with pytest.raises(ValueError, match="expected a safetensors file") as caught:
             saved.save(path)
         assert str(caught.value).startswith(path)
         assert content(path) == self.old
+
+    @pytest.mark.parametrize(
+        ("plant", "message"),
+        [
+            (lambda opt: opt._state["w"].pop("ema"), "['w']: expected the key 'ema', found 'step'"),
+            (
+                lambda opt: opt._state["b"].update(m=np.ones(1)),
+                "'m/b': expected ['F64', []], found ['F64', [1]]",
+            ),
+            (lambda opt: opt._state["b"].update(x=np.ones(())), "found also 'x/b'"),
+            (lambda opt: plant(opt, lr=-1.0), "lr: expected a finite number"),
+            (lambda opt: plant(opt, n=1), "n: adam has no such argument"),
+            (
+                lambda opt: opt._settings.update(nonfinite="stop"),
+                "nonfinite: expected 'ignore'",
+            ),
+            (
+                lambda opt: setattr(opt, "_skipped", -1),
+                "['skipped_steps']: expected a whole number",
+            ),
+        ],
+    )
+    def test_what_load_would_refuse_replaces_nothing(self, path, saved, plant, message):
+        """Whatever went wrong in the optimizer, the good file stays."""
+        old = Path(path).read_bytes()
+        plant(saved)
+        with pytest.raises(ValueError, match=f"^{re.escape(path)}: ") as caught:
+            saved.save(path)
+        assert message in str(caught.value)
+        assert Path(path).read_bytes() == old
+        assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
+
+    def test_data_are_not_read_once_more(self, path, saved, monkeypatch):
+        monkeypatch.setattr("fastoptim.checkpoint._arrays_in", None)
+        saved.save(path)
+        monkeypatch.undo()
+        assert content(path) == self.new
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_an_interrupt_at_every_moment(self, path, saved):
@@ -507,6 +599,26 @@ class TestReplacing:
             assert mode() == 0o600
         finally:
             assert os.umask(before) == 0
+
+    @posix
+    def test_nobody_else_may_open_it_before_it_has_its_permissions(self, path, saved, monkeypatch):
+        """Who opens it then could read what is written later."""
+        modes, real = [], os.fchmod
+
+        def fchmod(descriptor, mode):
+            found = os.fstat(descriptor)
+            modes.append((stat.S_IMODE(found.st_mode), found.st_size, mode))
+            real(descriptor, mode)
+
+        monkeypatch.setattr(os, "fchmod", fchmod)
+        os.chmod(path, 0o640)
+        before = os.umask(0)
+        try:
+            saved.save(path)
+        finally:
+            os.umask(before)
+        assert modes == [(0o600, 0, 0o640)]
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
 
     @posix
     def test_a_link_stays_and_what_it_points_to_is_replaced(self, tmp_path, saved):
@@ -582,6 +694,108 @@ def test_a_read_only_folder():
         )
         code = LIMITED.format(tests=TESTS, folder=folder, limit=limit, again="")
         assert output(code).split() == ["EACCES", "True"] * 2
+
+
+# Who saves (user, group, further groups), and the file that is replaced: its owner, group and mode
+# before and after.
+OWNERS = [
+    ((0, 0, []), (2001, 2000, 0o660), (2001, 2000, 0o660)),
+    ((0, 0, []), (2001, 2000, 0o6751), (2001, 2000, 0o6751)),
+    ((2001, 2001, [2000]), (2001, 2000, 0o660), (2001, 2000, 0o660)),
+    # The file loses its group, of which who saves it is no member
+    ((2001, 2001, []), (2001, 2000, 0o660), (2001, 2001, 0o600)),
+    ((2001, 2001, []), (2001, 2000, 0o664), (2001, 2001, 0o644)),
+    ((2001, 2001, []), (2001, 2000, 0o604), (2001, 2001, 0o600)),
+    ((2001, 2001, []), (2001, 2000, 0o2775), (2001, 2001, 0o755)),
+    # Another owner
+    ((2002, 2002, [2000]), (2001, 2000, 0o660), (2002, 2000, 0o660)),
+    ((2002, 2002, [2000]), (2001, 2000, 0o6770), (2002, 2000, 0o770)),
+    ((2002, 2002, []), (2001, 2000, 0o646), (2002, 2002, 0o644)),
+    ((2002, 2002, []), (2001, 2001, 0o4600), (2002, 2002, 0o600)),
+]
+SAVE_AS = """
+import os, stat, sys
+sys.path.insert(0, {tests!r})
+from test_checkpoint import *
+opt, path = adam(), os.path.join({folder!r}, "run")
+
+def save_as(user, group, groups):
+    os.setgroups(groups)
+    os.setegid(group)
+    os.seteuid(user)
+    try:
+        opt.save(path)
+        opt.load(path)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    found = os.stat(path)
+    return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
+
+def made(user, group, mode):
+    if os.path.exists(path):
+        os.unlink(path)
+    opt.save(path)
+    os.chown(path, user, group)
+    os.chmod(path, mode)
+
+os.umask(0o022)
+os.chmod({folder!r}, 0o777)
+"""
+needs_root = pytest.mark.skipif(
+    getattr(os, "geteuid", lambda: 1)() != 0, reason="saving as somebody else takes root"
+)
+
+
+@needs_root
+def test_owner_and_group_stay_or_get_nothing_new():
+    code = """
+for who, before, after in OWNERS:
+    made(*before)
+    found = save_as(*who)
+    assert found == after, (who, before, found)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        output(SAVE_AS.format(tests=TESTS, folder=folder) + code)
+
+
+@needs_root
+def test_an_access_control_list_stays_or_leaves_the_file_to_its_owner():
+    """With one, the group's bits of the mode are the limit of what it grants, not the group's."""
+    code = """
+import struct
+
+def acl(owner, group, others, **users):
+    entries = [(1, owner, 2**32 - 1), *((2, users[u], int(u[1:])) for u in users)]
+    entries += [(4, group, 2**32 - 1), (16, 6, 2**32 - 1), (32, others, 2**32 - 1)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+given = acl(6, 0, 4, _2003=6, _2004=0)
+made(2001, 2000, 0o600)
+try:
+    os.setxattr(path, "system.posix_acl_access", given)
+except OSError as error:
+    print(error)
+    sys.exit()
+for who, ids in (((0, 0, []), (2001, 2000)), ((2002, 2002, [2000]), (2002, 2000))):
+    assert save_as(*who) == (*ids, 0o664), who
+    assert os.getxattr(path, "system.posix_acl_access") == given
+assert save_as(2002, 2002, []) == (2002, 2002, 0o600)
+assert "system.posix_acl_access" not in os.listxattr(path)
+
+# A list of the folder, which a new file gets, and one that replaces a file without a list does not
+os.setxattr(os.path.dirname(path), "system.posix_acl_default", given)
+made(2001, 2000, 0o660)
+os.removexattr(path, "system.posix_acl_access")
+os.chmod(path, 0o660)
+assert save_as(0, 0, []) == (2001, 2000, 0o660)
+assert "system.posix_acl_access" not in os.listxattr(path)
+print("kept")
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        found = output(SAVE_AS.format(tests=TESTS, folder=folder) + code)
+    if found.strip() != "kept":
+        pytest.skip(f"no access control lists here: {found}")
 
 
 KILLS = """
@@ -784,13 +998,79 @@ class TestDamagedFiles:
             ("[]", "expected a mapping in its metadata, found tuple"),
             ('{"version": 2}', "version: expected 1, found 2"),
             ('{"version": 1}', "optimizer: expected Adam, found None"),
-            ('{"version": 1, "optimizer": "SGD"}', "optimizer: expected Adam, found SGD"),
-            ('{"version": 1, "optimizer": "Adam"}', "expected param groups of names"),
+            ('{"version": 1, "optimizer": "SGD"}', "optimizer: expected Adam, found 'SGD'"),
+            (
+                '{"version": 1, "optimizer": "Adam"}',
+                "metadata: expected the key 'param_groups', found 'version', 'optimizer'",
+            ),
         ],
     )
     def test_metadata_that_does_not_fit(self, path, saved, text, message):
         forge(path, text=text)
         assert_refused(adam(steps=0), path, message)
+
+    def test_a_group_or_a_name_twice(self, path, saved):
+        rest = rest_of(path)
+        (group,), steps = rest["param_groups"], rest["steps"]
+        for names in (["w", "b"], ["b", "w"], ["w"], ["w", "w"], []):
+            again = {**group, "params": names}
+            more = {"param_groups": [group, again], "steps": [*steps, *[7] * len(names)]}
+            forge(path, {**rest, **more})
+            assert_refused(adam(steps=0), path, "param_groups: expected groups of [['w', 'b']]")
+        for names in (["w", "b", "w"], ["w", "w"]):
+            more = {"param_groups": [{**group, "params": names}], "steps": [1] * len(names)}
+            forge(path, {**rest, **more})
+            assert_refused(adam(steps=0), path, "param_groups: expected groups of [['w', 'b']]")
+
+    @pytest.mark.parametrize("steps", [None, 2, [2], [2, 2, 2], {"w": 2, "b": 2}, "22"])
+    def test_step_counts_of_other_names(self, path, saved, steps):
+        forge(path, {**rest_of(path), "steps": steps})
+        assert_refused(adam(steps=0), path, "steps: expected one for each of 2 names, found ")
+
+    def test_messages_are_short(self, path, saved):
+        """Also what an exception quotes as its cause."""
+        rest, arrays, long = rest_of(path), arrays_in(path), "n" * 300_000
+        (group,) = rest["param_groups"]
+        many = [f"name {i}" for i in range(20_000)]
+        changes = [
+            {"version": long},
+            {"version": many},
+            {"optimizer": long},
+            {"format": many},
+            {"steps": many},
+            {"steps": [long, 2]},
+            {"skipped_steps": long},
+            {"settings": dict.fromkeys(many)},
+            {"settings": {**rest["settings"], "nonfinite": long}},
+            {"param_groups": many},
+            {"param_groups": [dict.fromkeys(many)]},
+            {"param_groups": [{**group, "params": many}]},
+            {"param_groups": [{**group, "params": [long, "b"]}]},
+            {"param_groups": [{**group, "lr": many}]},
+            {"param_groups": [{**group, long: 1}]},
+            {"param_groups": [{**group, **dict.fromkeys(many)}]},
+        ]
+        for change in changes:
+            forge(path, {**rest, **change})
+            self.assert_short(path)
+        forge(path, rest, {**arrays, long: np.ones(3)})
+        self.assert_short(path)
+        header = {
+            "__metadata__": {"fastoptim": json.dumps(rest)},
+            "m/w": {"dtype": "U8", "shape": [1] * 9_000, "data_offsets": [0, 1]},
+            "sha256": {"dtype": "U8", "shape": [32], "data_offsets": [1, 33]},
+        }
+        for kind in ("U8", long):
+            header["m/w"]["dtype"] = kind
+            text = json.dumps(header).encode()
+            Path(path).write_bytes(len(text).to_bytes(8, "little") + text + bytes(33))
+            self.assert_short(path)
+
+    def assert_short(self, path):
+        with pytest.raises(ValueError, match=f"^{re.escape(path)}: ") as caught:
+            adam(steps=0).load(path)
+        assert len(str(caught.value)) < 2_000
+        assert all(len(part) < 3_000 for part in traceback.format_exception(caught.value))
 
     @pytest.mark.parametrize("digest", [np.zeros(32, "u1"), np.zeros(31, "u1"), np.zeros(32, "i1")])
     def test_another_hash(self, path, saved, digest):
@@ -808,7 +1088,15 @@ class TestDamagedFiles:
     def test_a_header_that_claims_any_size(self, path, size):
         with open(path, "wb") as file:
             file.write(size.to_bytes(8, "little") + b"{}" * 20)
-        assert_refused(adam(steps=0), path, "expected a safetensors file, found none, or damage: ")
+        message = "safetensors file, found none" if size <= 10**6 else f"found one of {size:,}: "
+        assert_refused(adam(steps=0), path, message)
+
+    def test_a_header_of_many_times_what_the_optimizer_needs(self, path, saved):
+        """It would take fifty times as much memory; it is refused before anything parses it."""
+        forge(path, text="[" + "{}," * 1_000_000 + "{}]")
+        assert_refused(adam(steps=0), path, "expected a checkpoint of this optimizer, whose header")
+        with open(path, "rb") as file:
+            assert int.from_bytes(file.read(8), "little") > 2_000_000
 
     def test_a_file_larger_than_the_memory(self, path, saved):
         """It has what its header claims, being empty from its header on."""

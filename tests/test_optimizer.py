@@ -17,6 +17,7 @@ from zoo import (
     assert_same,
     gradients,
     name_of,
+    same_bits,
     snapshot,
 )
 
@@ -84,6 +85,28 @@ def test_grads_in_the_wrong_container(params, grads, error, message):
         optimizer.step(grads)
     assert message in str(caught.value)
     assert snapshot(optimizer) == before
+
+
+class CountedName(str):
+    """A name that counts how often any is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        CountedName.compared += 1
+        return str(self) == str(other)
+
+
+def test_an_unknown_name_among_many_is_found_in_one_pass():
+    names = [CountedName(i) for i in range(1_000)]
+    optimizer = fo.SGD({name: ones(1) for name in names})
+    CountedName.compared = 0
+    grads = dict.fromkeys([*map(CountedName, range(1_000)), CountedName("x" * 1_000)])
+    with pytest.raises(ValueError, match="with the unknown name 'x") as caught:
+        optimizer.step(grads)
+    assert 0 < CountedName.compared < 20_000
+    assert len(str(caught.value)) < 500
 
 
 def test_none_skips_a_parameter_and_its_step_count():
@@ -320,8 +343,8 @@ class TestStateDict:
             (lambda d: d.update(param_groups=2), "expected a sequence, found int"),
             (lambda d: d.update(param_groups=[1, 2]), "expected a mapping, found int"),
             (lambda d: d["state"].update(w=3), "state_dict['state']['w']: expected a mapping"),
-            (lambda d: d["state"].pop("w"), "state_dict['state']: keys"),
-            (lambda d: d["state"].update(x={}), "state_dict['state']: keys"),
+            (lambda d: d["state"].pop("w"), "found a mapping without 'w'"),
+            (lambda d: d["state"].update(x={}), "found a mapping with the unknown name 'x'"),
             (lambda d: d["state"]["w"].pop("step"), "expected the key 'step'"),
             (lambda d: d["state"]["w"].update(step=2**62), "whole number >= 0 and < 2**62, found"),
             (
@@ -333,11 +356,16 @@ class TestStateDict:
                 "expected a whole number >= 0 and < 2**62, found 1.5",
             ),
             (lambda d: d["state"]["w"].update(q=ones(4)), "found 'q'"),
-            (lambda d: d["param_groups"].pop(), "expected 2, found 1"),
-            (lambda d: d["param_groups"][0].pop("lr"), "hyperparameters: expected"),
+            (
+                lambda d: d["param_groups"].pop(),
+                "state_dict['param_groups']: expected groups of [[0, 1], ['w']], found [[0, 1]]",
+            ),
+            (lambda d: d["param_groups"][0].pop("lr"), "found a mapping without 'lr'"),
             (lambda d: d["param_groups"][1].update(lr=-1.0), "lr: expected a finite number >= 0"),
-            (lambda d: d["param_groups"][1].update(extra=1), "hyperparameters: expected"),
-            (lambda d: d["param_groups"][0].update(params=[1, 0]), "expected [0, 1], found [1, 0]"),
+            (lambda d: d["param_groups"][1].update(extra=1), "with the unknown name 'extra'"),
+            (lambda d: d["param_groups"][0].update(params=[1, 1]), "found [[1, 1], ['w']]"),
+            (lambda d: d["param_groups"][0].update(params="w"), "found ['w', ['w']]"),
+            (lambda d: d["param_groups"].append(d["param_groups"][0]), "['w'], [0, 1]]"),
         ]
         for name in state_names:
             breaks += [
@@ -362,6 +390,69 @@ class TestStateDict:
             assert snapshot(optimizer) == before
         optimizer.load_state_dict(saved)
         assert snapshot(optimizer) == before
+
+    def test_names_and_groups_in_another_order(self):
+        """As `load` takes them: groups by their names, and these in any order, also as a tuple."""
+
+        def trained(groups):
+            params = {"a": ones(1), "b": ones(2), ("c", 1): ones(3)}
+            opt = fo.Adam(
+                [{"params": {n: params[n] for n in names}, "lr": lr} for names, lr in groups],
+                ema_decay=0.5,
+            )
+            opt.step([{n: ones(len(params[n])) for n in names} for names, _ in groups])
+            return opt
+
+        first = trained([(["a", "b"], 0.1), ([("c", 1)], 0.2)])
+        first.step([{"a": ones(1), "b": None}, {("c", 1): None}])
+        second = trained([([("c", 1)], 0.3), (["b", "a"], 0.4)])
+        saved = first.state_dict()
+        saved["param_groups"][0]["params"] = tuple(saved["param_groups"][0]["params"])
+        saved["state"] = {
+            key: dict(reversed(arrays.items())) for key, arrays in reversed(saved["state"].items())
+        }
+        second.load_state_dict(saved)
+        assert list(second.state) == [("c", 1), "b", "a"]
+        assert [group["lr"] for group in second.param_groups] == [0.2, 0.1]
+        assert second._plan.steps == [1, 1, 2]
+        for key, arrays in second.state.items():
+            assert list(arrays) == list(first.state[key])
+            for name, array in arrays.items():
+                assert same_bits(array, first.state[key][name])
+        first.load_state_dict(second.state_dict())
+        assert first.state_dict()["param_groups"][0]["params"] == ["a", "b"]
+
+    def test_lists_go_by_numbers_in_any_order(self):
+        opt = fo.SGD([ones(1), ones(2)], momentum=0.9)
+        opt.step([ones(1), None])
+        saved = opt.state_dict()
+        saved["param_groups"][0]["params"] = [1, 0]
+        saved["state"] = {key: saved["state"][key] for key in (1, 0)}
+        opt.load_state_dict(saved)
+        assert list(opt.state) == [0, 1]
+        assert opt._plan.steps == [1, 0]
+
+    def test_messages_about_many_names_are_short(self):
+        opt = fo.SGD({f"name {i}": ones(1) for i in range(5_000)}, momentum=0.9)
+        saved = opt.state_dict()
+        state, (group,) = saved["state"], saved["param_groups"]
+        breaks = [
+            {"param_groups": [{**group, "params": group["params"][1:]}]},
+            {"param_groups": [group] * 5_000},
+            {"param_groups": [{**group, **dict.fromkeys(state)}]},
+            {"param_groups": [dict.fromkeys(state)]},
+            {"param_groups": [{**group, "n" * 5_000: 1}]},
+            {"settings": dict.fromkeys(state)},
+            {"state": {**state, "n" * 5_000: 1}},
+            {"state": {**state, "name 1": dict.fromkeys(state)}},
+            {"state": {**state, "name 1": {**state["name 1"], "n" * 5_000: 1}}},
+            {"format": 10**4_000},
+            {"optimizer": "n" * 5_000},
+        ]
+        for broken in breaks:
+            with pytest.raises((TypeError, ValueError)) as caught:
+                opt.load_state_dict({**saved, **broken})
+            assert len(str(caught.value)) < 2_000
 
     @pytest.mark.parametrize("wrong", [None, [], 1, "state"])
     def test_loading_something_else(self, wrong):

@@ -11,6 +11,7 @@ from zoo import CASE_IDS, CASES, OPTIMIZERS, gradients, hyperparameters, name_of
 
 import fastoptim as fo
 from fastoptim import reference
+from fastoptim._kinds import Real
 from fastoptim._stages import before
 
 try:
@@ -236,6 +237,46 @@ def test_nadam_multiplies_its_momenta_in_order():
         products[t] = product
     for t in (3000, 1, 2999, 50, 3001, 49, 5000):
         assert 1 - reference._nadam_product(t, 0.99, 1e-3) == 1 - products[t]
+
+
+# 960 / momentum_decay steps, about, are left until a momentum is the first beta itself.
+@pytest.mark.parametrize("psi", [0.0, 5e-324, 4e-3, 0.28, 0.3163, 0.35, 1.0, 50.0, 1e3, 1e308])
+@pytest.mark.parametrize("b1", [0.0, 0.9, 1 - 1e-6, 1 - 1e-12, 1 - 2.0**-53])
+def test_nadam_multiplies_few_momenta_however_late_the_step(b1, psi, monkeypatch):
+    """Step counts and hyperparameters may come from a file that somebody else has written."""
+    calls, real = [], reference._nadam_momentum
+
+    def counted(*args):
+        calls.append(args)
+        assert len(calls) < 10_000
+        return real(*args)
+
+    monkeypatch.setattr(reference, "_nadam_momentum", counted)
+    for t in (10_000, 2**62 - 1, 2**62):
+        powers = 0.96 ** (np.arange(1, 10_001) * min(psi, 1e9))
+        logs = math.log(b1) * t + np.log1p(-0.5 * powers).sum() if b1 else -math.inf
+        found = reference._nadam_product(t, b1, psi)
+        assert found == pytest.approx(math.exp(logs), rel=1e-11, abs=1e-20)
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+@pytest.mark.parametrize("step", [1, 2, 7, 10**6, 2**53 + 1, 2**62 - 1, 2**62])
+def test_scalars_of_any_step_and_extreme_hyperparameters(cls, step):
+    """Whatever passes the checks gives numbers, not an error in the middle of a run."""
+    extreme = {
+        "betas": [(0.0, 5e-324), (1 - 2.0**-53, 1 - 2.0**-53), (0.9, 1 - 2.0**-53)],
+        "momentum": [0.0, 1 - 2.0**-53],
+        "lr": [0.0, 5e-324, 1e300],
+    }
+    for default in hyperparameters(cls):
+        if isinstance(cls.rule.kinds[default], Real) and default not in extreme:
+            extreme[default] = [0.0, 5e-324, 1 - 2.0**-53]
+            if cls.rule.kinds[default].high > 1:
+                extreme[default].append(1e308)
+    for name, values in extreme.items():
+        for value in values if name in cls.rule.kinds else ():
+            hyper = cls.rule.check({name: value})
+            assert not any(map(math.isnan, cls.rule.scalars_of(hyper)(step)[-1]))
 
 
 def test_rprop_tells_signs_of_gradients_whose_product_vanishes():
