@@ -28,8 +28,7 @@ from test_interrupts import interrupted
 from zoo import PAIRS, assert_same, same_bits, snapshot
 
 import fastoptim as fo
-from fastoptim import checkpoint
-from fastoptim._engine import change
+from fastoptim import _engine, checkpoint
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
 
@@ -451,7 +450,7 @@ def content(path):
 def plant(opt, **hyper):
     """Give the first group hyperparameters that nobody has checked."""
     group = opt.param_groups[0]
-    change([(group, {"hyper": {**group.hyper, **hyper}})])
+    _engine.change([(group, {"hyper": {**group.hyper, **hyper}})])
 
 
 class TestReplacing:
