@@ -7,15 +7,27 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import AbstractContextManager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _levels, checkpoint
 from ._engine import Plan, ShownEma, as_array, can_flush, change, check_target
-from ._kinds import NO_SEQUENCES, Choice, Count, Divisor, Flag, Kind, Maybe, Real, checked, shown
-from ._rule import Rule, ScalarsOfStep, is_schedule
+from ._kinds import (
+    NO_SEQUENCES,
+    Choice,
+    Count,
+    Divisor,
+    Flag,
+    Kind,
+    Maybe,
+    Real,
+    checked,
+    shown,
+    unknown,
+)
+from ._rule import Rule, ScalarsOfStep, Scheduled, ScheduledPair, is_schedule
 from ._stages import clip_factor, norm_of
 
 if TYPE_CHECKING:
@@ -24,6 +36,12 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32] | NDArray[np.float64]
 Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]
 Grads = Array | Sequence[Any] | Mapping[Any, Any]
+Mask = NDArray[np.bool_]
+Masks = Mask | Sequence[Mask | None] | Mapping[Any, Mask | None]
+Nonfinite = Literal["ignore", "raise", "skip"]
+
+Read = TypeVar("Read")
+Given = TypeVar("Given")
 
 BACKENDS = Choice(("compiled", "reference"))
 # What belongs to an optimizer as a whole, because it concerns all gradients together.
@@ -43,14 +61,14 @@ EMA = "ema"  # the name of the average among the state arrays
 class Options(TypedDict, total=False):
     """The keyword arguments that every optimizer takes beside those of its rule."""
 
-    l1: float
-    max_grad_value: float | None
+    l1: Scheduled[float]
+    max_grad_value: Scheduled[float | None]
     max_grad_norm: float | None
-    nonfinite: str
+    nonfinite: Nonfinite
     flush_denormals: bool
-    bounds: tuple[float, float] | None
-    ema_decay: float | None
-    mask: Any
+    bounds: ScheduledPair | None
+    ema_decay: Scheduled[float | None]
+    mask: Masks | None
     backend: str | None
 
 
@@ -228,12 +246,20 @@ class ParamGroup(MutableMapping[str, Any]):
         return f"{hyper}; {len(arrays)} arrays, {sum(a.size for a in arrays):,} elements"
 
 
-class Hyperparameter:
-    """An attribute that reads and sets a hyperparameter of all param groups."""
+class Hyperparameter(Generic[Read, Given]):
+    """An attribute that reads and sets a hyperparameter of all param groups.
+
+    To a type checker it reads as a number, say, though it may be a schedule: with a union of the
+    two, ``opt.lr * 0.5`` would be an error.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
 
+    @overload
+    def __get__(self, opt: None, owner: type[Optimizer]) -> Hyperparameter[Read, Given]: ...
+    @overload
+    def __get__(self, opt: Optimizer, owner: type[Optimizer]) -> Read | Any: ...
     def __get__(self, opt: Optimizer | None, owner: type[Optimizer]) -> Any:
         if opt is None:
             return self
@@ -245,7 +271,7 @@ class Hyperparameter:
             )
         return first
 
-    def __set__(self, opt: Optimizer, value: Any) -> None:
+    def __set__(self, opt: Optimizer, value: Given) -> None:
         change(
             [
                 group.adopting(opt.rule.check({**group.hyper, self._name: value}))
@@ -254,16 +280,27 @@ class Hyperparameter:
         )
 
 
-class Setting:
+NumberAttribute = Hyperparameter[float, Scheduled[float]]
+MaybeNumberAttribute = Hyperparameter[float | None, Scheduled[float | None]]
+FlagAttribute = Hyperparameter[bool, Scheduled[bool]]
+PairAttribute = Hyperparameter[tuple[float, float], ScheduledPair]
+MaybePairAttribute = Hyperparameter[tuple[float, float] | None, ScheduledPair | None]
+
+
+class Setting(Generic[Read]):
     """An attribute that reads and sets what belongs to an optimizer as a whole."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, opt: Optimizer | None, owner: type[Optimizer]) -> Any:
+    @overload
+    def __get__(self, opt: None, owner: type[Any]) -> Setting[Read]: ...
+    @overload
+    def __get__(self, opt: Any, owner: type[Any]) -> Read: ...
+    def __get__(self, opt: Any, owner: type[Any]) -> Any:
         return self if opt is None else opt._settings[self._name]
 
-    def __set__(self, opt: Optimizer, value: Any) -> None:
+    def __set__(self, opt: Any, value: Read) -> None:
         value = checked(self._name, SETTINGS[self._name], value)
         change([opt._adopting({**opt._settings, self._name: value})])
 
@@ -352,14 +389,27 @@ class Optimizer:
 
     rule: ClassVar[Rule]
     _backend: str
-    max_grad_norm, nonfinite, flush_denormals = map(Setting, SETTINGS)
+    _settings: dict[str, Any]
+    _judges: bool
+    _flushes: bool
+    max_grad_norm = Setting[float | None]("max_grad_norm")
+    nonfinite = Setting[Nonfinite]("nonfinite")
+    flush_denormals = Setting[bool]("flush_denormals")
+    # What every rule has, for type checkers. The attributes themselves are made of the rule.
+    lr: NumberAttribute
+    weight_decay: NumberAttribute
+    l1: NumberAttribute
+    max_grad_value: MaybeNumberAttribute
+    maximize: FlagAttribute
+    bounds: MaybePairAttribute
+    ema_decay: MaybeNumberAttribute
 
     def __init__(
         self,
         params: Params,
         *,
         backend: str | None = None,
-        mask: Any = None,
+        mask: Masks | None = None,
         **hyper: Any,
     ) -> None:
         if type(self) is Optimizer:
@@ -370,6 +420,9 @@ class Optimizer:
             for name, kind in SETTINGS.items()
         }
         change([self._adopting(settings)])
+        for name in hyper:
+            if name not in self.rule.kinds:
+                raise TypeError(unknown(name, type(self).__name__, self._arguments()))
         self._defaults = self.rule.check(hyper)
         self._norm: float | None = None
         self._skipped = 0
@@ -404,6 +457,16 @@ class Optimizer:
         return MappingProxyType(
             {key: MappingProxyType(arrays) for key, arrays in self._state.items()}
         )
+
+    @property
+    def steps(self) -> Mapping[Any, int]:
+        """The number of steps that each parameter has taken, by its key in `state`.
+
+        They differ where gradients have been None. Steps that `nonfinite` = "skip" has not taken
+        do not count, and what was loaded goes on counting: ``max(opt.steps.values())`` is where a
+        run stands.
+        """
+        return MappingProxyType(dict(zip(self._state, self._plan.steps, strict=True)))
 
     @property
     def backend(self) -> str:
@@ -739,21 +802,23 @@ class Optimizer:
         for name in cls.rule.kinds:
             setattr(cls, name, Hyperparameter(name))
 
-    if TYPE_CHECKING:  # the hyperparameters
+    if not TYPE_CHECKING:  # a type checker that sees it lets any name pass
 
-        def __getattr__(self, name: str) -> Any: ...
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or hasattr(type(self), name):
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse what looks like a hyperparameter and is none, unless a subclass wants it."""
+            ours = type(self).__module__.startswith(f"{__package__}.")
+            if ours and not (name.startswith("_") or hasattr(type(self), name)):
+                known = (*self.rule.kinds, *SETTINGS)
+                raise AttributeError(unknown(name, type(self).__name__, known, "hyperparameter"))
             super().__setattr__(name, value)
-        else:
-            known = ", ".join((*self.rule.kinds, *SETTINGS))
-            raise AttributeError(
-                f"{name}: expected one of the hyperparameters of {type(self).__name__} ({known})"
-            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'; '.join(map(repr, self._groups))})"
+
+    @classmethod
+    def _arguments(cls) -> list[str]:
+        """Return the names of all keyword arguments."""
+        return [*cls.rule.kinds, *SETTINGS, "mask", "backend"]
 
     def _refuse_while_ema_shows(self, what: str) -> None:
         if self._plan.shows_ema:

@@ -25,6 +25,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+__all__ = ["blaming", "path_of", "read", "write"]  # what optimizers call
+
 VERSION = 1  # of the layout of the file
 METADATA = "fastoptim"
 PARAM = "p"  # beside the names of state arrays, which are never p
@@ -33,6 +35,10 @@ DIGEST = ("sha256", "U8", [32])  # as one byte needs no alignment, safetensors h
 CHUNK = 1 << 17  # elements that are hashed and written at a time
 
 Spec = tuple[str, str, list[int]]  # the name, the type and the shape of an array in the file
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def path_of(path: Any) -> str:

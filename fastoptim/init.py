@@ -31,6 +31,11 @@ __all__ = [
     "xavier_uniform",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 GAINS = {
     "linear": 1.0,
     "conv1d": 1.0,

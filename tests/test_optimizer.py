@@ -182,9 +182,7 @@ def test_hyperparameters_are_attributes():
     optimizer.lr = 0.1
     optimizer.step(ones())
     assert p[0] == pytest.approx(0.9)
-    with pytest.raises(
-        AttributeError, match="learning_rate: expected one of the hyperparameters of Adam"
-    ):
+    with pytest.raises(AttributeError, match="learning_rate: Adam has no such hyperparameter"):
         optimizer.learning_rate = 0.1
     with pytest.raises(AttributeError, match="no attribute 'momentum'"):
         _ = optimizer.momentum
@@ -198,7 +196,7 @@ def test_a_group_is_a_mapping():
         group["params"] = [ones()]
     with pytest.raises(TypeError, match="lr: a hyperparameter can be changed, not deleted"):
         del group["lr"]
-    with pytest.raises(TypeError, match="decay: sgd has no such argument; it has lr, momentum"):
+    with pytest.raises(TypeError, match=r"^decay: sgd has no such argument.*; it has lr, mom"):
         group["decay"] = 1
     assert "lr=0.5" in repr(group)
 
