@@ -192,7 +192,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self.container = container
         self.masks = container.masks(mask)
         self.state_names, self.planned = (), False
-        change([self.adopting(rule.check(hyper))])
+        change([self.adopting(self._checked(hyper))])
 
     def adopting(self, hyper: dict[str, Any]) -> Change:
         """Return what to change to take hyperparameters that the rule has checked."""
@@ -229,7 +229,14 @@ class ParamGroup(MutableMapping[str, Any]):
         hyper = dict(*args, **hyper)
         if "params" in hyper:
             raise TypeError("params: a group's arrays stay; add_param_group takes further ones")
-        change([self.adopting(self._rule.check({**self.hyper, **hyper}))])
+        change([self.adopting(self._checked({**self.hyper, **hyper}))])
+
+    def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        for name in hyper.keys() & SETTINGS.keys():
+            raise TypeError(
+                f"{name}: expected it for the optimizer as a whole, found it in a group"
+            )
+        return self._rule.check(hyper)
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name}: a hyperparameter can be changed, not deleted")
@@ -241,9 +248,26 @@ class ParamGroup(MutableMapping[str, Any]):
         return 1 + len(self.hyper)
 
     def __repr__(self) -> str:
-        hyper = ", ".join(f"{name}={value!r}" for name, value in self.hyper.items())
+        return f"{type(self).__name__}({_shown_call(self.chosen(), self.contents())})"
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the hyperparameters that differ from the defaults."""
+        defaults = self._rule.defaults
+        return {
+            name: value
+            for name, value in self.hyper.items()
+            if name in self.schedules or value != defaults[name]
+        }
+
+    def contents(self) -> str:
+        """Return how many arrays and elements there are, in words."""
         arrays = self.container.arrays
-        return f"{hyper}; {len(arrays)} arrays, {sum(a.size for a in arrays):,} elements"
+        masked = sum(mask is not None for mask in self.masks)
+        return (
+            _counted(len(arrays), "array")
+            + (f" ({masked} masked)" if masked else "")
+            + f", {_counted(sum(a.size for a in arrays), 'element')}"
+        )
 
 
 class Hyperparameter(Generic[Read, Given]):
@@ -813,7 +837,16 @@ class Optimizer:
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'; '.join(map(repr, self._groups))})"
+        whole = {**self._settings, "backend": self._backend}
+        defaults = {**DEFAULT_SETTINGS, "backend": "compiled"}
+        chosen = {name: value for name, value in whole.items() if value != defaults[name]}
+        if len(self._groups) == 1:
+            (group,) = self._groups
+            shown_call = _shown_call({**group.chosen(), **chosen}, group.contents())
+        else:
+            groups = "".join(f"\n  {group!r}" for group in self._groups)
+            shown_call = _shown_call(chosen, f"{len(self._groups)} groups:{groups}\n")
+        return f"{type(self).__name__}({shown_call})"
 
     @classmethod
     def _arguments(cls) -> list[str]:
@@ -1019,6 +1052,16 @@ def _allocated(
     for key, name in wanted:
         state[key][name] = found[key, name]
     return state
+
+
+def _shown_call(chosen: Mapping[str, Any], contents: str) -> str:
+    """Return what stands between the parentheses of a repr."""
+    arguments = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+    return f"{arguments}; {contents}" if arguments else contents
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
