@@ -232,10 +232,11 @@ class ParamGroup(MutableMapping[str, Any]):
         change([self.adopting(self._checked({**self.hyper, **hyper}))])
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
-        for name in hyper.keys() & SETTINGS.keys():
-            raise TypeError(
-                f"{name}: expected it for the optimizer as a whole, found it in a group"
-            )
+        for name in SETTINGS:
+            if name in hyper:
+                raise TypeError(
+                    f"{name}: expected it for the optimizer as a whole, found it in a group"
+                )
         return self._rule.check(hyper)
 
     def __delitem__(self, name: str) -> None:
@@ -248,9 +249,9 @@ class ParamGroup(MutableMapping[str, Any]):
         return 1 + len(self.hyper)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({_shown_call(self.chosen(), self.contents())})"
+        return f"{type(self).__name__}({_shown_call(self._chosen(), self._contents())})"
 
-    def chosen(self) -> dict[str, Any]:
+    def _chosen(self) -> dict[str, Any]:
         """Return the hyperparameters that differ from the defaults."""
         defaults = self._rule.defaults
         return {
@@ -259,7 +260,7 @@ class ParamGroup(MutableMapping[str, Any]):
             if name in self.schedules or value != defaults[name]
         }
 
-    def contents(self) -> str:
+    def _contents(self) -> str:
         """Return how many arrays and elements there are, in words."""
         arrays = self.container.arrays
         masked = sum(mask is not None for mask in self.masks)
@@ -824,7 +825,8 @@ class Optimizer:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in cls.rule.kinds:
-            setattr(cls, name, Hyperparameter(name))
+            if not hasattr(cls, name):  # what a subclass says itself, stays
+                setattr(cls, name, Hyperparameter(name))
 
     if not TYPE_CHECKING:  # a type checker that sees it lets any name pass
 
@@ -842,7 +844,7 @@ class Optimizer:
         chosen = {name: value for name, value in whole.items() if value != defaults[name]}
         if len(self._groups) == 1:
             (group,) = self._groups
-            shown_call = _shown_call({**group.chosen(), **chosen}, group.contents())
+            shown_call = _shown_call({**group._chosen(), **chosen}, group._contents())
         else:
             groups = "".join(f"\n  {group!r}" for group in self._groups)
             shown_call = _shown_call(chosen, f"{len(self._groups)} groups:{groups}\n")

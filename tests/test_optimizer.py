@@ -322,6 +322,14 @@ class TestAttributes:
             assert twin.first is twin.param_groups[0]["params"][0]
             assert twin.first is not opt.first
 
+    def test_a_subclass_may_override_a_hyperparameter(self):
+        class Rounded(fo.Adam):
+            @property
+            def lr(self):
+                return round(self.param_groups[0]["lr"], 2)
+
+        assert Rounded(ones(), lr=0.123).lr == 0.12
+
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
 def test_an_unknown_argument_is_told_all_there_are(cls):

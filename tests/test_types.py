@@ -94,7 +94,7 @@ def test_hyperparameters_are_declared(cls):
     declared = {n for base in cls.__mro__ for n in inspect.get_annotations(base)}
     assert {n for n in declared if not n.startswith("_")} - {"rule"} == cls.rule.kinds.keys()
     for name in cls.rule.kinds:
-        assert isinstance(vars(cls).get(name), Hyperparameter)
+        assert isinstance(getattr(cls, name), Hyperparameter)
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
