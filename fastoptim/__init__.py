@@ -10,7 +10,7 @@ if _find_spec("fastoptim._engine") is None:
         name=__name__,
     )
 
-from . import functional, gradients, init, optimizers, prune, reference, schedules, threads
+from . import functional, gradients, init, optimizers, prune, reference, schedules, threads, typing
 from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
 from .blas import share_blas_threads
@@ -39,5 +39,10 @@ __all__ = [
     "share_blas_threads",
     "show_config",
     "threads",
+    "typing",
 ]
 __all__ += optimizers.__all__
+
+
+def __dir__() -> list[str]:
+    return __all__

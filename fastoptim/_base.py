@@ -17,7 +17,7 @@ from collections.abc import (
 from contextlib import AbstractContextManager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,9 @@ from ._kinds import (
     checked,
     entry,
     shown,
+    unknown,
 )
-from ._rule import Rule, ScalarsOfStep, is_schedule
+from ._rule import Rule, ScalarsOfStep, Scheduled, ScheduledPair, is_schedule
 from ._stages import clip_factor, norm_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32] | NDArray[np.float64]
 Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]
 Grads = Array | Sequence[Any] | Mapping[Any, Any]
+Mask = NDArray[np.bool_]
+Masks = Mask | Sequence[Mask | None] | Mapping[Any, Mask | None]
+Nonfinite = Literal["ignore", "raise", "skip"]
+
+Read = TypeVar("Read")
+Given = TypeVar("Given")
 
 BACKENDS = Choice(("compiled", "reference"))
 # What belongs to an optimizer as a whole, because it concerns all gradients together.
@@ -65,14 +72,14 @@ EMA = "ema"  # the name of the average among the state arrays
 class Options(TypedDict, total=False):
     """The keyword arguments that every optimizer takes beside those of its rule."""
 
-    l1: float
-    max_grad_value: float | None
+    l1: Scheduled[float]
+    max_grad_value: Scheduled[float | None]
     max_grad_norm: float | None
-    nonfinite: str
+    nonfinite: Nonfinite
     flush_denormals: bool
-    bounds: tuple[float, float] | None
-    ema_decay: float | None
-    mask: Any
+    bounds: ScheduledPair | None
+    ema_decay: Scheduled[float | None]
+    mask: Masks | None
     backend: str | None
 
 
@@ -233,7 +240,7 @@ class ParamGroup(MutableMapping[str, Any]):
     def __init__(
         self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any = None
     ) -> None:
-        self._begin(rule, container, rule.check(hyper), mask)
+        self._begin(rule, container, _checked_for_group(rule, hyper), mask)
 
     def _begin(self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any) -> None:
         """Take what a group is made of, its hyperparameters checked."""
@@ -289,7 +296,8 @@ class ParamGroup(MutableMapping[str, Any]):
         masks = {}
         if "mask" in values:
             masks = {"masks": self.container.masks(values.pop("mask")), "planned": False}
-        change([self.adopting(self._rule.check({**self.hyper, **values})), (self, masks)])
+        hyper = _checked_for_group(self._rule, {**self.hyper, **values})
+        change([self.adopting(hyper), (self, masks)])
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name}: a hyperparameter can be changed, not deleted")
@@ -301,17 +309,42 @@ class ParamGroup(MutableMapping[str, Any]):
         return 2 + len(self.hyper)
 
     def __repr__(self) -> str:
-        hyper = ", ".join(f"{name}={value!r}" for name, value in self.hyper.items())
+        return f"{type(self).__name__}({_shown_call(self._chosen(), self._contents())})"
+
+    def _chosen(self) -> dict[str, Any]:
+        """Return the hyperparameters that differ from the defaults."""
+        defaults = self._rule.defaults
+        return {
+            name: value
+            for name, value in self.hyper.items()
+            if name in self.schedules or value != defaults[name]
+        }
+
+    def _contents(self) -> str:
+        """Return how many arrays and elements there are, in words."""
         arrays = self.container.arrays
-        return f"{hyper}; {len(arrays)} arrays, {sum(a.size for a in arrays):,} elements"
+        masked = sum(mask is not None for mask in self.masks)
+        return (
+            _counted(len(arrays), "array")
+            + (f" ({masked} masked)" if masked else "")
+            + f", {_counted(sum(a.size for a in arrays), 'element')}"
+        )
 
 
-class Hyperparameter:
-    """An attribute that reads and sets a hyperparameter of all param groups."""
+class Hyperparameter(Generic[Read, Given]):
+    """An attribute that reads and sets a hyperparameter of all param groups.
+
+    To a type checker it reads as a number, say, though it may be a schedule: with a union of the
+    two, ``opt.lr * 0.5`` would be an error.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
 
+    @overload
+    def __get__(self, opt: None, owner: type[Optimizer]) -> Hyperparameter[Read, Given]: ...
+    @overload
+    def __get__(self, opt: Optimizer, owner: type[Optimizer]) -> Read | Any: ...
     def __get__(self, opt: Optimizer | None, owner: type[Optimizer]) -> Any:
         if opt is None:
             return self
@@ -323,7 +356,7 @@ class Hyperparameter:
             )
         return first
 
-    def __set__(self, opt: Optimizer, value: Any) -> None:
+    def __set__(self, opt: Optimizer, value: Given) -> None:
         change(
             [
                 group.adopting(opt.rule.check({**group.hyper, self._name: value}))
@@ -332,16 +365,27 @@ class Hyperparameter:
         )
 
 
-class Setting:
+NumberAttribute = Hyperparameter[float, Scheduled[float]]
+MaybeNumberAttribute = Hyperparameter[float | None, Scheduled[float | None]]
+FlagAttribute = Hyperparameter[bool, Scheduled[bool]]
+PairAttribute = Hyperparameter[tuple[float, float], ScheduledPair]
+MaybePairAttribute = Hyperparameter[tuple[float, float] | None, ScheduledPair | None]
+
+
+class Setting(Generic[Read]):
     """An attribute that reads and sets what belongs to an optimizer as a whole."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, opt: Optimizer | None, owner: type[Optimizer]) -> Any:
+    @overload
+    def __get__(self, opt: None, owner: type[Any]) -> Setting[Read]: ...
+    @overload
+    def __get__(self, opt: Any, owner: type[Any]) -> Read: ...
+    def __get__(self, opt: Any, owner: type[Any]) -> Any:
         return self if opt is None else opt._settings[self._name]
 
-    def __set__(self, opt: Optimizer, value: Any) -> None:
+    def __set__(self, opt: Any, value: Read) -> None:
         value = checked(self._name, SETTINGS[self._name], value)
         change([opt._adopting({**opt._settings, self._name: value})])
 
@@ -430,14 +474,27 @@ class Optimizer:
 
     rule: ClassVar[Rule]
     _backend: str
-    max_grad_norm, nonfinite, flush_denormals = map(Setting, SETTINGS)
+    _settings: dict[str, Any]
+    _judges: bool
+    _flushes: bool
+    max_grad_norm = Setting[float | None]("max_grad_norm")
+    nonfinite = Setting[Nonfinite]("nonfinite")
+    flush_denormals = Setting[bool]("flush_denormals")
+    # What every rule has, for type checkers. The attributes themselves are made of the rule.
+    lr: NumberAttribute
+    weight_decay: NumberAttribute
+    l1: NumberAttribute
+    max_grad_value: MaybeNumberAttribute
+    maximize: FlagAttribute
+    bounds: MaybePairAttribute
+    ema_decay: MaybeNumberAttribute
 
     def __init__(
         self,
         params: Params,
         *,
         backend: str | None = None,
-        mask: Any = None,
+        mask: Masks | None = None,
         **hyper: Any,
     ) -> None:
         if type(self) is Optimizer:
@@ -448,6 +505,9 @@ class Optimizer:
             for name, kind in SETTINGS.items()
         }
         change([self._adopting(settings)])
+        for name in hyper:
+            if name not in self.rule.kinds:
+                raise TypeError(unknown(name, type(self).__name__, self._arguments()))
         self._defaults = self.rule.check(hyper)
         self._norm: float | None = None
         self._skipped = 0
@@ -501,6 +561,16 @@ class Optimizer:
         return MappingProxyType(
             {key: MappingProxyType(arrays) for key, arrays in self._state.items()}
         )
+
+    @property
+    def steps(self) -> Mapping[Any, int]:
+        """The number of steps that each parameter has taken, by its key in `state`.
+
+        They differ where gradients have been None. Steps that `nonfinite` = "skip" has not taken
+        do not count, and what was loaded goes on counting: ``max(opt.steps.values())`` is where a
+        run stands.
+        """
+        return MappingProxyType(dict(zip(self._state, self._plan.steps, strict=True)))
 
     @property
     def backend(self) -> str:
@@ -846,23 +916,35 @@ class Optimizer:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in cls.rule.kinds:
-            setattr(cls, name, Hyperparameter(name))
+            if not hasattr(cls, name):  # what a subclass says itself, stays
+                setattr(cls, name, Hyperparameter(name))
 
-    if TYPE_CHECKING:  # the hyperparameters
+    if not TYPE_CHECKING:  # a type checker that sees it lets any name pass
 
-        def __getattr__(self, name: str) -> Any: ...
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or hasattr(type(self), name):
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse what looks like a hyperparameter and is none, unless a subclass wants it."""
+            ours = type(self).__module__.startswith(f"{__package__}.")
+            if ours and not (name.startswith("_") or hasattr(type(self), name)):
+                known = (*self.rule.kinds, *SETTINGS)
+                raise AttributeError(unknown(name, type(self).__name__, known, "hyperparameter"))
             super().__setattr__(name, value)
-        else:
-            known = ", ".join((*self.rule.kinds, *SETTINGS))
-            raise AttributeError(
-                f"{name}: expected one of the hyperparameters of {type(self).__name__} ({known})"
-            )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'; '.join(map(repr, self._groups))})"
+        whole = {**self._settings, "backend": self._backend}
+        defaults = {**DEFAULT_SETTINGS, "backend": "compiled"}
+        chosen = {name: value for name, value in whole.items() if value != defaults[name]}
+        if len(self._groups) == 1:
+            (group,) = self._groups
+            shown_call = _shown_call({**group._chosen(), **chosen}, group._contents())
+        else:
+            groups = "".join(f"\n  {group!r}" for group in self._groups)
+            shown_call = _shown_call(chosen, f"{len(self._groups)} groups:{groups}\n")
+        return f"{type(self).__name__}({shown_call})"
+
+    @classmethod
+    def _arguments(cls) -> list[str]:
+        """Return the names of all keyword arguments."""
+        return [*cls.rule.kinds, *SETTINGS, "mask", "backend"]
 
     def _refuse_while_ema_shows(self, what: str) -> None:
         if self._plan.shows_ema:
@@ -1160,6 +1242,16 @@ def _allocated(
     return state
 
 
+def _checked_for_group(rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all hyperparameters of a group, checked."""
+    for name in SETTINGS:
+        if name in hyper:
+            raise TypeError(
+                f"{name}: expected it for the optimizer as a whole, found it in a group"
+            )
+    return rule.check(hyper)
+
+
 def _watched(groups: Sequence[ParamGroup]) -> list[tuple[Any, list[Array], Callable[[], None]]]:
     """Return the caller's lists and mappings of parameters, as a plan watches them."""
     return [
@@ -1168,6 +1260,16 @@ def _watched(groups: Sequence[ParamGroup]) -> list[tuple[Any, list[Array], Calla
         for label in (f"params[{number}]" if len(groups) > 1 else "params",)
         if container.given is not None
     ]
+
+
+def _shown_call(chosen: Mapping[str, Any], contents: str) -> str:
+    """Return what stands between the parentheses of a repr."""
+    arguments = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+    return f"{arguments}; {contents}" if arguments else contents
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from typing import Annotated, Any
 
@@ -23,6 +24,14 @@ def shown(value: Any) -> str:
         return SHOWN.repr(value)
     except Exception:  # of a number of over 4,300 digits there is no repr
         return f"<{type(value).__name__}>"
+
+
+def unknown(name: Any, owner: str, known: Iterable[str], what: str = "argument") -> str:
+    """Return the message for a name that does not exist, with those that do."""
+    known = list(known)
+    near = get_close_matches(str(name), known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{name}: {owner} has no such {what}{hint}; it has {', '.join(known)}"
 
 
 def items_of(value: Any) -> list[Any]:

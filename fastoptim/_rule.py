@@ -5,14 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from . import _stages
 from ._engine import Plan, most_scalars, most_state
-from ._kinds import Count, Kind, checked
+from ._kinds import Count, Kind, checked, unknown
 from ._stages import Scalars
 
 ScalarsOfStep = Callable[[int], tuple[Scalars, Scalars, Scalars]]
+
+# What a hyperparameter may be: a value, or a schedule of it; of a pair, each item may be either.
+# A schedule is a `fastoptim.schedules.Schedule`, or any function of the number of steps taken.
+Value = TypeVar("Value")
+Scheduled: TypeAlias = Value | Callable[[int], Value]
+ScheduledPair: TypeAlias = (
+    tuple[Scheduled[float], Scheduled[float]] | Callable[[int], tuple[float, float]]
+)
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -55,6 +63,8 @@ class Rule:
         start. Others start as zeros.
     name : str, optional
         If it is not the update's name.
+    defaults : mapping, optional
+        Defaults that are not those of the scalars' signature.
     trust : bool, default False
         Whether the learning rate of each array is multiplied by a trust ratio. The last array of
         the update is then ``u`` and its first scalars are the learning rate and the coefficient
@@ -74,9 +84,10 @@ class Rule:
         needs: Mapping[str, str] | None = None,
         starts: Mapping[str, str] | None = None,
         name: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
         trust: bool = False,
     ) -> None:
-        kinds, defaults = hyperparameters(scalars)
+        kinds, own_defaults = hyperparameters(scalars)
         _, _, *rest = inspect.signature(update).parameters.values()
         self.update = update
         self.scalars = scalars
@@ -87,7 +98,7 @@ class Rule:
         self.kernel: str | None = update.__name__ if update.__module__ == REFERENCE else None
         self.own = tuple(kinds)
         self.kinds = kinds | BEFORE | AFTER
-        self.defaults = defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS
+        self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | dict(defaults or {})
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
         self.state = tuple(arrays[:-1] if trust else arrays)
         self.trust = trust
@@ -132,6 +143,10 @@ class Rule:
 
     def apply(self, loops: Any, *args: Any, **kwargs: Any) -> None:
         """Update p and the state arrays in place, with compiled loops or (None) with NumPy."""
+        known = self.__signature__.parameters
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(unknown(name, self.name, known))
         call = self.__signature__.bind(*args, **kwargs).arguments
         p, g = call.pop("p"), call.pop("g")
         if g is None:  # which a plan would skip
@@ -154,8 +169,7 @@ class Rule:
         """Return all hyperparameters, checked one by one and together."""
         for name in hyper:
             if name not in self.kinds:
-                known = ", ".join(self.kinds)
-                raise TypeError(f"{name}: {self.name} has no such argument; it has {known}")
+                raise TypeError(unknown(name, self.name, self.kinds))
         given = {name: hyper.get(name, default) for name, default in self.defaults.items()}
         values = self.at(given, 0)
         *_, own = self.scalars_of(values)(1)  # raises where two of them do not go together

@@ -15,6 +15,11 @@ from ._kinds import Flag, checked
 
 __all__ = ["share_blas_threads"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # 0.3.28 has the callback too, but hands some jobs no work buffer.
 OLDEST = (0, 3, 29)
 PTHREADS = 1  # what openblas_get_parallel says of threads of its own

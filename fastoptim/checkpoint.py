@@ -29,6 +29,8 @@ import numpy as np
 
 from ._kinds import entry, shown
 
+__all__ = ["blaming", "path_of", "read", "read_without_data", "write"]  # what optimizers call
+
 VERSION = 1  # of the layout of the file
 METADATA = "fastoptim"
 PARAM = "p"  # beside the names of state arrays, which are never p
@@ -42,6 +44,10 @@ ROOM_OF_GROUP = 1 << 14  # bytes of a header for the hyperparameters of a param 
 ROOM_OF_REST = 1 << 20  # and for whatever a file of another optimizer has, so that it can be named
 
 Spec = tuple[str, str, list[int]]  # the name, the type and the shape of an array in the file
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def path_of(path: Any) -> str:

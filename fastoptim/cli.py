@@ -8,12 +8,18 @@ import sys
 
 from ._config import __version__
 
+__all__ = ["CommandError", "main"]
+
 # Each command is a package in this one, with `add_arguments(parser)` and `main(args)`, that
 # can be imported without the packages of its extra, which has the command's name.
 COMMANDS = {
     "demo": "train a network on MNIST with each optimizer, by NumPy and by fastoptim",
     "bench": "time the optimizers on this machine, beside NumPy and other libraries",
 }
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class CommandError(Exception):

@@ -21,6 +21,11 @@ from ._stages import clip_factor, norm_of
 
 __all__ = ["all_finite", "clip_grad_norm_", "clip_grad_value_", "global_norm"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Grads = Array | Iterable[Any] | Mapping[Any, Any]
 LIMIT = Real(0)
 

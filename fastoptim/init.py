@@ -18,9 +18,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
-from ._base import Array
 from ._kinds import Choice, Real, Shape, checked, shown
 
 __all__ = [
@@ -30,6 +29,11 @@ __all__ = [
     "xavier_normal",
     "xavier_uniform",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 GAINS = {
     "linear": 1.0,
@@ -103,7 +107,7 @@ def xavier_uniform(
     *,
     gain: float = 1.0,
     layout: str = "out_in",
-) -> Array:
+) -> NDArray[Any]:
     r"""Return weights drawn from Xavier's uniform distribution, also known as Glorot's.
 
     .. math::
@@ -158,7 +162,7 @@ def xavier_normal(
     *,
     gain: float = 1.0,
     layout: str = "out_in",
-) -> Array:
+) -> NDArray[Any]:
     r"""Return weights drawn from Xavier's normal distribution, also known as Glorot's.
 
     .. math::
@@ -217,7 +221,7 @@ def kaiming_uniform(
     mode: str = "fan_in",
     nonlinearity: str = "leaky_relu",
     layout: str = "out_in",
-) -> Array:
+) -> NDArray[Any]:
     r"""Return weights drawn from Kaiming's uniform distribution, also known as He's.
 
     .. math::
@@ -279,7 +283,7 @@ def kaiming_normal(
     mode: str = "fan_in",
     nonlinearity: str = "leaky_relu",
     layout: str = "out_in",
-) -> Array:
+) -> NDArray[Any]:
     r"""Return weights drawn from Kaiming's normal distribution, also known as He's.
 
     .. math::
@@ -365,7 +369,7 @@ def kaiming_std(
     return calculate_gain(nonlinearity, slope) / math.sqrt(fan)
 
 
-def uniform(shape: tuple[int, ...], dtype: DTypeLike, rng: Any, std: float) -> Array:
+def uniform(shape: tuple[int, ...], dtype: DTypeLike, rng: Any, std: float) -> NDArray[Any]:
     """Return numbers between plus and minus sqrt(3) std."""
     weights = checked_rng(rng).random(shape, checked_dtype(dtype))
     weights *= 2
@@ -374,7 +378,7 @@ def uniform(shape: tuple[int, ...], dtype: DTypeLike, rng: Any, std: float) -> A
     return weights
 
 
-def normal(shape: tuple[int, ...], dtype: DTypeLike, rng: Any, std: float) -> Array:
+def normal(shape: tuple[int, ...], dtype: DTypeLike, rng: Any, std: float) -> NDArray[Any]:
     """Return normally distributed numbers of mean 0."""
     weights = checked_rng(rng).standard_normal(shape, checked_dtype(dtype))
     weights *= std

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from . import reference
-from ._base import Optimizer, Options, Params
+from ._base import (
+    FlagAttribute,
+    Hyperparameter,
+    NumberAttribute,
+    Optimizer,
+    Options,
+    PairAttribute,
+    Params,
+)
+from ._rule import Scheduled, ScheduledPair
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,6 +37,14 @@ __all__ = [
     "RMSprop",
     "Rprop",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+Form = Literal["averaged", "heavy_ball"]
+FormAttribute = Hyperparameter[Form, Scheduled[Form]]
 
 
 class SGD(Optimizer):
@@ -90,17 +107,20 @@ class SGD(Optimizer):
     """
 
     rule = reference.sgd
+    momentum: NumberAttribute
+    dampening: NumberAttribute
+    nesterov: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
+        lr: Scheduled[float] = 1e-3,
+        momentum: Scheduled[float] = 0.0,
+        dampening: Scheduled[float] = 0.0,
+        weight_decay: Scheduled[float] = 0.0,
+        nesterov: Scheduled[bool] = False,
         *,
-        maximize: bool = False,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -174,17 +194,20 @@ class Momentum(Optimizer):
     """
 
     rule = reference.momentum
+    momentum: NumberAttribute
+    form: FormAttribute
+    nesterov: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 0.01,
-        momentum: float = 0.9,
+        lr: Scheduled[float] = 0.01,
+        momentum: Scheduled[float] = 0.9,
         *,
-        form: str = "averaged",
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
-        maximize: bool = False,
+        form: Scheduled[Form] = "averaged",
+        nesterov: Scheduled[bool] = False,
+        weight_decay: Scheduled[float] = 0.0,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -265,19 +288,24 @@ class RMSprop(Optimizer):
     """
 
     rule = reference.rmsprop
+    alpha: NumberAttribute
+    eps: NumberAttribute
+    momentum: NumberAttribute
+    centered: FlagAttribute
+    eps_inside: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 0.01,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
-        centered: bool = False,
+        lr: Scheduled[float] = 0.01,
+        alpha: Scheduled[float] = 0.99,
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
+        momentum: Scheduled[float] = 0.0,
+        centered: Scheduled[bool] = False,
         *,
-        maximize: bool = False,
-        eps_inside: bool = False,
+        maximize: Scheduled[bool] = False,
+        eps_inside: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -354,18 +382,22 @@ class Adagrad(Optimizer):
     """
 
     rule = reference.adagrad
+    lr_decay: NumberAttribute
+    initial_accumulator_value: NumberAttribute
+    eps: NumberAttribute
+    eps_inside: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 0.01,
-        lr_decay: float = 0.0,
-        weight_decay: float = 0.0,
-        initial_accumulator_value: float = 0.0,
-        eps: float = 1e-10,
+        lr: Scheduled[float] = 0.01,
+        lr_decay: Scheduled[float] = 0.0,
+        weight_decay: Scheduled[float] = 0.0,
+        initial_accumulator_value: Scheduled[float] = 0.0,
+        eps: Scheduled[float] = 1e-10,
         *,
-        maximize: bool = False,
-        eps_inside: bool = False,
+        maximize: Scheduled[bool] = False,
+        eps_inside: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -449,19 +481,24 @@ class Adam(Optimizer):
     """
 
     rule = reference.adam
+    betas: PairAttribute
+    eps: NumberAttribute
+    amsgrad: FlagAttribute
+    decoupled_weight_decay: FlagAttribute
+    eps_hat: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        amsgrad: bool = False,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
+        amsgrad: Scheduled[bool] = False,
         *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
-        eps_hat: bool = False,
+        maximize: Scheduled[bool] = False,
+        decoupled_weight_decay: Scheduled[bool] = False,
+        eps_hat: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -504,6 +541,8 @@ class AdamW(Adam):
         Never let the denominator shrink.
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
+    decoupled_weight_decay : bool, default True
+        As above; if False, the rule sees :math:`g + \lambda p` for g, as in `Adam`.
     eps_hat : bool, default False
         Add :math:`\epsilon` to the root that is not corrected; see `Adam`.
     **options
@@ -536,17 +575,20 @@ class AdamW(Adam):
     array([0.85, 1.9 ])
     """
 
+    rule = reference.adamw
+
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        amsgrad: bool = False,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.01,
+        amsgrad: Scheduled[bool] = False,
         *,
-        maximize: bool = False,
-        eps_hat: bool = False,
+        maximize: Scheduled[bool] = False,
+        decoupled_weight_decay: Scheduled[bool] = True,
+        eps_hat: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -557,7 +599,7 @@ class AdamW(Adam):
             weight_decay,
             amsgrad,
             maximize=maximize,
-            decoupled_weight_decay=True,
+            decoupled_weight_decay=decoupled_weight_decay,
             eps_hat=eps_hat,
             **options,
         )
@@ -619,16 +661,18 @@ class Adadelta(Optimizer):
     """
 
     rule = reference.adadelta
+    rho: NumberAttribute
+    eps: NumberAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1.0,
-        rho: float = 0.9,
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
+        lr: Scheduled[float] = 1.0,
+        rho: Scheduled[float] = 0.9,
+        eps: Scheduled[float] = 1e-6,
+        weight_decay: Scheduled[float] = 0.0,
         *,
-        maximize: bool = False,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -698,16 +742,18 @@ class Adamax(Optimizer):
     """
 
     rule = reference.adamax
+    betas: PairAttribute
+    eps: NumberAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        lr: Scheduled[float] = 2e-3,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
         *,
-        maximize: bool = False,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -786,18 +832,22 @@ class NAdam(Optimizer):
     """
 
     rule = reference.nadam
+    betas: PairAttribute
+    eps: NumberAttribute
+    momentum_decay: NumberAttribute
+    decoupled_weight_decay: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum_decay: float = 4e-3,
-        decoupled_weight_decay: bool = False,
+        lr: Scheduled[float] = 2e-3,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
+        momentum_decay: Scheduled[float] = 4e-3,
+        decoupled_weight_decay: Scheduled[bool] = False,
         *,
-        maximize: bool = False,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -878,17 +928,20 @@ class RAdam(Optimizer):
     """
 
     rule = reference.radam
+    betas: PairAttribute
+    eps: NumberAttribute
+    decoupled_weight_decay: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
+        decoupled_weight_decay: Scheduled[bool] = False,
         *,
-        maximize: bool = False,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -967,16 +1020,18 @@ class Rprop(Optimizer):
     """
 
     rule = reference.rprop
+    etas: PairAttribute
+    step_sizes: PairAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-2,
-        etas: tuple[float, float] = (0.5, 1.2),
-        step_sizes: tuple[float, float] = (1e-6, 50.0),
+        lr: Scheduled[float] = 1e-2,
+        etas: ScheduledPair = (0.5, 1.2),
+        step_sizes: ScheduledPair = (1e-6, 50.0),
         *,
-        weight_decay: float = 0.0,
-        maximize: bool = False,
+        weight_decay: Scheduled[float] = 0.0,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -1000,8 +1055,8 @@ class ASGD(Optimizer):
         \bar p_t = \bar p_{t-1} + \mu_t (p_t - \bar p_{t-1}), \quad
         \mu_t = \frac{1}{\max(1, t - 1 - t_0)}
 
-    The average is ``opt.state[0]["ax"]``; while :math:`\mu_t = 1` it is a copy of p. The formula is
-    that of ``torch.optim.ASGD``, with :math:`\eta_t` and :math:`\mu_t` in double precision (torch's
+    The average is the state ``ax``; while :math:`\mu_t = 1` it is a copy of p. The formula is that
+    of ``torch.optim.ASGD``, with :math:`\eta_t` and :math:`\mu_t` in double precision (torch's
     are float32 by default) and from the hyperparameters of this step: after a change of ``lr``
     torch takes one more step with the old one.
 
@@ -1055,17 +1110,20 @@ class ASGD(Optimizer):
     """
 
     rule = reference.asgd
+    lambd: NumberAttribute
+    alpha: NumberAttribute
+    t0: NumberAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-2,
-        lambd: float = 1e-4,
-        alpha: float = 0.75,
-        t0: float = 1e6,
-        weight_decay: float = 0.0,
+        lr: Scheduled[float] = 1e-2,
+        lambd: Scheduled[float] = 1e-4,
+        alpha: Scheduled[float] = 0.75,
+        t0: Scheduled[float] = 1e6,
+        weight_decay: Scheduled[float] = 0.0,
         *,
-        maximize: bool = False,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -1137,16 +1195,18 @@ class Lion(Optimizer):
     """
 
     rule = reference.lion
+    betas: PairAttribute
+    decoupled_weight_decay: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
+        lr: Scheduled[float] = 1e-4,
+        betas: ScheduledPair = (0.9, 0.99),
+        weight_decay: Scheduled[float] = 0.0,
         *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = True,
+        maximize: Scheduled[bool] = False,
+        decoupled_weight_decay: Scheduled[bool] = True,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -1223,18 +1283,22 @@ class AdaBelief(Optimizer):
     """
 
     rule = reference.adabelief
+    betas: PairAttribute
+    eps: NumberAttribute
+    eps_root: NumberAttribute
+    decoupled_weight_decay: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-16,
-        eps_root: float = 1e-16,
-        weight_decay: float = 0.0,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-16,
+        eps_root: Scheduled[float] = 1e-16,
+        weight_decay: Scheduled[float] = 0.0,
         *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
+        maximize: Scheduled[bool] = False,
+        decoupled_weight_decay: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -1310,17 +1374,20 @@ class LAMB(Optimizer):
     """
 
     rule = reference.lamb
+    betas: PairAttribute
+    eps: NumberAttribute
+    decoupled_weight_decay: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-6,
+        weight_decay: Scheduled[float] = 0.0,
         *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = True,
+        maximize: Scheduled[bool] = False,
+        decoupled_weight_decay: Scheduled[bool] = True,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -1396,17 +1463,20 @@ class LARS(Optimizer):
     """
 
     rule = reference.lars
+    momentum: NumberAttribute
+    trust_coefficient: NumberAttribute
+    nesterov: FlagAttribute
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust_coefficient: float = 1e-3,
+        lr: Scheduled[float] = 1.0,
+        momentum: Scheduled[float] = 0.9,
+        weight_decay: Scheduled[float] = 0.0,
+        trust_coefficient: Scheduled[float] = 1e-3,
         *,
-        nesterov: bool = False,
-        maximize: bool = False,
+        nesterov: Scheduled[bool] = False,
+        maximize: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(

@@ -14,6 +14,11 @@ from ._kinds import Closed, checked
 
 __all__ = ["magnitude"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Mask = NDArray[np.bool_]
 Name = TypeVar("Name")
 

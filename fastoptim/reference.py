@@ -165,6 +165,16 @@ def adam(p, g, m, v, v_max, /, decay, b1, a1, b2, a2, lr, r2, eps):
     p[...] = decay * p - (lr * m) / (np.sqrt(v) * r2 + eps)
 
 
+# The same rule, with other defaults.
+adamw = Rule(
+    adam.update,
+    adam.scalars,
+    needs=adam.needs,
+    name="adamw",
+    defaults={"weight_decay": 0.01, "decoupled_weight_decay": True},
+)
+
+
 def _adadelta_scalars(
     step: int,
     lr: NonNegative = 1.0,
@@ -427,3 +437,10 @@ def lars(p, g, v, u, /, lr, trust, mu, nu):
     d = lr * g
     v[...] = mu * v + d
     p -= d + nu * v if nu != 0 else v
+
+
+__all__ = sorted(name for name, value in list(globals().items()) if isinstance(value, Rule))
+
+
+def __dir__() -> list[str]:
+    return __all__

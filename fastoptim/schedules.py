@@ -64,6 +64,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 Positive = Annotated[float, Above(0)]
 DIVISIBLE = Real(1e-100, 1e100)  # by one another
 Natural = Annotated[int, Count(1)]

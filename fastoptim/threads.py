@@ -39,6 +39,11 @@ from ._kinds import Count, checked
 
 __all__ = ["get_num_threads", "num_threads", "set_num_threads"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 THREADS = Count(1, bits=31)
 
 

@@ -64,10 +64,9 @@ def optimizer(**options: Any) -> fo.Optimizer:
 def callables() -> dict[str, Any]:
     """Return every public function, class and method, by name."""
     found: dict[str, Any] = {}
-    modules = [m for m in vars(fo).values() if isinstance(m, ModuleType)]
-    # its packages are programs and integrations, which another test may have imported
-    for module in [fo, *(m for m in modules if not hasattr(m, "__path__"))]:
-        for name in getattr(module, "__all__", ()):
+    modules = [m for name in fo.__all__ if isinstance(m := getattr(fo, name), ModuleType)]
+    for module in [fo, *modules]:
+        for name in module.__all__ if module not in (functional, reference, fo.typing) else ():
             if callable(value := getattr(module, name)):
                 found[name] = value
     for module in (functional, reference):

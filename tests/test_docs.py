@@ -27,6 +27,8 @@ def test_examples_of_a_module(name):
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+README_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ONE_LINE_EXAMPLES = re.findall(r"^\|.*\| `((?:fo|opt)\..*)` \|$", README, re.MULTILINE)
 
 
 def test_files_that_the_security_page_names():
@@ -36,16 +38,14 @@ def test_files_that_the_security_page_names():
 
 
 def test_python_blocks_of_the_readme():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for block in blocks:
+    assert README_BLOCKS
+    for block in README_BLOCKS:
         exec(compile(block, "README.md", "exec"), {})
 
 
 def test_one_line_examples_of_the_options():
-    examples = re.findall(r"^\|.*\| `((?:fo|opt)\..*)` \|$", README, re.MULTILINE)
-    assert len(examples) > 8
-    for example in examples:
+    assert len(ONE_LINE_EXAMPLES) > 8
+    for example in ONE_LINE_EXAMPLES:
         params, grads = [np.ones(3)], [np.ones(3)]
         names = {"fo": fastoptim, "np": np, "params": params, "grads": grads, "w": np.arange(10.0)}
         names["opt"] = fastoptim.SGD(params)

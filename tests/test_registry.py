@@ -10,7 +10,7 @@ import pytest
 from zoo import LEVELS, OPTIMIZERS, hyperparameters, name_of
 
 import fastoptim as fo
-from fastoptim import _levels, functional
+from fastoptim import _levels
 from fastoptim._rule import Rule
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -56,21 +56,10 @@ def test_docstring_has_formula_arguments_errors_source_and_example(cls):
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
 def test_defaults_of_class_and_rule_agree(cls):
     ours = hyperparameters(cls)
-    theirs = {name: cls.rule.defaults[name] for name in ours}
-    if cls is fo.AdamW:
-        theirs["weight_decay"] = 0.01
-    assert ours == theirs
-    # what the class does not let through, it must fix itself, or it is an option of all
-    fixed = set(cls.rule.own) - set(ours)
-    assert fixed == ({"decoupled_weight_decay"} if cls is fo.AdamW else set())
+    assert ours == {name: cls.rule.defaults[name] for name in ours}
+    assert set(cls.rule.own) <= set(ours)
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
 def test_class_has_a_row_in_the_readme(cls):
     assert re.search(rf"^\| `{cls.__name__}\(", README, re.MULTILINE)
-
-
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_rule_has_a_function(rule):
-    assert rule.name in dir(functional)
-    assert inspect.signature(getattr(functional, rule.name)) == rule.__signature__

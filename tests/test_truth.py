@@ -331,8 +331,6 @@ def test_against_extended_precision(cls, chosen):
     start = rng.standard_normal(200)
     grads = [rng.standard_normal(200) for _ in range(10)]
     hyper = cls.rule.check({**hyperparameters(cls), **chosen, "lr": 0.01})
-    if cls is fo.AdamW:
-        hyper["decoupled_weight_decay"] = True
 
     exact = start.astype(np.longdouble)
     names = cls.rule.state_for(hyper)

@@ -10,3 +10,7 @@ products and steps alternate. `command` has the arguments, `report` and `plot` w
 from .command import add_arguments, main
 
 __all__ = ["add_arguments", "main"]
+
+
+def __dir__() -> list[str]:
+    return __all__

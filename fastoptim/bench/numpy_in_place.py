@@ -109,3 +109,6 @@ def adam(
         np.multiply(a, lr / (1 - b1**t), out=a)
         np.subtract(p, a, out=p)
         yield
+
+
+adamw = adam

@@ -80,6 +80,9 @@ def adam(
         yield
 
 
+adamw = adam
+
+
 def adadelta(p: Any, g: Any, lr: float, rho: float, eps: float) -> Steps:
     v, u = np.zeros_like(p), np.zeros_like(p)
     while True:

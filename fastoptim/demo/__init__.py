@@ -8,3 +8,7 @@ printed and drawn.
 from .command import add_arguments, main
 
 __all__ = ["add_arguments", "main"]
+
+
+def __dir__() -> list[str]:
+    return __all__

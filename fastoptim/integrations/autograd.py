@@ -38,6 +38,11 @@ from fastoptim._kinds import Real, checked
 
 __all__ = ["adam", "rmsprop", "sgd"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Gradient = Callable[[Any, int], Any]
 Callback = Callable[[Any, int, Any], Any] | None
 Vector = NDArray[np.float64]

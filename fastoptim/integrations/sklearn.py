@@ -62,6 +62,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MLPClassifier", "MLPRegressor", "patch", "patched", "unpatch"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 OLDEST, NEWEST = (1, 6), (1, 9)  # versions with whose own tests it was tested
 
 _fit_stochastic = BaseMultilayerPerceptron._fit_stochastic

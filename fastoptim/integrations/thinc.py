@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SGD", "Adam", "Optimizer", "RAdam"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Key = tuple[int, str]
 Rate = Any  # a number, a list or a generator of numbers, or a schedule of thinc 9
 

@@ -43,7 +43,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 import fastoptim as fo
-from fastoptim._base import DEFAULT_SETTINGS, EMA, SETTINGS, Array, Setting
+from fastoptim._base import DEFAULT_SETTINGS, EMA, SETTINGS, Array, Nonfinite, Setting
 from fastoptim._engine import change
 from fastoptim._kinds import Count, checked
 from fastoptim.threads import share_openmp_workers
@@ -54,6 +54,11 @@ if TYPE_CHECKING:
     from fastoptim._engine import Change
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 share_openmp_workers(torch._C.__file__)
 
@@ -74,7 +79,7 @@ class Extras(TypedDict, total=False):
     bounds: tuple[float, float] | None
     ema_decay: float | None
     max_grad_norm: float | None
-    nonfinite: str
+    nonfinite: Nonfinite
     flush_denormals: bool
 
 
@@ -114,7 +119,9 @@ class Optimizer(torch.optim.Optimizer):
 
     method: ClassVar[type[fo.Optimizer]]
     names: ClassVar[Mapping[str, str]]  # of what the state holds: fastoptim's and torch's
-    max_grad_norm, nonfinite, flush_denormals = map(Setting, SETTINGS)
+    max_grad_norm = Setting[float | None]("max_grad_norm")
+    nonfinite = Setting[Nonfinite]("nonfinite")
+    flush_denormals = Setting[bool]("flush_denormals")
 
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
 

@@ -1,0 +1,107 @@
+"""What type checkers see: programs with annotations pass, and misspelt names do not."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS
+from zoo import OPTIMIZERS, name_of
+
+import fastoptim
+from fastoptim import functional
+from fastoptim._base import Hyperparameter
+
+PROGRAM = Path(__file__).with_name("typed_program.py")
+needs_mypy = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="no mypy here")
+
+
+def mypy(folder: Path, *files: Path) -> list[str]:
+    """Return the errors of mypy in files, to which fastoptim is as an installed package."""
+    installed = str(Path(fastoptim.__file__).parents[1])
+    path = os.pathsep.join([installed, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir=cache"]
+    done = subprocess.run(
+        [*command, "--no-error-summary", "--hide-error-context", *map(str, files)],
+        cwd=folder,  # away from the source tree, whose own configuration it would read
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert done.returncode == 1 or not done.stdout, done.stdout
+    return [line for line in done.stdout.splitlines() if ": error: " in line]
+
+
+def functions(examples: list[str]) -> str:
+    """Return a program in which each example is a function, with names of its own."""
+    bodies = [textwrap.indent(example, "    ") for example in examples]
+    return "\n".join(f"def example_{i}() -> None:\n{body}\n" for i, body in enumerate(bodies))
+
+
+@needs_mypy
+def test_examples_of_the_readme(tmp_path):
+    start = "import numpy as np\nimport fastoptim as fo\n"
+    names = "params, grads, w = [np.ones(3)], [np.ones(3)], np.arange(10.0)\nopt = fo.SGD(params)\n"
+    blocks = [*README_BLOCKS, *(start + names + example for example in ONE_LINE_EXAMPLES)]
+    assert len(blocks) > 9
+    file = tmp_path / "readme.py"
+    file.write_text(functions(blocks), encoding="utf-8")
+    assert mypy(tmp_path, file) == []
+
+
+@needs_mypy
+def test_examples_of_the_docstrings(tmp_path):
+    finder = doctest.DocTestFinder()
+    tests = [test for name in MODULES for test in finder.find(importlib.import_module(name))]
+    skips = doctest.SKIP  # what needs more than the example says
+    found = ["".join(e.source for e in t.examples if not e.options.get(skips)) for t in tests]
+    found = [source for source in found if source]
+    assert len(found) > 50
+    file = tmp_path / "docstrings.py"
+    file.write_text(functions(found), encoding="utf-8")
+    assert mypy(tmp_path, file) == []
+
+
+@needs_mypy
+def test_a_program_with_annotations(tmp_path):
+    file = tmp_path / PROGRAM.name
+    text = PROGRAM.read_text(encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
+    wrong = {i for i, line in enumerate(text.splitlines(), start=1) if line.endswith("# wrong")}
+    assert len(wrong) > 15
+    errors = mypy(tmp_path, file)
+    assert {int(re.search(r":(\d+): error", e)[1]) for e in errors} == wrong, "\n".join(errors)
+
+
+def test_the_program_uses_all_that_is_public():
+    text = PROGRAM.read_text(encoding="utf-8")
+    assert [name for name in fastoptim.__all__ if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+def test_hyperparameters_are_declared(cls):
+    """For type checkers; the attributes themselves are made of the rule."""
+    declared = {n for base in cls.__mro__ for n in inspect.get_annotations(base)}
+    assert {n for n in declared if not n.startswith("_")} - {"rule"} == cls.rule.kinds.keys()
+    for name in cls.rule.kinds:
+        assert isinstance(getattr(cls, name), Hyperparameter)
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+def test_annotations_of_class_and_function_agree(cls):
+    ours = inspect.signature(cls).parameters
+    for name, theirs in inspect.signature(
+        getattr(functional, cls.__name__.lower())
+    ).parameters.items():
+        if name in ours:
+            assert theirs.annotation == ours[name].annotation, name
