@@ -127,6 +127,64 @@ def assert_equal(found, expected):
         assert torch.equal(a, b)
 
 
+SCHEDULES = torch.optim.lr_scheduler
+ONE_CYCLE = {"final_div_factor": 1e30, "base_momentum": 0.0}
+# Schedules of n steps or periods that go to zero, and the steps to take beside n; whether many end
+# below zero.
+TO_ZERO = {
+    "lambda": (lambda o, n: SCHEDULES.LambdaLR(o, lambda t: 1 - t * (1 / n)), 0, False),
+    "multiplicative": (lambda o, n: SCHEDULES.MultiplicativeLR(o, lambda t: 0.0), 1, False),
+    "step": (lambda o, n: SCHEDULES.StepLR(o, n, gamma=0.0), 2, False),
+    "multistep": (lambda o, n: SCHEDULES.MultiStepLR(o, [n, n + 1], gamma=0.0), 2, False),
+    "linear": (lambda o, n: SCHEDULES.LinearLR(o, end_factor=0.0, total_iters=n), 2, True),
+    "exponential": (lambda o, n: SCHEDULES.ExponentialLR(o, 1e-30), 2, False),
+    "polynomial": (lambda o, n: SCHEDULES.PolynomialLR(o, n, 0.9), 2, False),
+    "cosine": (lambda o, n: SCHEDULES.CosineAnnealingLR(o, n), 60, False),
+    "restarts": (lambda o, n: SCHEDULES.CosineAnnealingWarmRestarts(o, n), 60, False),
+    "cyclic": (lambda o, n: SCHEDULES.CyclicLR(o, 0, 0.1, n, base_momentum=0.0), 60, False),
+    "one cycle": (lambda o, n: SCHEDULES.OneCycleLR(o, 0.1, n + 3, **ONE_CYCLE), 2, False),
+    "one cycle, linear": (
+        lambda o, n: SCHEDULES.OneCycleLR(o, 0.1, n + 3, anneal_strategy="linear", **ONE_CYCLE),
+        2,
+        False,
+    ),
+    "sequential": (
+        lambda o, n: SCHEDULES.SequentialLR(
+            o, [SCHEDULES.ConstantLR(o, 0.5), SCHEDULES.LinearLR(o, 0.3, 0.0, n)], [3]
+        ),
+        5,
+        True,
+    ),
+    "chained": (
+        lambda o, n: SCHEDULES.ChainedScheduler(
+            [SCHEDULES.LinearLR(o, end_factor=0.0, total_iters=n), SCHEDULES.ExponentialLR(o, 1.01)]
+        ),
+        2,
+        True,
+    ),
+    "plateau": (lambda o, n: SCHEDULES.ReduceLROnPlateau(o, factor=0.0, patience=n), 4, False),
+    "average": (lambda o, n: torch.optim.swa_utils.SWALR(o, 0.0, n), 2, False),
+}
+
+
+def run_schedule(make, n, rest, tensor):
+    """Go down a slope beside torch, with a learning rate that is scheduled; return its last."""
+    found = []
+    for library in (integration, torch.optim):
+        p, path = torch.nn.Parameter(torch.ones(2, dtype=torch.float64)), []
+        lr = torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1
+        optimizer = library.SGD([p], lr, momentum=0.9)
+        schedule = make(optimizer, n)
+        for _ in range(n + rest):
+            p.grad = p.detach().clone()
+            optimizer.step()
+            schedule.step(*[1.0] * isinstance(schedule, SCHEDULES.ReduceLROnPlateau))
+            path.append(p.detach().clone())
+        found.append(path)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-15)
+    return float(optimizer.param_groups[0]["lr"])
+
+
 class TestTransformer:
     @every_case
     def test_torch_for_50_steps(self, name, kwargs):
@@ -604,6 +662,73 @@ class TestGroups:
                 cycle.step()
         assert_close(ours, theirs)
 
+    @pytest.mark.parametrize("tensor", [False, True])
+    @pytest.mark.parametrize("kind", [k for k, (_, _, below) in TO_ZERO.items() if below])
+    def test_schedules_that_end_a_rounding_error_below_zero(self, kind, tensor):
+        make, rest, _ = TO_ZERO[kind]
+        below = [run_schedule(make, n, rest, tensor) < 0 for n in range(1, 40)]
+        assert sum(below) > 8
+
+    @pytest.mark.parametrize("kind", [k for k, (_, _, below) in TO_ZERO.items() if not below])
+    def test_schedules_that_end_at_zero(self, kind):
+        make, rest, _ = TO_ZERO[kind]
+        for n in (1, 2, 3, 7, 10, 49):
+            run_schedule(make, n, rest, tensor=False)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "rounding"),
+        [
+            ("lr", 0.1, 1e-17),
+            ("lr", 1e-3, 1e-18),
+            ("lr", torch.tensor(0.1), 1e-8),
+            ("lr", torch.tensor(1e-3, dtype=torch.float64), 1e-18),
+            ("betas", (0.9, 0.999), 1e-16),
+        ],
+        ids=str,
+    )
+    def test_hyperparameters_a_rounding_error_below_zero_are_zero(self, name, value, rounding):
+        def set_to(group, x):
+            if name == "betas":
+                group["betas"] = (x, 0.999)
+            elif isinstance(value, torch.Tensor):
+                group["lr"].fill_(x)
+            else:
+                group["lr"] = x
+
+        found = []
+        for x in (-rounding, 0.0):
+            params, optimizer = small(**{name: copy.deepcopy(value)})
+            if name == "lr":
+                torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+            optimizer.step()
+            set_to(optimizer.param_groups[0], x)
+            give_gradients(params, 8)
+            optimizer.step()
+            optimizer = pickle.loads(pickle.dumps(optimizer))
+            params = optimizer.param_groups[0]["params"]
+            give_gradients(params, 9)
+            optimizer.step()
+            found.append(params)
+        assert_equal(*found)
+        before = values(params)
+        for factor in (1e-8, 1e-3, 1) if name == "betas" else (1e-3, 0.1, 1):
+            x = -factor * (float(value) if name == "lr" else 1)
+            set_to(optimizer.param_groups[0], x)
+            with pytest.raises(ValueError, match=f"^{name}: expected .* found .*-"):
+                optimizer.step()
+            assert_equal(params, before)
+
+    def test_momentum_a_rounding_error_below_zero_is_zero(self):
+        params, optimizer = small(SGD, lr=1.0, momentum=0.9)
+        optimizer.param_groups[0]["momentum"] = -1e-17
+        before = values(params)
+        for _ in range(2):
+            optimizer.step()
+        assert_equal(params, [q - p.grad - p.grad for p, q in zip(params, before, strict=True)])
+        optimizer.param_groups[0]["momentum"] = -1e-3
+        with pytest.raises(ValueError, match=r"^momentum: expected .* >= 0, found -0.001"):
+            optimizer.step()
+
     @pytest.mark.parametrize(
         ("kwargs", "error", "message"),
         [
@@ -722,6 +847,35 @@ class TestStep:
         assert_close(ours, theirs, 1e-4)
         assert scalers[0].get_scale() == scalers[1].get_scale() == 512
         assert optimizer.state[ours.scale]["step"] == peer.state[theirs.scale]["step"] == 5
+
+    @pytest.mark.parametrize("unscaled", [True, False])
+    def test_grad_scaler_without_gradients(self, unscaled):
+        """As torch's fused optimizers, which take the scale, too, have it."""
+        params, optimizer = small(SGD, lr=1.0)
+        theirs = copy.deepcopy(params)
+        peer = torch.optim.SGD(theirs, lr=1.0, fused=True)
+        for p, q in zip(params, theirs, strict=True):
+            p.grad = q.grad = None
+        for o in (optimizer, peer):
+            scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+            scaler.scale(torch.ones(()))
+            if unscaled:
+                scaler.unscale_(o)
+            assert scaler.step(o) is None
+        assert_equal(params, theirs)
+
+    def test_grad_scaler_of_two_optimizers_one_of_them_without_gradients(self):
+        params, optimizer = small(SGD, lr=1.0)
+        idle = SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
+        before = values(params)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1)
+        scaler.scale(torch.ones(()))
+        scaler.step(idle)
+        scaler.step(optimizer)
+        scaler.update()
+        assert scaler.get_scale() == 8
+        assert idle.param_groups[0]["params"][0].tolist() == [1, 1]
+        assert_equal(params, [q - p.grad / 4 for p, q in zip(params, before, strict=True)])
 
     def test_gradients_that_are_not_finite(self):
         params, optimizer = small(nonfinite="skip")

@@ -64,6 +64,8 @@ FLAGS = ("foreach", "fused", *REFUSED)
 STEP = "step"
 UNCOUNTED = {EMA: EMA}  # what is in the state of every optimizer
 COUNTED = UNCOUNTED | {STEP: STEP}
+SCHEDULED = ("lr", "momentum", "betas")  # what schedulers of torch's move
+ROUNDINGS = 1024  # by whose sum a hyperparameter may be below zero, and still mean zero
 
 
 class Extras(TypedDict, total=False):
@@ -103,7 +105,9 @@ class Optimizer(torch.optim.Optimizer):
     flush_denormals : bool, default False
         Whether denormal numbers are zero inside of a step; see `fastoptim.Optimizer`.
     **defaults
-        The hyperparameters, named as torch names them, for groups that do not have their own.
+        The hyperparameters, named as torch names them, for groups that do not have their own. A
+        learning rate, a momentum or a beta that a scheduler leaves a rounding error below zero, as
+        ``LinearLR(..., end_factor=0.0)`` does for half of all lengths, counts as zero.
 
     Raises
     ------
@@ -172,8 +176,8 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None or not found_inf.item():
+        # torch.amp.GradScaler sets both; where it finds no gradients, found_inf is the number 0
+        if not getattr(self, "found_inf", None):
             scale = getattr(self, "grad_scale", None)
             self._update(1.0 if scale is None else float(scale))
         return loss
@@ -237,7 +241,7 @@ class Optimizer(torch.optim.Optimizer):
         for group, own in zip(groups, before, strict=True):
             for name, value in {**defaults, **own}.items():
                 group.setdefault(name, value)
-            self.method.rule.check(self._hyper(group))
+            self.method.rule.check(self._hyper(group, defaults))
         for key, p in chain.from_iterable(keyed(groups)):
             self._entries(key, p, state["state"])
         copies = {
@@ -259,12 +263,22 @@ class Optimizer(torch.optim.Optimizer):
         """Return the groups that have parameters."""
         return [group for group in self.param_groups if group["params"]]
 
-    def _hyper(self, group: Mapping[str, Any]) -> dict[str, Any]:
+    def _hyper(
+        self, group: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Return the hyperparameters of a group as fastoptim has them, unchecked."""
         for name in REFUSED:
             if group.get(name):
                 raise ValueError(f"{name}: expected False, found {group[name]!r}")
-        return {name: plain(name, group[name]) for name in self.method.rule.kinds if name in group}
+        defaults = defaults or self.defaults
+        names = [name for name in self.method.rule.kinds if name in group]
+        found = {name: plain(name, group[name]) for name in names}
+        for name in SCHEDULED:
+            if name in found and is_negative(found[name]):
+                found[name] = rounded(
+                    found[name], roundings(name, group, defaults or self.defaults)
+                )
+        return found
 
     def _update(self, scale: float) -> None:
         groups = self._groups()
@@ -841,6 +855,30 @@ def array_like(label: str, tensor: Any, p: Tensor) -> Array:
                 f"{label}: expected {name} {expected} as its parameter has, found {found}"
             )
     return array_of(tensor, label)
+
+
+def is_negative(value: Any) -> bool:
+    """Tell whether a hyperparameter is a number below zero, or a pair with one."""
+    items = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(item, (int, float)) and item < 0 for item in items)
+
+
+def roundings(name: str, group: Mapping[str, Any], defaults: Mapping[str, Any]) -> float:
+    """Return how far below zero a scheduler's roundings may put a hyperparameter."""
+    eps = torch.finfo(torch.float64).eps
+    if isinstance(group[name], Tensor) and group[name].is_floating_point():
+        eps = torch.finfo(group[name].dtype).eps
+    if name != "lr":  # which is of any size: what it started from tells how large an error may be
+        return ROUNDINGS * eps
+    starts = (defaults["lr"], group.get("initial_lr", 0.0))
+    return ROUNDINGS * eps * max(abs(plain("lr", start)) for start in starts)
+
+
+def rounded(value: Any, most: float) -> Any:
+    """Return a hyperparameter, with zero for what is below zero by no more than roundings."""
+    if isinstance(value, tuple):
+        return tuple(rounded(item, most) for item in value)
+    return 0.0 if is_negative(value) and value >= -most else value
 
 
 def plain(name: str, value: Any) -> Any:
