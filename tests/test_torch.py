@@ -652,6 +652,21 @@ class TestGroups:
                 both.step()
         assert_close(ours, theirs)
 
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_momentum_that_passes_through_zero(self, nesterov):
+        found = []
+        for library in (integration, torch.optim):
+            p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+            o = library.SGD([p], lr=0.1, momentum=0.9, nesterov=nesterov)
+            cycle = SCHEDULES.CyclicLR(o, 0.0, 0.1, 3, base_momentum=0.0, max_momentum=0.9)
+            for t in range(15):
+                p.grad = p.detach() ** 2 + t
+                o.step()
+                cycle.step()
+                o.load_state_dict(o.state_dict())
+            found.append(p)
+        torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+
     def test_a_momentum_that_cycles(self):
         ours, theirs = twins()
         for model, library in ((ours, integration), (theirs, torch.optim)):

@@ -46,6 +46,7 @@ import fastoptim as fo
 from fastoptim._base import DEFAULT_SETTINGS, EMA, SETTINGS, Array, Setting
 from fastoptim._engine import change
 from fastoptim._kinds import Count, checked
+from fastoptim.optimizers import refuse_idle_nesterov
 from fastoptim.threads import share_openmp_workers
 
 if TYPE_CHECKING:
@@ -468,6 +469,7 @@ class SGD(Optimizer):
             fused=fused,
             **extras,
         )
+        refuse_idle_nesterov(self.defaults)
 
 
 class RMSprop(Optimizer):
