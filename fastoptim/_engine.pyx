@@ -61,6 +61,12 @@ cdef extern from "denormals.h":
     fo_mode fo_get_mode() nogil
     void fo_set_mode(fo_mode mode) nogil
 
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_New(
+        type subtype, int nd, cnp.npy_intp* dims, int type_num, cnp.npy_intp* strides, void* data,
+        int itemsize, int flags, PyObject* like
+    )
+
 cdef enum:
     ARRAYS = 5  # that a step writes: p, up to 3 state arrays, and the average of p
     EMA = 4  # the last of them
@@ -383,6 +389,21 @@ def as_array(label, value):
     return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
 
 
+def array_at(uintptr_t address, tuple shape, tuple strides, cnp.dtype dtype, owner):
+    """Return an array over memory that its owner keeps; the strides count elements."""
+    cdef cnp.npy_intp[AXES] lengths, steps
+    cdef int axis, axes = len(shape)
+    for axis in range(axes):
+        lengths[axis] = shape[axis]
+        steps[axis] = strides[axis] * dtype.itemsize
+    array = PyArray_New(
+        np.ndarray, axes, lengths, dtype.num, steps, <void*> address, 0,
+        cnp.NPY_ARRAY_WRITEABLE, NULL
+    )
+    cnp.set_array_base(array, owner)
+    return array
+
+
 def check_target(label, array):
     """Raise unless an array can be updated in place: writable, and as `check_layout` wants it."""
     if not cnp.PyArray_ISWRITEABLE(array):
@@ -642,6 +663,17 @@ cdef class Plan:
     def steps(self):
         """The number of steps that each parameter has taken."""
         return [self.tensors[i].t for i in range(self.count)]
+
+    @steps.setter
+    def steps(self, counts):
+        cdef Py_ssize_t i
+        counts = [<Py_ssize_t> count for count in counts]
+        if len(counts) != self.count:
+            raise ValueError(f"steps: expected {self.count} counts, found {len(counts)}")
+        self.enter()
+        for i in range(self.count):
+            self.tensors[i].t = counts[i]
+        self.leave()
 
     def step(self, grads, groups, double scale=1.0, judge=None, bint flush=False):
         """Take one step, and tell whether it was taken.
