@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import doctest
+import gc
 import io
 import pickle
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -1231,6 +1233,54 @@ def test_adagrad_shares_its_sums_before_the_first_step():
     assert [optimizer.state[p]["sum"] for p in params] == sums
     assert all(s.is_shared() and (s > 0.5).any() for s in sums)
     integration.Adagrad([{"params": []}]).share_memory()
+
+
+class TestWhatPeopleReportedOfTorch:
+    def test_adagrad_whose_groups_grow(self):
+        params, optimizer = small(integration.Adagrad, lr=0.1)
+        optimizer.share_memory()
+        optimizer.step()
+        added = torch.nn.Parameter(torch.ones(2))
+        optimizer.add_param_group({"params": [added]})
+        give_gradients([*params, added])
+        optimizer.step()
+        assert optimizer.state[added]["step"] == 1
+        assert not torch.equal(added, torch.ones(2))
+
+    def test_no_cycle_keeps_an_optimizer_alive(self):
+        _, optimizer = small(ema_decay=0.5)
+        optimizer.step()
+        gone = weakref.ref(optimizer)
+        gc.disable()
+        try:
+            del optimizer
+            assert gone() is None
+        finally:
+            gc.enable()
+
+    def test_model_and_optimizer_copied_together_belong_together(self):
+        model, _ = twins()
+        optimizer = AdamW(model.parameters(), lr=0.1)
+        schedule = SCHEDULES.OneCycleLR(optimizer, 0.1, total_steps=9)
+        train(model, optimizer, range(2))
+        schedule.step()
+        other, copied = copy.deepcopy((model, optimizer))
+        train(other, copied, [2])
+        assert (model.scale - other.scale).abs() > 0
+        train(model, optimizer, [2])
+        assert_close(model, other, 0)
+
+    def test_a_count_with_an_axis(self):
+        """As programs of the first years of shared optimizers have it."""
+        params, optimizer = small()
+        twin_params, twin = small()
+        for p in params:
+            zeros = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[p].update(step=torch.zeros(1).share_memory_(), **zeros)
+        for o in (optimizer, twin, optimizer, twin):
+            o.step()
+        assert_equal(params, twin_params)
+        assert [optimizer.state[p]["step"].tolist() for p in params] == [[2.0], [2.0]]
 
 
 class TestImport:

@@ -96,7 +96,9 @@ class Optimizer(torch.optim.Optimizer):
     params : iterable
         What ``torch.optim`` takes: tensors, names with tensors, or param groups. The tensors must
         be float32 or float64, on the CPU and dense (no gaps between their elements, which may be
-        in any order). They are updated in place and never copied.
+        in any order). They are updated in place and never copied. So are the tensors in ``state``,
+        also those that you put there or share between processes (``share_memory_()``), if they are
+        laid out like their parameters.
     foreach, fused : bool, optional
         For torch's sake: they change nothing here.
     capturable, differentiable : bool, default False
