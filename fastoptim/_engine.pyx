@@ -67,6 +67,12 @@ cdef extern from "denormals.h":
     fo_mode fo_get_mode() nogil
     void fo_set_mode(fo_mode mode) nogil
 
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_New(
+        type subtype, int nd, cnp.npy_intp* dims, int type_num, cnp.npy_intp* strides, void* data,
+        int itemsize, int flags, PyObject* like
+    )
+
 cdef enum:
     STATE = 3  # arrays of a rule, at the most
     EMA = STATE + 1  # the place of the average among the arrays that a step writes, behind p
@@ -394,6 +400,21 @@ def as_array(label, value):
     return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
 
 
+def array_at(uintptr_t address, tuple shape, tuple strides, cnp.dtype dtype, owner):
+    """Return an array over memory that its owner keeps; the strides count elements."""
+    cdef cnp.npy_intp[AXES] lengths, steps
+    cdef int axis, axes = len(shape)
+    for axis in range(axes):
+        lengths[axis] = shape[axis]
+        steps[axis] = strides[axis] * dtype.itemsize
+    array = PyArray_New(
+        np.ndarray, axes, lengths, dtype.num, steps, <void*> address, 0,
+        cnp.NPY_ARRAY_WRITEABLE, NULL
+    )
+    cnp.set_array_base(array, owner)
+    return array
+
+
 def check_target(label, array):
     """Raise unless an array can be updated in place: writable, and as `check_layout` wants it."""
     if not cnp.PyArray_ISWRITEABLE(array):
@@ -717,6 +738,17 @@ cdef class Plan:
     def steps(self):
         """The number of steps that each parameter has taken."""
         return [self.tensors[i].t for i in range(self.count)]
+
+    @steps.setter
+    def steps(self, counts):
+        cdef Py_ssize_t i
+        counts = [<Py_ssize_t> count for count in counts]
+        if len(counts) != self.count:
+            raise ValueError(f"steps: expected {self.count} counts, found {len(counts)}")
+        self.enter()
+        for i in range(self.count):
+            self.tensors[i].t = counts[i]
+        self.leave()
 
     @property
     def unstarted(self):

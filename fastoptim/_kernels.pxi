@@ -39,7 +39,9 @@ cdef inline real sign(real x) noexcept nogil:
 cdef void sgd(
     Py_ssize_t n, array p, array g, array v, array _1, array _2, array o, array c
 ) noexcept nogil:
-    mu, a, nu, lr = c[0], c[1], c[2], c[3]
+    mu, a, nu, lr, resting = c[0], c[1], c[2], c[3], c[4]
+    if resting != 0:
+        v = NULL
     for i in range(n):
         gi = before(g[i], p[i], o)
         if v != NULL:
@@ -54,6 +56,8 @@ cdef void rmsprop(
     Py_ssize_t n, array p, array g, array v, array g_avg, array b, array o, array c
 ) noexcept nogil:
     alpha, a, mu, lr, inside, eps = c[0], c[1], c[2], c[3], c[4], c[5]
+    if mu == 0:
+        b = NULL
     for i in range(n):
         gi = before(g[i], p[i], o)
         vi = alpha * v[i] + (a * gi) * gi

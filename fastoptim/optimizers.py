@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import reference
 from ._base import (
@@ -56,8 +57,9 @@ class SGD(Optimizer):
 
     With ``nesterov`` the step is :math:`p_t = p_{t-1} - \eta (g_t + \mu v_t)`; without momentum
     it is :math:`p_t = p_{t-1} - \eta g_t` and there is no state. The formula is that of
-    ``torch.optim.SGD``. A velocity that comes to exist after the first step, because momentum was
-    0 until then, starts from zero.
+    ``torch.optim.SGD``. So is what follows from it where momentum is changed or scheduled: a step
+    with momentum 0 leaves the velocity as it is. A velocity that is first needed after the first
+    step, because momentum was 0 until then, starts from zero.
 
     Parameters
     ----------
@@ -72,7 +74,8 @@ class SGD(Optimizer):
     weight_decay : float, default 0
         :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     nesterov : bool, default False
-        Nesterov's look-ahead; needs momentum > 0 and dampening = 0.
+        Nesterov's look-ahead; needs dampening = 0, and a momentum other than the number 0 beside
+        it. (One that is scheduled, or changed later, may be 0; then it makes no difference.)
     maximize : bool, default False
         Maximise: the rule sees :math:`-g` for g.
     **options
@@ -133,6 +136,7 @@ class SGD(Optimizer):
             maximize=maximize,
             **options,
         )
+        refuse_idle_nesterov(self._defaults)
 
 
 class Momentum(Optimizer):
@@ -233,7 +237,8 @@ class RMSprop(Optimizer):
     ``centered`` takes the variance for the mean square: :math:`v_t - \bar g_t^2` under the root,
     where :math:`\bar g_t = \alpha \bar g_{t-1} + (1 - \alpha) g_t`, and 0 where rounding makes it
     negative. With momentum, :math:`b_t = \mu b_{t-1} + g_t / (\sqrt{v_t} + \epsilon)` and
-    :math:`p_t = p_{t-1} - \eta b_t`. The formula is that of ``torch.optim.RMSprop``.
+    :math:`p_t = p_{t-1} - \eta b_t`; a step in which a schedule makes it 0 leaves b as it is. The
+    formula is that of ``torch.optim.RMSprop``.
 
     Parameters
     ----------
@@ -1488,4 +1493,13 @@ class LARS(Optimizer):
             nesterov=nesterov,
             maximize=maximize,
             **options,
+        )
+
+
+def refuse_idle_nesterov(defaults: Mapping[str, Any]) -> None:
+    """Raise if a constructor was given nesterov without the momentum that it is about."""
+    if defaults["nesterov"] and defaults["momentum"] == 0:
+        raise ValueError(
+            "nesterov: expected momentum > 0 with it, or a schedule, "
+            f"found momentum={defaults['momentum']}"
         )

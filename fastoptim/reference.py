@@ -45,20 +45,20 @@ def _sgd_scalars(
     dampening: Number = 0.0,
     nesterov: Switch = False,
 ) -> Scalars:
-    if nesterov and (momentum == 0 or dampening != 0):
-        raise ValueError(
-            "nesterov: expected momentum > 0 and dampening = 0 with it, "
-            f"found momentum={momentum} and dampening={dampening}"
-        )
+    if nesterov and dampening != 0:
+        raise ValueError(f"nesterov: expected dampening = 0 with it, found dampening={dampening}")
     # The first velocity is the gradient itself, as torch has it.
     mu, a = (0.0, 1.0) if step == 1 else (momentum, 1 - dampening)
     nu = momentum if nesterov else 0.0
-    return mu, a, nu, lr
+    # As in torch the velocity stays as it is in a step whose momentum is 0.
+    return mu, a, nu, lr, float(momentum == 0)
 
 
 @rule(_sgd_scalars, needs={"v": "momentum"})
-def sgd(p, g, v, /, mu, a, nu, lr):
+def sgd(p, g, v, /, mu, a, nu, lr, resting):
     """Gradient descent, with or without momentum; see `fastoptim.SGD`."""
+    if resting != 0:
+        v = None
     if v is not None:
         g = a * g
         v[...] = mu * v + g
@@ -75,8 +75,8 @@ def _momentum_scalars(
 ) -> Scalars:
     nu = momentum if nesterov else 0.0
     if form == "heavy_ball":  # v = mu v - lr g; p = p + v
-        return momentum, -lr, nu, -1.0
-    return momentum, 1 - momentum, nu, lr
+        return momentum, -lr, nu, -1.0, 0.0
+    return momentum, 1 - momentum, nu, lr, 0.0
 
 
 # The same update, with other scalars.
@@ -103,6 +103,8 @@ def _rmsprop_scalars(
 @rule(_rmsprop_scalars, needs={"g_avg": "centered", "b": "momentum"})
 def rmsprop(p, g, v, g_avg, b, /, alpha, a, mu, lr, inside, eps):
     """Gradient over its running root mean square; see `fastoptim.RMSprop`."""
+    if mu == 0:  # as in torch, b stays as it is
+        b = None
     v[...] = alpha * v + (a * g) * g
     d = v
     if g_avg is not None:

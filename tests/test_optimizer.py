@@ -170,7 +170,8 @@ def test_names_must_differ_over_groups():
 
 # What each alone must be, tests/test_bad_input.py asks.
 REFUSED_HYPERPARAMETERS = [
-    (fo.SGD, {"nesterov": True}, ValueError, "nesterov: expected momentum > 0 and dampening = 0"),
+    (fo.Rprop, {"etas": (0.5, 0.9)}, ValueError, "etas: expected two numbers, 0 < first < 1 <"),
+    (fo.Rprop, {"step_sizes": (2.0, 1.0)}, ValueError, "step_sizes: expected two numbers, low <="),
 ]
 
 
@@ -196,6 +197,21 @@ def test_hyperparameters_that_are_refused(cls, kwargs, error, message):
             change()
         assert message in str(caught.value)
         assert snapshot(optimizer) == before
+
+
+def test_nesterov_needs_momentum_from_the_start_and_no_dampening():
+    with pytest.raises(ValueError, match=r"^nesterov: expected momentum > 0 .*, found momentum=0"):
+        fo.SGD(ones(), nesterov=True)
+    with pytest.raises(ValueError, match=r"^nesterov: expected dampening = 0 .* dampening=0.5"):
+        fo.SGD(ones(), momentum=0.9, nesterov=True, dampening=0.5)
+    optimizer = fo.SGD(ones(), momentum=0.9, nesterov=True)
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"^nesterov: expected dampening = 0 .* dampening=0.5"):
+        optimizer.dampening = 0.5
+    assert snapshot(optimizer) == before
+    optimizer.momentum = 0
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step(ones())
 
 
 def test_hyperparameters_are_attributes():

@@ -999,12 +999,54 @@ def test_schedules_of_other_hyperparameters_and_groups():
     assert np.array_equal(q, ours[1])
 
 
-def test_momentum_that_starts_at_zero_has_its_state_from_the_start():
+MOMENTA = [0.0, 0.0, 0.9, 0.5, 0.0, 0.0, 0.7, 0.0]
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("momenta", [MOMENTA, MOMENTA[2:]], ids=["from zero", "to zero"])
+@pytest.mark.parametrize("way", ["scheduled", "set"])
+@pytest.mark.parametrize("name", ["SGD", "SGD with nesterov", "RMSprop"])
+def test_momentum_that_is_zero_meanwhile_goes_where_torch_goes(name, way, momenta, backend):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if name == "RMSprop" and momenta[0] == 0:
+        pytest.skip("torch's RMSprop has its buffer from the first step or never")
+    name, _, nesterov = name.partition(" with ")
+    more = {"nesterov": True} if nesterov else {}
+    p, rng = np.ones(4), np.random.default_rng(3)
+    q = torch.nn.Parameter(torch.ones(4, dtype=torch.float64))
+    peer = getattr(torch.optim, name)([q], lr=0.1, momentum=0.5, **more)
+    start = momenta.__getitem__ if way == "scheduled" else 0.5
+    optimizer = getattr(fo, name)(p, lr=0.1, momentum=start, backend=backend, **more)
+    for momentum in momenta:
+        if way == "set":
+            optimizer.momentum = momentum
+        peer.param_groups[0]["momentum"] = momentum
+        g = rng.standard_normal(4)
+        q.grad = torch.from_numpy(g.copy())
+        optimizer.step(g)
+        peer.step()
+        np.testing.assert_allclose(p, q.detach().numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_velocity_that_rests_is_not_even_read():
+    """Its numbers may be anything: 0 times infinity would show."""
+    for backend in ("compiled", "reference"):
+        p = np.ones(40)
+        optimizer = fo.SGD(p, lr=0.5, momentum=lambda t: 0.0, dampening=0.3, backend=backend)
+        optimizer.state[0]["v"][...] = np.inf
+        optimizer.step(np.ones(40))
+        assert np.array_equal(p, np.full(40, 0.5))
+        assert np.isinf(optimizer.state[0]["v"]).all()
+
+
+def test_nesterov_with_a_momentum_that_warms_up():
     p = np.ones(2)
-    optimizer = fo.SGD(p, lr=0.1, momentum=lambda t: 0.0 if t == 0 else 0.9)
+    warm = WarmUp(lambda t: 0.8, 4)
+    optimizer = fo.SGD(p, lr=0.1, momentum=warm, nesterov=True)
     optimizer.step(np.ones(2))
-    optimizer.step(np.ones(2))
-    np.testing.assert_allclose(p, 1 - 0.1 - 0.19)
+    np.testing.assert_allclose(p, 0.9)
+    optimizer.step(np.ones(2))  # momentum 0.2
+    np.testing.assert_allclose(p, 0.9 - 0.1 * 1.2)
 
 
 def test_value_that_does_not_fit_is_refused_before_anything_changes():

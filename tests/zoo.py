@@ -106,7 +106,7 @@ def couples(items: Iterable[tuple[str, Any]]) -> set[frozenset[tuple[str, Any]]]
 
 def is_allowed(cls: type[fo.Optimizer], chosen: dict[str, Any]) -> bool:
     try:
-        cls.rule.check(chosen)
+        cls(np.zeros(1), **chosen)
     except ValueError:
         return False
     return True

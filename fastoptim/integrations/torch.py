@@ -5,9 +5,10 @@ They subclass ``torch.optim.Optimizer``, with the names, arguments, formulas and
 module is imported, all steps run on OpenMP's workers, which torch keeps awake (unless torch has
 brought an OpenMP runtime of its own).
 
-To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time. So
-it is here: a fastoptim optimizer that works on the same memory is made when a step needs it, and
-made anew when that memory, or what is in ``state``, is no longer what it was made from.
+To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time, also
+from another process. So it is here: a fastoptim optimizer that works on the same memory is made
+when a step needs it, and made anew when that memory is no longer what it was made from. Step
+counts are read from the state before each step and counted on there.
 
 Examples
 --------
@@ -25,6 +26,7 @@ Examples
 
 from __future__ import annotations
 
+from bisect import bisect, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,9 +45,19 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 import fastoptim as fo
-from fastoptim._base import DEFAULT_SETTINGS, EMA, SETTINGS, Array, Nonfinite, Setting
-from fastoptim._engine import change
-from fastoptim._kinds import Count, checked
+from fastoptim._base import (
+    DEFAULT_SETTINGS,
+    EMA,
+    SETTINGS,
+    STEPS,
+    Array,
+    Nonfinite,
+    Setting,
+    _allocated,
+)
+from fastoptim._engine import array_at, change
+from fastoptim._kinds import checked
+from fastoptim.optimizers import refuse_idle_nesterov
 from fastoptim.threads import share_openmp_workers
 
 if TYPE_CHECKING:
@@ -69,6 +81,13 @@ FLAGS = ("foreach", "fused", *REFUSED)
 STEP = "step"
 UNCOUNTED = {EMA: EMA}  # what is in the state of every optimizer
 COUNTED = UNCOUNTED | {STEP: STEP}
+DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
+COUNTS = DTYPES | {torch.int64: np.dtype(np.int64)}  # of a step count, which the user may have put
+SCHEDULED = ("lr", "momentum", "betas")  # what schedulers of torch's move
+ROUNDINGS = 1024  # by whose sum a hyperparameter may be below zero, and still mean zero
 
 
 class Extras(TypedDict, total=False):
@@ -91,7 +110,9 @@ class Optimizer(torch.optim.Optimizer):
     params : iterable
         What ``torch.optim`` takes: tensors, names with tensors, or param groups. The tensors must
         be float32 or float64, on the CPU and dense (no gaps between their elements, which may be
-        in any order). They are updated in place and never copied.
+        in any order). They are updated in place and never copied. So are the tensors in ``state``,
+        also those that you put there or share between processes (``share_memory_()``), if they are
+        laid out like their parameters.
     foreach, fused : bool, optional
         For torch's sake: they change nothing here.
     capturable, differentiable : bool, default False
@@ -108,7 +129,9 @@ class Optimizer(torch.optim.Optimizer):
     flush_denormals : bool, default False
         Whether denormal numbers are zero inside of a step; see `fastoptim.Optimizer`.
     **defaults
-        The hyperparameters, named as torch names them, for groups that do not have their own.
+        The hyperparameters, named as torch names them, for groups that do not have their own. A
+        learning rate, a momentum or a beta that a scheduler leaves a rounding error below zero, as
+        ``LinearLR(..., end_factor=0.0)`` does for half of all lengths, counts as zero.
 
     Raises
     ------
@@ -126,13 +149,17 @@ class Optimizer(torch.optim.Optimizer):
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
 
     _inner: fo.Optimizer | None = None  # what takes the steps
+    _skipped = 0  # steps, before there was what takes them
     _made_from: list[Any] | None = None  # the memory that it works on
     _hypers: list[dict[str, Any]]  # of the groups, as _inner has them
-    _steps: Array  # the memory of the "step" tensors
-    _shown: list[float]  # what the last step has left there
+    _counts: list[Any]  # arrays over the memory of the "step" tensors
+    _shown: list[int]  # the steps of _inner that the state shows
     _hidden: dict[int, tuple[Tensor, dict[str, Tensor]]]  # what the state shows after a first step
+    _loaded = False  # whether the state was loaded, and is not yet laid out for speed
+    _ranges: list[tuple[int, int]] | None = None  # the memory of the parameters, sorted
 
     def __init__(self, params: Any, **defaults: Any) -> None:
+        self._ranges = []
         settings = {n: defaults.pop(n, default) for n, default in DEFAULT_SETTINGS.items()}
         self._settings = {n: checked(n, SETTINGS[n], value) for n, value in settings.items()}
         self.method.rule.check({n: plain(n, v) for n, v in defaults.items() if n not in FLAGS})
@@ -149,7 +176,7 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def skipped_steps(self) -> int:
         """The number of steps that `nonfinite` = "skip" has not taken."""
-        return self._inner.skipped_steps if self._inner else 0
+        return self._inner.skipped_steps if self._inner else self._skipped
 
     @torch._disable_dynamo  # torch.compile cannot see into it
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -179,8 +206,8 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None or not found_inf.item():
+        # torch.amp.GradScaler sets both; where it finds no gradients, found_inf is the number 0
+        if not getattr(self, "found_inf", None):
             scale = getattr(self, "grad_scale", None)
             self._update(1.0 if scale is None else float(scale))
         return loss
@@ -198,13 +225,29 @@ class Optimizer(torch.optim.Optimizer):
         self._refuse_while_ema_shows("use_ema")
         groups = self._groups()
         params = [p for group in groups for p in group["params"]]
-        inner = self._current(groups)
+        shown = self._current(groups).use_ema()
+        shown.__enter__()
         try:
-            with inner.use_ema():
-                increment_version(params)
-                yield
-        finally:
             increment_version(params)
+            yield
+        finally:
+            if self._made_from == self._memory():
+                shown.__exit__(None, None, None)
+            else:
+                self._swap_back(groups)
+            increment_version(params)
+
+    @torch.no_grad()
+    def _swap_back(self, groups: list[dict[str, Any]]) -> None:
+        """Let the parameters hold their own values again, which have moved to other memory."""
+        hidden = dict(self._hidden.values())
+        for p in (p for group in groups for p in group["params"]):
+            average = {**hidden.get(p, {}), **self.state.get(p, {})}.get(EMA)
+            if average is not None:
+                kept = p.clone()
+                p.copy_(average)
+                average.copy_(kept)
+        self._skipped, self._inner, self._made_from = self.skipped_steps, None, None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, as in ``torch.optim``."""
@@ -212,12 +255,29 @@ class Optimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         try:
             self.method.rule.check(self._hyper(param_group))
-            arrays = arrays_of(self._groups())
-            if arrays:
-                fo.SGD([{"params": a} for a in arrays])  # which has no state
+            self._check_memory(param_group)
         except BaseException:
             self.param_groups.pop()
             raise
+
+    def _check_memory(self, added: Mapping[str, Any]) -> None:
+        """Raise if steps could not update a group that was added, with or without the others."""
+        first = sum(len(group["params"]) for group in self.param_groups[:-1])
+        arrays = dict(chain.from_iterable(keyed([added], first)))
+        arrays = {key: array_of(p, "params", key) for key, p in arrays.items()}
+        if not arrays:
+            return
+        fo.SGD(arrays)  # which has no state
+        ranges = sorted(memory_of(p) for p in added["params"] if p.numel())
+        if self._ranges is None or any(touches(self._ranges, r) for r in ranges):
+            # they may be known from earlier, or the others may have moved
+            groups = self._groups()
+            fo.SGD([{"params": a} for a in arrays_of(groups)])
+            known = sorted(memory_of(p) for g in groups for p in g["params"] if p.numel())
+            self._ranges = known
+            return
+        for r in ranges:
+            insort(self._ranges, r)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later run needs to go on, as ``torch.optim`` has it.
@@ -236,7 +296,10 @@ class Optimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), "_settings": self._settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what was loaded or unpickled, once it is checked; its tensors are copied."""
+        """Take over what was loaded or unpickled, once it is checked.
+
+        Its tensors are copied, unless an optimizer came from another process with shared ones.
+        """
         self._refuse_while_ema_shows("load_state_dict")
         groups = state["param_groups"]
         defaults = state.get("defaults") or self.defaults
@@ -244,15 +307,21 @@ class Optimizer(torch.optim.Optimizer):
         for group, own in zip(groups, before, strict=True):
             for name, value in {**defaults, **own}.items():
                 group.setdefault(name, value)
-            self.method.rule.check(self._hyper(group))
+            self.method.rule.check(self._hyper(group, defaults))
         for key, p in chain.from_iterable(keyed(groups)):
             self._entries(key, p, state["state"])
+        unpickled = "defaults" in state
         copies = {
-            p: {name: v.clone() if isinstance(v, Tensor) else v for name, v in entries.items()}
+            p: {
+                name: v.clone()
+                if isinstance(v, Tensor) and not (unpickled and v.is_shared())
+                else v
+                for name, v in entries.items()
+            }
             for p, entries in state["state"].items()
         }
         super().__setstate__({**state, "state": defaultdict(dict, copies)})
-        self._made_from = None
+        self._made_from, self._loaded = None, True
 
     def _adopting(self, settings: dict[str, Any]) -> Change:
         """Return what to change to take settings that have been checked, for `Setting`."""
@@ -266,12 +335,22 @@ class Optimizer(torch.optim.Optimizer):
         """Return the groups that have parameters."""
         return [group for group in self.param_groups if group["params"]]
 
-    def _hyper(self, group: Mapping[str, Any]) -> dict[str, Any]:
+    def _hyper(
+        self, group: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Return the hyperparameters of a group as fastoptim has them, unchecked."""
         for name in REFUSED:
             if group.get(name):
                 raise ValueError(f"{name}: expected False, found {group[name]!r}")
-        return {name: plain(name, group[name]) for name in self.method.rule.kinds if name in group}
+        defaults = defaults or self.defaults
+        names = [name for name in self.method.rule.kinds if name in group]
+        found = {name: plain(name, group[name]) for name in names}
+        for name in SCHEDULED:
+            if name in found and is_negative(found[name]):
+                found[name] = rounded(
+                    found[name], roundings(name, group, defaults or self.defaults)
+                )
+        return found
 
     def _update(self, scale: float) -> None:
         groups = self._groups()
@@ -279,25 +358,21 @@ class Optimizer(torch.optim.Optimizer):
             return
         inner = self._current(groups)
         grads = [
-            {key: None if p.grad is None else array_of(p.grad, "grads", key) for key, p in pairs}
+            {key: None if p.grad is None else gradient_of(p.grad, key) for key, p in pairs}
             for pairs in keyed(groups)
         ]
         inner.step(grads if len(grads) > 1 else grads[0], grad_scale=scale)
         increment_version([p for g in groups for p in g["params"] if p.grad is not None])
-        if self._show(inner):
-            self._made_from = self._memory()
+        self._show(inner)
 
     def _current(self, groups: list[dict[str, Any]]) -> fo.Optimizer:
         """Return the fastoptim optimizer, brought in line with groups and state."""
         self._catch_up()
         hypers = [self._hyper(group) for group in groups]
         inner = self._inner
-        if (
-            inner is None
-            or self._made_from != self._memory()
-            or self._steps.tolist() != self._shown
-        ):
+        if inner is None or self._made_from != self._memory():
             return self._make(groups, hypers)
+        self._count(inner, groups)
         change([inner._adopting(self._settings)])
         if hypers != self._hypers:
             values = [self.method.rule.check(hyper) for hyper in hypers]
@@ -314,55 +389,105 @@ class Optimizer(torch.optim.Optimizer):
             found.append(len(group["params"]))
             for p in group["params"]:
                 found += p.data_ptr(), p.dtype, p.shape, p.stride()
-                entries = self.state.get(p, {}).values()
-                found += [value.data_ptr() for value in entries if isinstance(value, Tensor)]
+                for value in self.state.get(p, {}).values():
+                    if isinstance(value, Tensor):
+                        found += id(value), value.data_ptr()
         return found
+
+    def _count(self, inner: fo.Optimizer, groups: list[dict[str, Any]]) -> None:
+        """Let the steps taken be what the state holds, which anybody may have changed."""
+        if not self._counts:
+            return
+        keys = (key for key, _ in chain.from_iterable(keyed(groups)))
+        taken = [steps_taken(c, key) for c, key in zip(self._counts, keys, strict=True)]
+        if taken != self._shown:
+            change([(inner._plan, {"steps": taken}), (self, {"_shown": taken})])
 
     def _make(self, groups: list[dict[str, Any]], hypers: list[dict[str, Any]]) -> fo.Optimizer:
         """Make the fastoptim optimizer of what is there, and let the state show its arrays."""
         pairs = list(chain.from_iterable(keyed(groups)))
         known = {key: self._entries(key, p, self.state) for key, p in pairs}
+        arrays = arrays_of(groups)
         inner = self.method(
-            [{"params": a, **h} for a, h in zip(arrays_of(groups), hypers, strict=True)],
-            **self._settings,
+            [{"params": a, **h} for a, h in zip(arrays, hypers, strict=True)], **self._settings
         )
-        if any(known.values()):
-            state = {
-                # torch's SGD counts no steps; its first velocity is the gradient itself
-                key: {STEP: int(bool(entries.keys() - {EMA})), **inner.state[key], **entries}
-                for key, entries in known.items()
-            }
-            inner._lay_out(inner.param_groups, *inner._loaded_state(inner.param_groups, state))
+        fresh = np.zeros(len(pairs), np.float32)
+        counts, steps = [], []
+        for i, (key, _) in enumerate(pairs):
+            if STEP in self.names:
+                counts.append(known[key].get(STEP, fresh[i : i + 1].reshape(())))
+                steps.append(steps_taken(counts[-1], key))
+            else:  # torch's SGD counts no steps; its first velocity is the gradient itself
+                steps.append(int(bool(known[key].keys() - {EMA})))
+        state = self._laid_out({k: a for group in arrays for k, a in group.items()}, known)
+        if state:
+            inner._lay_out(inner.param_groups, state, steps)
         inner._skipped = self.skipped_steps
         self._made_from = None  # should anything below not come to its end
         self._inner, self._hypers = inner, hypers
-        self._steps = np.array(inner._plan.steps, np.float32)
-        self._hidden = {}
+        self._counts, self._shown, self._hidden, self._loaded = counts, steps, {}, False
         for i, (key, p) in enumerate(pairs):
-            arrays = {STEP: self._steps[i : i + 1].reshape(()), **inner.state[key]}
-            tensors = {n: torch.from_numpy(a) for n, a in arrays.items() if n in self.names}
-            shown = {self.names[n]: tensors.pop(n) for n in known[key]}
-            if shown:
-                self.state[p].update(shown)
-            if tensors:
-                self._hidden[i] = p, {self.names[n]: tensor for n, tensor in tensors.items()}
-        self._made_from, self._shown = self._memory(), self._steps.tolist()
+            entries = {**({STEP: counts[i]} if counts else {}), **inner.state[key]}
+            for ours, array in entries.items():
+                if isinstance(array.base, Tensor):
+                    continue  # the state holds it
+                tensor = torch.from_numpy(array)
+                if ours in known[key]:
+                    self.state[p][self.names[ours]] = tensor
+                else:
+                    self._hidden.setdefault(i, (p, {}))[1][self.names[ours]] = tensor
+        self._made_from = self._memory()
         return inner
 
-    def _show(self, inner: fo.Optimizer) -> bool:
+    def _laid_out(
+        self, params: Mapping[Any, Array], known: Mapping[Any, Mapping[str, Any]]
+    ) -> dict[Any, dict[str, Array]]:
+        """Return the state that is known, each array as its parameter is laid out.
+
+        Arrays that fit are used where they are, as others may work on them, too; what was loaded
+        belongs to nobody else, and is gathered in memory.
+        """
+        found: dict[Any, dict[str, Array]] = {key: {} for key in params if known[key]}
+        copies = {}
+        for key, entries in known.items():
+            for name, array in entries.items():
+                if name == STEP:
+                    continue
+                shared = array.base.is_shared()
+                if fits(array, params[key]) and (shared or not self._loaded):
+                    found[key][name] = array
+                elif shared:
+                    raise ValueError(
+                        f"state[{key!r}][{self.names[name]!r}]: expected the memory layout of its "
+                        f"parameter (strides {params[key].strides}) of a tensor that processes "
+                        f"share, found strides {array.strides}"
+                    )
+                else:
+                    copies[key, name] = params[key], array
+        for key, arrays in _allocated(found, copies).items():
+            found[key].update(arrays)
+        return found
+
+    def _show(self, inner: fo.Optimizer) -> None:
         """Let the state show the steps that have been taken, as torch does from the first on.
 
-        Tell whether that took arrays that it has not shown before.
+        All of it shows at once, so that an interrupt cannot make a step count twice. The counts
+        are counted on, not set: another process may have done so since they were read.
         """
-        steps = inner._plan.steps
-        self._steps[:] = steps
-        stepped = [i for i in self._hidden if steps[i]]
-        for i in stepped:
-            p, tensors = self._hidden[i]
-            self.state[p].update(tensors)
-        self._hidden = {i: hidden for i, hidden in self._hidden.items() if not steps[i]}
-        self._shown = self._steps.tolist()
-        return bool(stepped)
+        taken = inner._plan.steps
+        changes: list[Change] = [
+            (count, {...: count + count.dtype.type(1)})
+            for count, now, before in zip(self._counts, taken, self._shown, strict=False)
+            if now != before
+        ]
+        stepped = [i for i in self._hidden if taken[i]]
+        changes += [
+            (self.state[p], tensors) for p, tensors in map(self._hidden.__getitem__, stepped)
+        ]
+        hidden = {i: entry for i, entry in self._hidden.items() if not taken[i]}
+        change([*changes, (self, {"_shown": taken, "_hidden": hidden})])
+        if stepped:
+            self._made_from = self._memory()
 
     def _catch_up(self) -> None:
         """Show a step that was taken, if an interrupt came before all of it was shown.
@@ -387,9 +512,8 @@ class Optimizer(torch.optim.Optimizer):
                 if ours != EMA and ours not in self.method.rule.needs:
                     raise ValueError(f"{label}: expected it beside {', '.join(found)}, found none")
             elif ours == STEP:
-                number = float(found[theirs])
-                step = int(number) if number.is_integer() else number
-                entries[ours] = checked(label, Count(0), step)
+                entries[ours] = count_of(found[theirs])
+                steps_taken(entries[ours], key)  # which checks it
             else:
                 entries[ours] = array_like(label, found[theirs], p)
         return entries
@@ -461,6 +585,7 @@ class SGD(Optimizer):
             fused=fused,
             **extras,
         )
+        refuse_idle_nesterov(self.defaults)
 
 
 class RMSprop(Optimizer):
@@ -603,6 +728,20 @@ class Adagrad(Optimizer):
             fused=fused,
             **extras,
         )
+
+    def share_memory(self) -> None:
+        """Move the sums into memory that processes share, as torch's does.
+
+        They are in the state from then on, also before the first step.
+        """
+        groups = self._groups()
+        if groups:
+            self._current(groups)
+            change([(self.state[p], tensors) for p, tensors in self._hidden.values()])
+            self._hidden = {}
+        for group in groups:
+            for p in group["params"]:
+                self.state[p]["sum"].share_memory_()
 
 
 class Adam(Optimizer):
@@ -811,11 +950,11 @@ class Lion(Optimizer):
         )
 
 
-def keyed(groups: Sequence[Mapping[str, Any]]) -> list[list[tuple[Any, Tensor]]]:
-    """Return the tensors of each group with their names, else their numbers over all groups."""
+def keyed(groups: Sequence[Mapping[str, Any]], first: int = 0) -> list[list[tuple[Any, Tensor]]]:
+    """Return the tensors of each group with their names, else their numbers from the first on."""
     total = sum(len(group["params"]) for group in groups)
     names = [name for group in groups for name in group.get("param_names", ())]
-    keys = iter(names if len(names) == len(set(names)) == total else range(total))
+    keys = iter(names if len(names) == len(set(names)) == total else range(first, first + total))
     return [[(next(keys), p) for p in group["params"]] for group in groups]
 
 
@@ -824,17 +963,85 @@ def arrays_of(groups: Sequence[Mapping[str, Any]]) -> list[dict[Any, Array]]:
     return [{key: array_of(p, "params", key) for key, p in pairs} for pairs in keyed(groups)]
 
 
+def gradient_of(tensor: Tensor, key: Any) -> Array:
+    """Return an array of the numbers of a gradient, in its own memory unless that has others."""
+    # a tensor with the negative bit stands for minus what is in its memory
+    return array_of(tensor.resolve_neg() if tensor.is_neg() else tensor, "grads", key)
+
+
 def array_of(tensor: Tensor, label: str, key: Any = None) -> Array:
-    """Return an array over the memory of a tensor, or say why there is none."""
+    """Return an array over the memory of a tensor, or say why there is none.
+
+    The tensor's own method would leave a storage that can no longer be resized.
+    """
+    if tensor.dtype in DTYPES and has_memory(tensor):
+        array: Array = view_of(tensor, DTYPES[tensor.dtype])
+        return array
+    index = "" if key is None else f"[{key!r}]"
+    negative = ", with the negative bit (see torch.resolve_neg)" if tensor.is_neg() else ""
+    raise TypeError(
+        f"{label}{index}: expected a dense tensor of float32 or float64 on the CPU, "
+        f"found {tensor.dtype}, {tensor.layout}, on {tensor.device}{negative}"
+    )
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Tell whether a tensor's numbers are in memory, as NumPy has them."""
+    if tensor.layout is not torch.strided or not tensor.is_cpu or tensor.is_nested:
+        return False
     try:
-        array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
-    except (RuntimeError, TypeError):
-        index = "" if key is None else f"[{key!r}]"
-        raise TypeError(
-            f"{label}{index}: expected a dense tensor of float32 or float64 on the CPU, "
-            f"found {tensor.dtype}, {tensor.layout}, on {tensor.device}"
-        ) from None
-    return array
+        return not tensor.is_neg() and (tensor.data_ptr() != 0 or tensor.numel() == 0)
+    except RuntimeError:  # such as a tensor of a subclass without storage
+        return False
+
+
+def view_of(tensor: Tensor, dtype: np.dtype[Any]) -> Any:
+    """Return an array over the memory of a tensor, whose storage it keeps."""
+    shape, strides = tuple(tensor.shape), tensor.stride()
+    return array_at(tensor.data_ptr(), shape, strides, dtype, tensor.detach())
+
+
+def memory_of(tensor: Tensor) -> tuple[int, int]:
+    """Return where the memory of a dense tensor begins and ends."""
+    start = tensor.data_ptr()
+    return start, start + tensor.numel() * tensor.element_size()
+
+
+def touches(ranges: Sequence[tuple[int, int]], place: tuple[int, int]) -> bool:
+    """Tell whether a range has memory in common with one of those, which are sorted."""
+    at = bisect(ranges, place)
+    return any(low < place[1] and place[0] < high for low, high in ranges[max(at - 1, 0) : at + 1])
+
+
+def fits(array: Array, p: Array) -> bool:
+    """Tell whether an array of a parameter's shape runs through memory as the parameter does."""
+    strides = zip(array.shape, array.strides, p.strides, strict=True)
+    same = all(ours == theirs for length, ours, theirs in strides if length != 1)
+    return array.flags.aligned and (same or array.size == 0)
+
+
+def count_of(value: Any) -> Any:
+    """Return an array over the memory of a step count, or a new one of what has none."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        if value.dtype in COUNTS and has_memory(value):
+            return view_of(value, COUNTS[value.dtype])
+        value = value.item()
+    return np.array(value, np.float32)
+
+
+def steps_taken(count: Any, key: Any) -> int:
+    """Return the steps before the next one, as torch counts: in a float, where 2**24 + 1 is 2**24.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the count is not a whole number >= 0.
+    """
+    number = count.item()
+    whole = int(number) if isinstance(number, int) or number.is_integer() else number
+    checked(f"state[{key!r}][{STEP!r}]", STEPS, whole)
+    following = count + count.dtype.type(1)
+    return int(following.item()) - 1
 
 
 def array_like(label: str, tensor: Any, p: Tensor) -> Array:
@@ -847,7 +1054,32 @@ def array_like(label: str, tensor: Any, p: Tensor) -> Array:
             raise ValueError(
                 f"{label}: expected {name} {expected} as its parameter has, found {found}"
             )
-    return array_of(tensor, label)
+    return array_of(tensor.resolve_neg() if tensor.is_neg() else tensor, label)
+
+
+def is_negative(value: Any) -> bool:
+    """Tell whether a hyperparameter is a number below zero, or a pair with one."""
+    items = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(item, (int, float)) and item < 0 for item in items)
+
+
+def roundings(name: str, group: Mapping[str, Any], defaults: Mapping[str, Any]) -> float:
+    """Return how far below zero a scheduler's roundings may put a hyperparameter."""
+    eps: float = torch.finfo(torch.float64).eps
+    if isinstance(group[name], Tensor) and group[name].is_floating_point():
+        eps = torch.finfo(group[name].dtype).eps
+    if name != "lr":  # which is of any size: what it started from tells how large an error may be
+        return ROUNDINGS * eps
+    starts = (defaults["lr"], group.get("initial_lr", 0.0))
+    scale: float = max(abs(plain("lr", start)) for start in starts)
+    return ROUNDINGS * eps * scale
+
+
+def rounded(value: Any, most: float) -> Any:
+    """Return a hyperparameter, with zero for what is below zero by no more than roundings."""
+    if isinstance(value, tuple):
+        return tuple(rounded(item, most) for item in value)
+    return 0.0 if is_negative(value) and value >= -most else value
 
 
 def plain(name: str, value: Any) -> Any:
