@@ -86,7 +86,11 @@ def test_gradients_stay_as_they_are():
             TypeError,
             "max_grad_value: expected a finite number >= 0, or None",
         ),
-        ({"max_grad_norms": 1.0}, TypeError, "max_grad_norms: adam has no such argument"),
+        (
+            {"max_grad_norms": 1.0},
+            TypeError,
+            "max_grad_norms: Adam has no such argument (did you mean max_grad_norm?); it has lr, ",
+        ),
     ],
 )
 def test_refused(kwargs, error, message):

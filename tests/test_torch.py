@@ -7,6 +7,7 @@ import copy
 import doctest
 import gc
 import io
+import math
 import pickle
 import re
 import weakref
@@ -1355,3 +1356,87 @@ class TestBenchmark:
                 if c.before.args[1] is model
             }
             assert size / 1e6 == pytest.approx(float(name), rel=0.05)
+
+
+class TestAverage:
+    @pytest.mark.parametrize("cls", [Adam, SGD], ids=lambda cls: cls.__name__)
+    def test_of_parameters_without_gradients_is_that_of_averaged_model(self, cls):
+        """The program changes one itself, as a codebook; another is frozen."""
+        torch.manual_seed(1)
+        model = torch.nn.ParameterDict(
+            {name: torch.nn.Parameter(torch.randn(3)) for name in ("stepped", "codebook", "frozen")}
+        )
+        model["codebook"].requires_grad_(False)
+        model["frozen"].requires_grad_(False)
+        optimizer = cls(model.values(), lr=0.1, ema_decay=0.75)
+        average = torch.optim.swa_utils.AveragedModel(
+            model, avg_fn=lambda e, p, n: 0.75 * e + 0.25 * p
+        )
+        average.update_parameters(model)  # starts as the parameters are before the first step
+        for k in range(4):
+            optimizer.zero_grad()
+            model["stepped"].square().sum().backward()
+            with torch.no_grad():
+                model["codebook"] += k
+            optimizer.step()
+            average.update_parameters(model)
+            if k == 1:  # what was learnt of parameters that took no step is part of the state
+                again = cls(model.values(), lr=0.1, ema_decay=0.75)
+                again.load_state_dict(optimizer.state_dict())
+                optimizer = again
+        with optimizer.use_ema():
+            for name, p in model.items():
+                torch.testing.assert_close(p, average.module[name])
+
+    @pytest.mark.parametrize("name", ["Adam", "SGD"])
+    def test_of_parameters_without_gradients_does_not_keep_torch_from_going_on(self, name):
+        params, optimizer = small(getattr(integration, name), lr=0.1, ema_decay=0.5)
+        params[1].grad = None
+        optimizer.step()
+        assert torch.equal(optimizer.state[params[1]]["ema"], params[1])
+        peers = [torch.nn.Parameter(p.detach().clone()) for p in params]
+        peer = getattr(torch.optim, name)(peers, lr=0.1)
+        peer.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch would share it
+        for of in (params, peers):
+            give_gradients(of, seed=11)
+        for o in (optimizer, peer):
+            o.step()
+        for p, q in zip(params, peers, strict=True):
+            torch.testing.assert_close(p, q)
+
+    def test_starts_from_weights_that_are_loaded_before_the_first_step(self):
+        model = torch.nn.Linear(3, 2)
+        optimizer = SGD(model.parameters(), lr=0.0, ema_decay=0.5)
+        with optimizer.use_ema():
+            pass
+        model.load_state_dict({name: p + 1 for name, p in model.state_dict().items()})
+        loaded = values(model.parameters())
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        with optimizer.use_ema():
+            assert_equal(model.parameters(), loaded)
+
+    def test_starts_anew_when_it_was_off_for_a_step(self):
+        params, optimizer = small(SGD, lr=1.0, ema_decay=0.5)
+        optimizer.step()
+        group = optimizer.param_groups[0]
+        group["ema_decay"] = None
+        with pytest.raises(RuntimeError, match="use_ema: expected an optimizer with ema_decay"):
+            optimizer.use_ema().__enter__()
+        assert all("ema" in optimizer.state[p] for p in params)
+        optimizer.step()
+        assert not any("ema" in optimizer.state[p] for p in params)
+        group["ema_decay"] = 0.5
+        now = values(params)
+        with optimizer.use_ema():
+            assert_equal(params, now)
+        optimizer.step()
+        for p, before in zip(params, now, strict=True):
+            torch.testing.assert_close(optimizer.state[p]["ema"], 0.5 * before + 0.5 * p)
+
+    def test_stays_within_the_bounds(self):
+        params, optimizer = small(SGD, lr=0.1, bounds=(0.0, math.inf), ema_decay=0.9)
+        for _ in range(3):
+            with optimizer.use_ema():
+                assert all((p >= 0).all() for p in params)
+            optimizer.step()

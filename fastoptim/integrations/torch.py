@@ -120,6 +120,8 @@ class Optimizer(torch.optim.Optimizer):
     l1, max_grad_value, bounds, ema_decay : optional
         Options of a param group, in the same pass over memory: see `fastoptim.Optimizer`. The
         average of a parameter is in its state as ``"ema"``; `use_ema` evaluates with all of them.
+        As ``torch.optim.swa_utils.AveragedModel`` does, it follows parameters that are frozen or
+        that the model changes itself, if they are among `params`; buffers it knows nothing of.
     max_grad_norm : float, optional
         Clip by the norm of all gradients together, as ``torch.nn.utils.clip_grad_norm_`` does, but
         leave the gradients as they are. It and the next two concern the optimizer as a whole, and
@@ -155,6 +157,7 @@ class Optimizer(torch.optim.Optimizer):
     _counts: list[Any]  # arrays over the memory of the "step" tensors
     _shown: list[int]  # the steps of _inner that the state shows
     _hidden: dict[int, tuple[Tensor, dict[str, Tensor]]]  # what the state shows after a first step
+    _outdated: Sequence[dict[str, Any]] = ()  # state with averages that the next step leaves behind
     _loaded = False  # whether the state was loaded, and is not yet laid out for speed
     _ranges: list[tuple[int, int]] | None = None  # the memory of the parameters, sorted
 
@@ -364,6 +367,10 @@ class Optimizer(torch.optim.Optimizer):
         inner.step(grads if len(grads) > 1 else grads[0], grad_scale=scale)
         increment_version([p for g in groups for p in g["params"] if p.grad is not None])
         self._show(inner)
+        if self._outdated:
+            for entries in self._outdated:
+                entries.pop(EMA, None)
+            self._outdated, self._made_from = [], self._memory()
 
     def _current(self, groups: list[dict[str, Any]]) -> fo.Optimizer:
         """Return the fastoptim optimizer, brought in line with groups and state."""
@@ -436,6 +443,12 @@ class Optimizer(torch.optim.Optimizer):
                     self.state[p][self.names[ours]] = tensor
                 else:
                     self._hidden.setdefault(i, (p, {}))[1][self.names[ours]] = tensor
+        self._outdated = [
+            self.state[p]
+            for group in groups
+            for p in group["params"]
+            if group.get("ema_decay") is None and EMA in self.state.get(p, {})
+        ]
         self._made_from = self._memory()
         return inner
 
@@ -475,19 +488,40 @@ class Optimizer(torch.optim.Optimizer):
         are counted on, not set: another process may have done so since they were read.
         """
         taken = inner._plan.steps
-        changes: list[Change] = [
+        counted: list[Change] = [
             (count, {...: count + count.dtype.type(1)})
             for count, now, before in zip(self._counts, taken, self._shown, strict=False)
             if now != before
         ]
-        stepped = [i for i in self._hidden if taken[i]]
-        changes += [
-            (self.state[p], tensors) for p, tensors in map(self._hidden.__getitem__, stepped)
-        ]
-        hidden = {i: entry for i, entry in self._hidden.items() if not taken[i]}
-        change([*changes, (self, {"_shown": taken, "_hidden": hidden})])
-        if stepped:
+        disclosed, hidden = self._disclosed(inner, taken)
+        change([*counted, *disclosed, (self, {"_shown": taken, "_hidden": hidden})])
+        if disclosed:
             self._made_from = self._memory()
+
+    def _disclosed(
+        self, inner: fo.Optimizer, taken: Sequence[int]
+    ) -> tuple[list[Change], dict[int, tuple[Tensor, dict[str, Tensor]]]]:
+        """Return what the state is to show that it has not shown yet, and what stays hidden.
+
+        Of a parameter that was stepped it shows all. One that was not has an average all the same,
+        from the first step of the others on, which torch's optimizers only take with a step count
+        and all that belongs to it, if they count steps.
+        """
+        changes: list[Change] = []
+        hidden = {}
+        starting = inner._plan.unstarted if self._hidden else ()
+        for i, (p, tensors) in self._hidden.items():
+            averaged = EMA in tensors and not starting[i]
+            shown = {}
+            if taken[i] or (averaged and STEP in self.names):
+                shown = tensors
+            elif averaged:
+                shown = {EMA: tensors[EMA]}
+            if shown:
+                changes.append((self.state[p], shown))
+            if rest := {name: t for name, t in tensors.items() if name not in shown}:
+                hidden[i] = p, rest
+        return changes, hidden
 
     def _catch_up(self) -> None:
         """Show a step that was taken, if an interrupt came before all of it was shown.
