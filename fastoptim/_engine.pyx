@@ -78,6 +78,10 @@ ctypedef fused real:
     f32
     f64
 
+ctypedef fused number:
+    float
+    double
+
 cdef struct Walk:
     # How to read a gradient whose layout is not its parameter's: axes in the order of the
     # parameter's memory, slowest first, those of length 1 left out.
@@ -279,6 +283,37 @@ def change(changes):
                 PyObject_SetItem(target, name, value)
             else:
                 PyObject_GenericSetAttr(target, name, value)  # runs no __setattr__ in Python
+
+
+def clip(list arrays, double factor, double limit):
+    """Multiply arrays of any layout by a factor, then clip each element: of all arrays, or of none.
+
+    As in `change`, no instruction of Python runs here, and nothing that might fail. It needs no
+    `np.errstate` around it, which an interrupt might leave on.
+
+    Parameters
+    ----------
+    arrays : list of ndarray
+        float32 or float64, writable, in this machine's byte order, without elements in common.
+    factor : float
+        Rounded to the type of each array, as NumPy rounds a Python number.
+    limit : float
+        The largest magnitude, rounded likewise. A NaN stays.
+    """
+    cdef cnp.ndarray a
+    cdef Walk walk
+    cdef char* base
+    cdef Py_ssize_t itemsize
+    for a in arrays:
+        base, itemsize = cnp.PyArray_BYTES(a), cnp.PyArray_ITEMSIZE(a)
+        memory_order(&walk, a, a)
+        if is_dense(a):
+            walk.axes, walk.shape[0], walk.strides[0] = 1, size_of(a), itemsize
+        if size_of(a) * itemsize < UNLOCK:
+            clip_array(&walk, base, itemsize, factor, limit)
+        else:
+            with nogil:
+                clip_array(&walk, base, itemsize, factor, limit)
 
 
 cdef inline bint is_dense(cnp.ndarray a):
@@ -1381,6 +1416,57 @@ cdef void gather(
             base -= walk.shape[k] * walk.strides[k]
             index[k] = 0
             k -= 1
+
+
+cdef void clip_array(
+    const Walk* walk, char* base, Py_ssize_t itemsize, double factor, double limit
+) noexcept nogil:
+    """Clip what lies along the last axis, once for each index of the other axes."""
+    cdef Py_ssize_t[AXES] index
+    cdef Py_ssize_t n = 1, stride = itemsize
+    cdef int last = walk.axes - 1, k
+    if last >= 0:
+        n, stride = walk.shape[last], walk.strides[last]
+    for k in range(walk.axes):
+        index[k] = 0
+        if walk.shape[k] == 0:
+            return
+    while True:
+        if itemsize == sizeof(float):
+            clip_line(base, n, stride, <float> factor, <float> limit)
+        else:
+            clip_line(base, n, stride, factor, limit)
+        k = last - 1
+        while k >= 0:
+            index[k] += 1
+            base += walk.strides[k]
+            if index[k] < walk.shape[k]:
+                break
+            base -= walk.shape[k] * walk.strides[k]
+            index[k] = 0
+            k -= 1
+        if k < 0:
+            return
+
+
+cdef void clip_line(
+    char* at, Py_ssize_t n, Py_ssize_t stride, number factor, number limit
+) noexcept nogil:
+    cdef Py_ssize_t i
+    if stride == sizeof(factor):  # a constant, for which the compiler makes a vector loop
+        for i in range(n):
+            clip_one(at + i * <Py_ssize_t> sizeof(factor), factor, limit)
+    else:
+        for i in range(n):
+            clip_one(at + i * stride, factor, limit)
+
+
+cdef inline void clip_one(char* at, number factor, number limit) noexcept nogil:
+    cdef number x
+    memcpy(&x, at, sizeof(x))  # which may be misaligned
+    x = factor * x
+    x = limit if x > limit else (-limit if x < -limit else x)
+    memcpy(at, &x, sizeof(x))
 
 
 cdef void swap(char* a, char* b, Py_ssize_t size) noexcept:
