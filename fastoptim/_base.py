@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from . import _levels, checkpoint
 from ._engine import Plan, ShownEma, as_array, can_flush, change, check_target
-from ._kinds import NO_SEQUENCES, Choice, Count, Divisor, Flag, Kind, Maybe, Real, checked, shown
+from ._kinds import (
+    NO_SEQUENCES,
+    Choice,
+    Count,
+    Divisor,
+    Flag,
+    Kind,
+    Maybe,
+    Real,
+    checked,
+    environment,
+    shown,
+)
 from ._rule import Rule, ScalarsOfStep, is_schedule
 from ._stages import clip_factor, norm_of
 
@@ -64,7 +76,7 @@ def chosen_backend(backend: str | None = None) -> str:
     """Return the backend that is asked for, here or by the environment."""
     label = "FASTOPTIM_BACKEND" if backend is None else "backend"
     if backend is None:
-        backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
+        backend = environment("FASTOPTIM_BACKEND") or "compiled"
     return str(checked(label, BACKENDS, backend))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ def shown(value: Any) -> str:
         return SHOWN.repr(value)
     except Exception:  # of a number of over 4,300 digits there is no repr
         return f"<{type(value).__name__}>"
+
+
+def environment(name: str) -> str | None:
+    """Return an environment variable, None if it is unset; an empty one is as good as unset."""
+    return os.environ.get(name, "").strip() or None
 
 
 def items_of(value: Any) -> list[Any]:

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _engine, _pool
-from ._kinds import Count, checked
+from ._kinds import Count, checked, environment
 
 __all__ = ["get_num_threads", "num_threads", "set_num_threads"]
 
@@ -146,15 +145,15 @@ def _address(function: Any) -> int | None:
 
 def _workers_spin(default: bool) -> bool:
     """Tell whether idle workers of OpenMP spin, as libgomp reads its environment variables."""
-    spins = os.environ.get("GOMP_SPINCOUNT", "").strip().lower()
+    spins = (environment("GOMP_SPINCOUNT") or "").lower()
     if count := re.fullmatch(r"(\d+)\s*[kmgt]?|infin(ite|ity)", spins):
         return int(count[1] or 1) > 0
-    policy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower()
+    policy = (environment("OMP_WAIT_POLICY") or "").lower()
     return {"active": True, "passive": False}.get(policy, default)
 
 
 def _threads_of_environment() -> int:
-    value = os.environ.get("FASTOPTIM_NUM_THREADS")
+    value = environment("FASTOPTIM_NUM_THREADS")
     if value is None:
         return 0  # the engine then asks the OpenMP runtime
     number = int(value) if value.isdecimal() else value

@@ -69,7 +69,7 @@ class TestLimits:
         )
         assert output(code, FASTOPTIM_NUM_THREADS="2").split() == ["4", "2"]
 
-    @pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5", "2147483648"])
+    @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "2147483648"])
     def test_environment_without_a_number(self, value):
         done = python(THREADS, FASTOPTIM_NUM_THREADS=value)
         assert done.returncode == 1
