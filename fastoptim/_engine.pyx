@@ -50,7 +50,7 @@ cdef extern from "parallel.h":
     int fo_install_fork_guard()
     Py_ssize_t fo_take(Py_ssize_t* next) nogil
     int fo_openmp_threads() nogil
-    int omp_get_num_procs() nogil
+    int fo_cpus() nogil
     int omp_in_parallel() nogil
     int omp_get_proc_bind() nogil
 
@@ -138,7 +138,7 @@ cdef Py_ssize_t grain = 12 << 20
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
 cdef int limit_forks = 0  # when it was set: a child does not inherit it
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
-limit_here = ContextVar("fastoptim.num_threads", default=(0, 0))  # the same two of `num_threads`
+limit_here = ContextVar("fastoptim.num_threads", default=())  # of `num_threads`, the inner last
 
 # Runs regions on the workers of pool.h, unless they are busy.
 ctypedef void (*job_t)(int i, void* work) noexcept nogil
@@ -160,17 +160,26 @@ def cpu_supports(level):
     return {"base": True, "v3": bool(fo_cpu_v3()), "v4": bool(fo_cpu_v4())}[level]
 
 
+cdef class Limit:
+    """The most threads that a step uses inside of one `num_threads`, in one process."""
+
+    cdef int n, forks
+    cdef bint over
+
+    def __init__(self, int n):
+        self.n, self.forks = n, fo_forks
+
+    def end(self):
+        """Let it hold no longer, in whatever context it is still found."""
+        self.over = True
+
+
 def set_limit(int n):
     """Set the most threads that a step uses, 0 for the OpenMP runtime's; return the old value."""
     global limit, limit_forks
     old, limit = limit, n
     limit_forks = fo_forks
     return old
-
-
-def forks():
-    """Return how many forks there are between the process that imported us and this one."""
-    return fo_forks
 
 
 def set_pool(uintptr_t address):
@@ -230,23 +239,22 @@ def workers():
 
 cpdef tuple explain_limit():
     """Return the most threads that a step uses, now and from this thread, and what decides it."""
-    cdef int n, at
+    cdef int n, cpus
+    cdef Limit inner
     if not FO_OPENMP:
         return 1, "built without OpenMP"
     if omp_in_parallel():
         return 1, "inside a parallel region"
-    n, at = limit_here.get()
-    if n and at == fo_forks:
-        return n, "num_threads"
+    for inner in reversed(limit_here.get()):
+        if inner.forks == fo_forks and not inner.over:
+            return inner.n, "num_threads"
     if limit and limit_forks == fo_forks:
         return limit, "set_num_threads or FASTOPTIM_NUM_THREADS"
     if fo_forks:
         return 1, "child of fork()"
-    # The runtime counts the CPUs that this thread may run on at this moment. Asking the operating
-    # system instead gives 1 where OMP_PROC_BIND has bound each thread to a CPU of its own.
-    n, why = fo_openmp_threads(), "OpenMP runtime"
-    if omp_get_num_procs() < n:
-        n, why = omp_get_num_procs(), "CPU affinity"
+    n, cpus, why = fo_openmp_threads(), fo_cpus(), "OpenMP runtime"
+    if cpus < n:
+        n, why = cpus, "CPU affinity"
     if 0 < quota < n:
         n, why = quota, "cgroup quota"
     return n, why

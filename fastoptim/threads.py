@@ -74,7 +74,7 @@ def num_threads(n: int) -> Iterator[None]:
     """Set the most threads that a step uses inside of a ``with``, also if the body raises.
 
     It holds for the calling thread (or asyncio task) alone, so that two of them do not undo each
-    other's, and wins over `set_num_threads`.
+    other's, and wins over `set_num_threads`. Of several that are open, the last opened counts.
 
     Parameters
     ----------
@@ -86,6 +86,13 @@ def num_threads(n: int) -> Iterator[None]:
     TypeError, ValueError
         If n is not a whole number >= 1 and < 2**31.
 
+    Notes
+    -----
+    A generator that yields inside of the ``with`` lends it to whoever runs it, until it is resumed
+    or closed, as it is with `numpy.errstate`. It is better opened around the steps alone. Once it
+    is closed it holds nowhere any more, also if that happens in another thread or task. A task of
+    asyncio that is started inside takes it along, and keeps it until its own end.
+
     Examples
     --------
     >>> import fastoptim as fo
@@ -93,11 +100,18 @@ def num_threads(n: int) -> Iterator[None]:
     ...     fo.get_num_threads()
     1
     """
-    before = _engine.limit_here.set((checked("n", THREADS, n), _engine.forks()))
+    limit = _engine.Limit(checked("n", THREADS, n))
+    token = _engine.limit_here.set((*_engine.limit_here.get(), limit))
     try:
         yield
     finally:
-        _engine.limit_here.reset(before)
+        others = tuple(other for other in _engine.limit_here.get() if other is not limit)
+        try:
+            _engine.limit_here.reset(token)
+        except ValueError:  # a generator may be closed in another context, where it cannot be reset
+            limit.end()
+        else:
+            _engine.limit_here.set(others)  # some of which may have been opened since
 
 
 def get_num_threads() -> int:

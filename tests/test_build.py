@@ -53,18 +53,25 @@ def compiler_that_fails_if(condition: str, folder: Path) -> str:
 # denormals for zero; the others are left on by -fno-fast-math.
 FAST = "-Ofast -ffast-math -funsafe-math-optimizations -fassociative-math -ffinite-math-only"
 
-# What a library must do that was built from the sdist: keep denormals alive in the process, and
-# give the bits of the reference at each level.
+# What a library must do that was built from the sdist: keep denormals alive in the process, obey
+# limits of CPUs that are set after the import, and give the bits of the reference at each level.
 CORRECT = """
-import sys
+import os, sys
 import numpy as np
 tiny = np.full(4, 2.0**-1060)
 import fastoptim as fo
 from fastoptim import _engine, _levels
 assert fo.__file__.startswith(sys.argv[1]), fo.__file__
-assert sys.argv[2] in _engine.compiler, _engine.compiler
+assert sys.argv[2] != "clang" or "clang" in _engine.compiler, _engine.compiler
 assert (tiny * 0.5 == 2.0**-1061).all()
-assert _engine.openmp == 0 and fo.get_num_threads() == 1
+assert _engine.openmp if sys.argv[3] == "on" else fo.get_num_threads() == 1
+if hasattr(os, "sched_setaffinity"):
+    mine, before = os.sched_getaffinity(0), fo.get_num_threads()
+    os.sched_setaffinity(0, {min(mine)})
+    assert fo.get_num_threads() == 1
+    os.sched_setaffinity(0, mine)
+    assert fo.get_num_threads() == before
+_engine.set_grain(1)
 fo.set_num_threads(4)
 rng = np.random.default_rng(0)
 
@@ -92,11 +99,18 @@ for level in _levels.available():
 """
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_sdist_builds_a_correct_serial_wheel(source, tmp_path, compiler):
-    if not shutil.which(compiler):
-        pytest.skip(f"no {compiler} here")
-    environment = {"CC": compiler, "CFLAGS": FAST, "LDFLAGS": FAST, "FASTOPTIM_OPENMP": "off"}
+def has_openmp(compiler: str) -> bool:
+    program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }"
+    command = [compiler, "-fopenmp", "-x", "c", "-", "-o", os.devnull]
+    done = subprocess.run(command, input=program, text=True, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize(("compiler", "openmp"), [("cc", "off"), ("clang", "on")])
+def test_sdist_builds_a_correct_wheel(source, tmp_path, compiler, openmp):
+    if not shutil.which(compiler) or (openmp == "on" and not has_openmp(compiler)):
+        pytest.skip(f"no {compiler} here, or none with OpenMP")
+    environment = {"CC": compiler, "CFLAGS": FAST, "LDFLAGS": FAST, "FASTOPTIM_OPENMP": openmp}
     done = build(source, "--outdir", str(tmp_path), **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     (sdist,) = tmp_path.glob("*.tar.gz")
@@ -118,7 +132,7 @@ def test_sdist_builds_a_correct_serial_wheel(source, tmp_path, compiler):
     # -S keeps out the import hook of an editable installation
     packages = os.pathsep.join([str(library), *(p for p in sys.path if p.endswith("-packages"))])
     done = subprocess.run(
-        [sys.executable, "-S", "-c", CORRECT, str(library), compiler],
+        [sys.executable, "-S", "-c", CORRECT, str(library), compiler, openmp],
         env=os.environ | {"PYTHONPATH": packages},
         cwd=tmp_path,
         capture_output=True,

@@ -12,6 +12,7 @@ import platform
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import numpy as np
 import pytest
@@ -217,7 +218,7 @@ print(_engine.workers())
     def test_the_openmp_runtime_waits_as_it_does_without_fastoptim(self, load_openmp):
         shown = "openmp.omp_display_env(1)"  # on standard error
         expected = python(load_openmp + shown).stderr
-        assert "GOMP_SPINCOUNT" in expected
+        assert "GOMP_SPINCOUNT" in expected or "KMP_BLOCKTIME" in expected  # GCC's or LLVM's
         assert python("import fastoptim; " + load_openmp + shown).stderr == expected
         assert python(load_openmp + "import fastoptim; " + shown).stderr == expected
 
@@ -390,6 +391,78 @@ class TestNumThreads:
             return await asyncio.gather(work(3), work(5))
 
         assert asyncio.run(both()) == [3, 5]
+
+    def test_a_task_started_inside_keeps_it(self):
+        async def work(go):
+            await go.wait()
+            return fo.get_num_threads()
+
+        async def both():
+            go = asyncio.Event()
+            with fo.num_threads(5):
+                task = asyncio.create_task(work(go))
+                await asyncio.sleep(0)
+            go.set()
+            return await task
+
+        assert asyncio.run(both()) == 5
+
+    @staticmethod
+    def steps(n):
+        with fo.num_threads(n):
+            while True:
+                yield fo.get_num_threads()
+
+    def test_generators_that_are_closed_in_another_order(self):
+        before = fo.get_num_threads()
+        first, second = self.steps(5), self.steps(3)
+        assert (next(first), next(second), next(first)) == (5, 3, 3)
+        first.close()
+        assert next(second) == fo.get_num_threads() == 3
+        second.close()
+        assert fo.get_num_threads() == before
+
+    def test_generators_that_are_closed_in_another_context(self):
+        before = fo.get_num_threads()
+        generator, context = self.steps(5), copy_context()
+        assert context.run(next, generator) == 5
+        generator.close()
+        assert context.run(fo.get_num_threads) == fo.get_num_threads() == before
+
+        generator = self.steps(5)
+        next(generator)
+        with fo.num_threads(3):
+            inherited = copy_context()
+            copy_context().run(generator.close)
+            assert fo.get_num_threads() == inherited.run(fo.get_num_threads) == 3
+        assert fo.get_num_threads() == before
+
+    def test_a_generator_that_is_closed_by_another_thread(self):
+        before, generator = fo.get_num_threads(), self.steps(5)
+        assert next(generator) == 5
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(generator.close).result()
+        assert fo.get_num_threads() == before
+
+    def test_asynchronous_generators_that_are_left_open(self):
+        """Asyncio closes them at its end, in another task."""
+
+        async def steps():
+            with fo.num_threads(5):
+                while True:
+                    yield fo.get_num_threads()
+
+        async def work():
+            problems = []
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, found: problems.append(found)
+            )
+            generator = steps()
+            assert await anext(generator) == 5
+            return generator, problems
+
+        _, problems = asyncio.run(work())
+        assert problems == []
 
 
 class TestCgroup:
