@@ -318,6 +318,51 @@ assert masks() == mine
 """
         output(STEP + code, OPENBLAS_NUM_THREADS="1")
 
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    def test_they_may_have_been_started_where_the_caller_ran_before(self):
+        """Not by a step, which has them follow at once; also in a child, where all are new."""
+        code = """
+from fastoptim import _pool
+mine = os.sched_getaffinity(0)
+first, *_ = mine
+def check(n):
+    before = set(os.listdir('/proc/self/task'))
+    os.sched_setaffinity(0, {first})
+    assert _pool.grow(n)
+    (worker,) = set(os.listdir('/proc/self/task')) - before
+    assert os.sched_getaffinity(int(worker)) == {first}
+    os.sched_setaffinity(0, mine)
+    with fo.num_threads(n):
+        opt.step(g)
+    assert os.sched_getaffinity(int(worker)) == mine
+check(3)
+assert fork(lambda: check(2)) == 0
+"""
+        output(FORK + self.START + code, OPENBLAS_NUM_THREADS="1")
+
+    def test_a_sleeping_one_is_woken_and_helps(self):
+        """Of a step nobody would see it: what no worker takes, the caller does."""
+        code = """
+import ctypes, time
+from fastoptim import _pool
+_pool.set_spin(0)
+job_type = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p)
+region = ctypes.CFUNCTYPE(ctypes.c_int, job_type, ctypes.c_int, ctypes.c_void_p)(_pool.run_region)
+before = set(os.listdir('/proc/self/task'))
+helped = []
+for _ in range(3):
+    begun = threading.Event()
+    job = job_type(lambda i, _: begun.set() if i else helped.append(begun.wait(20)))
+    assert region(job, 2, None) == 1
+    (worker,) = set(os.listdir('/proc/self/task')) - before
+    end = time.monotonic() + 20
+    while open(f'/proc/self/task/{worker}/stat').read().rpartition(')')[2].split()[0] != 'S':
+        assert time.monotonic() < end
+        time.sleep(0.001)
+print(helped)
+"""
+        assert output(STEP + code, OPENBLAS_NUM_THREADS="1") == "[True, True, True]"
+
     def test_more_than_there_can_be(self):
         code = """
 fo.set_num_threads(1100)
