@@ -5,6 +5,9 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* for sets of CPUs */
 #endif
+#ifdef __linux__
+#include <sched.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #define FO_OPENMP _OPENMP
@@ -28,10 +31,6 @@ static int fo_openmp_threads(void)
     if (omp_in_parallel() || omp_get_max_active_levels() == 0) return 1;
     return limit < threads ? limit : threads;
 }
-
-#ifdef __linux__
-#include <sched.h>
-#endif
 
 /* How many CPUs the calling thread may run on at this moment.
  *

@@ -164,7 +164,7 @@ cdef class Limit:
     """The most threads that a step uses inside of one `num_threads`, in one process."""
 
     cdef int n, forks
-    cdef bint over
+    cdef readonly bint over
 
     def __init__(self, int n):
         self.n, self.forks = n, fo_forks

@@ -96,12 +96,12 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
         trace: TracebackType | None,
     ) -> None:
         with _switching:
-            later = _blocks[_blocks.index(self) + 1 :]
-            if later:  # a block that was entered since is still open, and will bring it back
-                later[0]._before = self._before
+            at = _blocks.index(self)
+            del _blocks[at]
+            if at < len(_blocks):  # a block that was entered since is open, and will bring it back
+                _blocks[at]._before = self._before
             else:
                 _switch(self._before)
-            _blocks.remove(self)
 
     def __repr__(self) -> str:
         return f"<BLAS threads {'shared' if _engine.is_shared() else 'not shared'}>"

@@ -101,7 +101,8 @@ def num_threads(n: int) -> Iterator[None]:
     1
     """
     limit = _engine.Limit(checked("n", THREADS, n))
-    token = _engine.limit_here.set((*_engine.limit_here.get(), limit))
+    still = (other for other in _engine.limit_here.get() if not other.over)
+    token = _engine.limit_here.set((*still, limit))
     try:
         yield
     finally:

@@ -381,9 +381,8 @@ class TestRefusals:
     def test_another_blas(self, monkeypatch):
         monkeypatch.setattr(blas, "_library", lambda: ctypes.CDLL(_pool.__file__))
         self.refused("expected NumPy with OpenBLAS 0.3.29 or newer .*, found ")
-        assert (
-            repr(fo.share_blas_threads(False)) == "<BLAS threads not shared>"
-        )  # needs no OpenBLAS
+        shared = fo.share_blas_threads(False)  # needs no OpenBLAS
+        assert repr(shared) == "<BLAS threads not shared>"
 
     @pytest.mark.parametrize(
         ("config", "match"),

@@ -488,6 +488,8 @@ class TestNumThreads:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(generator.close).result()
         assert fo.get_num_threads() == before
+        with fo.num_threads(3):
+            assert len(_engine.limit_here.get()) == 1  # a loop of these piles up nothing
 
     def test_asynchronous_generators_that_are_left_open(self):
         """Asyncio closes them at its end, in another task."""
