@@ -6,20 +6,37 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+import Cython
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-VARIABLES = ("FASTOPTIM_OPENMP", "FASTOPTIM_SANITIZE", "FASTOPTIM_DEBUG")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
 # The kernels give NumPy's bits only if the compiler neither fuses a multiplication with an
-# addition nor reorders; errno and trapping would keep it from vectorising square roots and
-# conditions. The unswitch limits let a loop with options become one vector loop per combination.
-EXACT = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# addition nor reorders. Each part of -ffast-math is undone by name, since -fno-fast-math leaves
+# those alone that CFLAGS ask for by theirs. The linker is told, too: where -Ofast or -ffast-math is
+# the last word, it adds code that takes denormals for zero in the whole process.
+EXACT = [
+    "-O3",
+    "-fno-fast-math",
+    "-fno-unsafe-math-optimizations",
+    "-fno-associative-math",
+    "-fno-reciprocal-math",
+    "-fno-finite-math-only",
+    "-fsigned-zeros",
+    "-fdenormal-fp-math=ieee",  # clang's
+    "-mno-daz-ftz",  # of GCC 13 and later
+    "-ffp-contract=off",
+]
+DOUBLE = ["-fno-single-precision-constant"]  # clang only warns that it has no such option
+# Errno and trapping would keep the compiler from vectorising square roots and conditions. The
+# unswitch limits let a loop with options become one vector loop per combination.
+VECTORS = ["-fno-math-errno", "-fno-trapping-math"]
 UNSWITCH = ["--param=max-unswitch-insns=500", "--param=max-unswitch-level=8"]
 DEBUG = os.environ.get("FASTOPTIM_DEBUG") == "1"
 CHECKED = ["-UNDEBUG", "-g"]  # the assertions of Python's and NumPy's headers
@@ -72,31 +89,78 @@ class BuildExt(build_ext):
     def build_extensions(self):
         if not self.compiles(PYTHON_PROGRAM):
             raise SystemExit(self.what_is_missing())
-        openmp = self.openmp_flags()
-        sanitize = SANITIZE if os.environ.get("FASTOPTIM_SANITIZE") == "1" else []
-        if sanitize and not self.compiles(PYTHON_PROGRAM, sanitize):
-            raise SystemExit("fastoptim: FASTOPTIM_SANITIZE=1, but the compiler has no sanitizers")
-        levels = {level for level, flags in LEVELS.items() if self.compiles(PYTHON_PROGRAM, flags)}
-        self.extensions = [e for e in self.extensions if e.level is None or e.level in levels]
+        self.choose_levels()
+        self.choose_flags()
+        # Modules are older than this file, and built anew, where the build before was another.
+        options = written(Path(self.build_temp, "options"), self.options())
         for extension in self.extensions:
-            if extension.level is None:
-                wanted = [*openmp, *EXACT[:2]]
-            else:
-                wanted = [*EXACT, *UNSWITCH, *LEVELS[extension.level]]
-            if DEBUG:
-                wanted += CHECKED
-            extension.extra_compile_args = self.accepted(wanted) + sanitize
-            extension.extra_link_args = openmp + sanitize if extension.level is None else sanitize
+            extension.depends.append(options)
         self.parallel = self.parallel or os.cpu_count()
         super().build_extensions()
 
-    def accepted(self, flags):
-        """Return the flags that the compiler takes (MSVC takes none of these: it is exact)."""
-        return [flag for flag in flags if self.compiles(PYTHON_PROGRAM, [flag])]
+    def run(self):
+        super().run()
+        for extension in self.left_out if self.inplace else ():
+            Path(self.get_ext_filename(extension.name)).unlink(missing_ok=True)
+
+    def choose_levels(self):
+        """Leave out the levels that the compiler does not know, also those of an earlier build."""
+        levels = {level for level, flags in LEVELS.items() if self.compiles(PYTHON_PROGRAM, flags)}
+        levels.add(None)
+        self.left_out = [e for e in self.extensions if e.level not in levels]
+        self.extensions = [e for e in self.extensions if e.level in levels]
+        for extension in self.left_out:  # a wheel holds whatever lies in the folder of the build
+            Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+
+    def choose_flags(self):
+        """Give each module the flags that the compiler takes."""
+        openmp = self.openmp_flags()
+        checks = CHECKED if DEBUG else []
+        if os.environ.get("FASTOPTIM_SANITIZE") == "1":
+            if not self.compiles(PYTHON_PROGRAM, SANITIZE):
+                raise SystemExit(
+                    "fastoptim: FASTOPTIM_SANITIZE=1, but the compiler has no sanitizers"
+                )
+            checks = checks + SANITIZE
+        exact = [flag for flag in EXACT if self.compiles(PYTHON_PROGRAM, [flag])]
+        exact += self.accepted(DOUBLE, exact)
+        vectors = self.accepted([*VECTORS, *UNSWITCH], exact)
+        for extension in self.extensions:
+            if extension.level is None:
+                compiling, linking = openmp, openmp
+            else:
+                compiling, linking = vectors + LEVELS[extension.level], []
+            extension.extra_compile_args = exact + compiling + checks
+            extension.extra_link_args = exact + linking + checks
+
+    def options(self):
+        """Return what decides how the modules are compiled, beside their sources."""
+        commands = [getattr(self.compiler, name, None) for name in ("compiler_so", "linker_so")]
+        version = [self.command(), "--version"]
+        with suppress(OSError):  # MSVC's has no such option
+            version = subprocess.run(version, capture_output=True, text=True, check=False).stdout
+        flags = [(e.name, e.extra_compile_args, e.extra_link_args) for e in self.extensions]
+        versions = version, sys.version, numpy.__version__, Cython.__version__
+        found = [*commands, *versions, DIRECTIVES, *flags]
+        return "".join(f"{line}\n" for line in found)
+
+    def command(self):
+        """Return the name of the compiler."""
+        return getattr(self.compiler, "compiler_so", ["the C compiler"])[0]
+
+    def accepted(self, flags, others):
+        """Return the flags that the compiler takes beside others, without a warning.
+
+        MSVC takes none of these: it is exact.
+        """
+        quiet = [*others, "-Werror"]
+        if not self.compiles(PYTHON_PROGRAM, quiet):  # it warns of what CFLAGS hold
+            quiet = others
+        return [flag for flag in flags if self.compiles(PYTHON_PROGRAM, [*quiet, flag])]
 
     def openmp_flags(self):
         """Return the flags of the first OpenMP that compiles, links and runs here."""
-        choice = os.environ.get("FASTOPTIM_OPENMP", "auto")
+        choice = os.environ.get("FASTOPTIM_OPENMP") or "auto"
         if choice not in ("on", "off", "auto"):
             raise SystemExit(
                 f"fastoptim: FASTOPTIM_OPENMP: expected on, off or auto, found {choice!r}"
@@ -114,9 +178,7 @@ class BuildExt(build_ext):
 
     def compiles(self, program, flags=(), run=False):
         """Compile a program quietly; with `run`, also link it and run it."""
-        unix = self.compiler.compiler_type == "unix"
-        flags = [*flags, "-Werror"] if unix else list(flags)
-        if not unix and any(flag.startswith("-") for flag in flags):
+        if self.compiler.compiler_type != "unix" and any(flag.startswith("-") for flag in flags):
             return False
         with tempfile.TemporaryDirectory() as folder, Quiet():
             source = Path(folder, "probe.c")
@@ -126,7 +188,7 @@ class BuildExt(build_ext):
                     [str(source)],
                     output_dir=folder,
                     include_dirs=[sysconfig.get_path("include"), sysconfig.get_path("platinclude")],
-                    extra_postargs=flags,
+                    extra_postargs=list(flags),
                 )
                 if not run:
                     return True
@@ -163,11 +225,10 @@ class Quiet:
             os.close(saved)
 
 
-def written(name, text):
-    """Return a file in the folder of the build that holds a text; if it does already, as it is."""
-    path = Path("build", name)
-    path.parent.mkdir(exist_ok=True)
+def written(path, text):
+    """Return the name of a file that holds a text; if it does already, it is left as it is."""
     if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return str(path)
 
@@ -178,7 +239,7 @@ def module(name, source, level=None):
         [source],
         include_dirs=["csrc", numpy.get_include()],
         define_macros=MACROS,
-        depends=[OPTIONS, *(str(header) for header in sorted(Path("csrc").glob("*.h")))],
+        depends=[str(header) for header in sorted(Path("csrc").glob("*.h"))],
     )
     extension.level = level
     return extension
@@ -190,21 +251,30 @@ def kernel_modules():
         for bits, (real, root, magnitude) in PRECISIONS.items():
             name = f"_kernels_{level}_f{bits}"
             text = KERNELS.format(bits=bits, real=real, root=root, magnitude=magnitude)
-            yield module(name, written(f"{name}.pyx", text), level)
+            yield module(name, written(Path("build", f"{name}.pyx"), text), level)
 
 
-# Modules are older than this file, and built anew, where the build before had other options.
-OPTIONS = written("options", "".join(f"{k}={os.environ.get(k)}\n" for k in VARIABLES))
-modules = [module(name, f"fastoptim/{name}.pyx") for name in ("_engine", "_pool", "_roofline")]
-modules += kernel_modules()
-levels = {extension.name: extension.level for extension in modules}
-extensions = cythonize(
-    modules,
-    include_path=[".", "fastoptim"],
-    compiler_directives=DIRECTIVES,
-    build_dir="build/debug" if DEBUG else None,  # apart: Cython goes by the time of a file alone
-)
-for extension in extensions:
-    extension.level = levels[extension.name]
+def sources():
+    """Return all modules, once Cython has written their sources in C."""
+    modules = [module(name, f"fastoptim/{name}.pyx") for name in ("_engine", "_pool", "_roofline")]
+    modules += kernel_modules()
+    levels = {extension.name: extension.level for extension in modules}
+    extensions = cythonize(
+        modules,
+        include_path=[".", "fastoptim"],
+        compiler_directives=DIRECTIVES,
+        build_dir="build/debug" if DEBUG else None,  # apart: Cython goes by the time of a file
+    )
+    for extension in extensions:
+        extension.level = levels[extension.name]
+    return extensions
 
+
+try:
+    extensions = sources()
+except OSError as error:
+    raise SystemExit(
+        f"fastoptim: cannot write to the source tree ({error}): build from a copy of it, in a "
+        "folder that can be written"
+    ) from None
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildExt})

@@ -2,6 +2,12 @@
 #ifndef FASTOPTIM_PARALLEL_H
 #define FASTOPTIM_PARALLEL_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* for sets of CPUs */
+#endif
+#ifdef __linux__
+#include <sched.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #define FO_OPENMP _OPENMP
@@ -24,6 +30,21 @@ static int fo_openmp_threads(void)
     int threads = omp_get_max_threads(), limit = omp_get_thread_limit();
     if (omp_in_parallel() || omp_get_max_active_levels() == 0) return 1;
     return limit < threads ? limit : threads;
+}
+
+/* How many CPUs the calling thread may run on at this moment.
+ *
+ * LLVM's runtime counts them once, when it is loaded, so the system is asked. But where OpenMP binds
+ * threads, this one may be bound to a CPU of its own, and only the runtime knows those of the
+ * others. */
+static int fo_cpus(void)
+{
+#ifdef __linux__
+    cpu_set_t mask; /* too short on machines of more than 1,024 CPUs, where the call fails */
+    if (omp_get_proc_bind() == 0 && sched_getaffinity(0, sizeof mask, &mask) == 0)
+        return CPU_COUNT(&mask);
+#endif
+    return omp_get_num_procs();
 }
 
 /* A child of fork() has none of its parent's OpenMP workers, and the runtime waits for them for

@@ -35,6 +35,7 @@ from ._kinds import (
     Real,
     checked,
     entry,
+    environment,
     shown,
     unknown,
 )
@@ -93,7 +94,7 @@ def chosen_backend(backend: str | None = None) -> str:
     """Return the backend that is asked for, here or by the environment."""
     label = "FASTOPTIM_BACKEND" if backend is None else "backend"
     if backend is None:
-        backend = os.environ.get("FASTOPTIM_BACKEND", "compiled")
+        backend = environment("FASTOPTIM_BACKEND") or "compiled"
     return str(checked(label, BACKENDS, backend))
 
 

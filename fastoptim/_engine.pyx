@@ -56,7 +56,7 @@ cdef extern from "parallel.h":
     int fo_install_fork_guard()
     Py_ssize_t fo_take(Py_ssize_t* next) nogil
     int fo_openmp_threads() nogil
-    int omp_get_num_procs() nogil
+    int fo_cpus() nogil
     int omp_in_parallel() nogil
     int omp_get_proc_bind() nogil
 
@@ -91,6 +91,10 @@ cdef enum:
 ctypedef fused real:
     f32
     f64
+
+ctypedef fused number:
+    float
+    double
 
 cdef struct Walk:
     # How to read a gradient whose layout is not its parameter's: axes in the order of the
@@ -150,7 +154,7 @@ cdef Py_ssize_t grain = 12 << 20
 cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
 cdef int limit_forks = 0  # when it was set: a child does not inherit it
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
-limit_here = ContextVar("fastoptim.num_threads", default=(0, 0))  # the same two of `num_threads`
+limit_here = ContextVar("fastoptim.num_threads", default=())  # of `num_threads`, the inner last
 
 # Runs regions on the workers of pool.h, unless they are busy.
 ctypedef void (*job_t)(int i, void* work) noexcept nogil
@@ -173,17 +177,26 @@ def cpu_supports(level):
     return {"base": True, "v3": bool(fo_cpu_v3()), "v4": bool(fo_cpu_v4())}[level]
 
 
+cdef class Limit:
+    """The most threads that a step uses inside of one `num_threads`, in one process."""
+
+    cdef int n, forks
+    cdef readonly bint over
+
+    def __init__(self, int n):
+        self.n, self.forks = n, fo_forks
+
+    def end(self):
+        """Let it hold no longer, in whatever context it is still found."""
+        self.over = True
+
+
 def set_limit(int n):
     """Set the most threads that a step uses, 0 for the OpenMP runtime's; return the old value."""
     global limit, limit_forks
     old, limit = limit, n
     limit_forks = fo_forks
     return old
-
-
-def forks():
-    """Return how many forks there are between the process that imported us and this one."""
-    return fo_forks
 
 
 def set_pool(uintptr_t address):
@@ -243,23 +256,22 @@ def workers():
 
 cpdef tuple explain_limit():
     """Return the most threads that a step uses, now and from this thread, and what decides it."""
-    cdef int n, at
+    cdef int n, cpus
+    cdef Limit inner
     if not FO_OPENMP:
         return 1, "built without OpenMP"
     if omp_in_parallel():
         return 1, "inside a parallel region"
-    n, at = limit_here.get()
-    if n and at == fo_forks:
-        return n, "num_threads"
+    for inner in reversed(limit_here.get()):
+        if inner.forks == fo_forks and not inner.over:
+            return inner.n, "num_threads"
     if limit and limit_forks == fo_forks:
         return limit, "set_num_threads or FASTOPTIM_NUM_THREADS"
     if fo_forks:
         return 1, "child of fork()"
-    # The runtime counts the CPUs that this thread may run on at this moment. Asking the operating
-    # system instead gives 1 where OMP_PROC_BIND has bound each thread to a CPU of its own.
-    n, why = fo_openmp_threads(), "OpenMP runtime"
-    if omp_get_num_procs() < n:
-        n, why = omp_get_num_procs(), "CPU affinity"
+    n, cpus, why = fo_openmp_threads(), fo_cpus(), "OpenMP runtime"
+    if cpus < n:
+        n, why = cpus, "CPU affinity"
     if 0 < quota < n:
         n, why = quota, "cgroup quota"
     return n, why
@@ -296,6 +308,37 @@ def change(changes):
                 PyObject_SetItem(target, name, value)
             else:
                 PyObject_GenericSetAttr(target, name, value)  # runs no __setattr__ in Python
+
+
+def clip(list arrays, double factor, double limit):
+    """Multiply arrays of any layout by a factor, then clip each element: of all arrays, or of none.
+
+    As in `change`, no instruction of Python runs here, and nothing that might fail. It needs no
+    `np.errstate` around it, which an interrupt might leave on.
+
+    Parameters
+    ----------
+    arrays : list of ndarray
+        float32 or float64, writable, in this machine's byte order, without elements in common.
+    factor : float
+        Rounded to the type of each array, as NumPy rounds a Python number.
+    limit : float
+        The largest magnitude, rounded likewise. A NaN stays.
+    """
+    cdef cnp.ndarray a
+    cdef Walk walk
+    cdef char* base
+    cdef Py_ssize_t itemsize
+    for a in arrays:
+        base, itemsize = cnp.PyArray_BYTES(a), cnp.PyArray_ITEMSIZE(a)
+        memory_order(&walk, a, a)
+        if is_dense(a):
+            walk.axes, walk.shape[0], walk.strides[0] = 1, size_of(a), itemsize
+        if size_of(a) * itemsize < UNLOCK:
+            clip_array(&walk, base, itemsize, factor, limit)
+        else:
+            with nogil:
+                clip_array(&walk, base, itemsize, factor, limit)
 
 
 cdef inline bint is_dense(cnp.ndarray a):
@@ -1636,6 +1679,57 @@ cdef void gather(
             base -= walk.shape[k] * walk.strides[k]
             index[k] = 0
             k -= 1
+
+
+cdef void clip_array(
+    const Walk* walk, char* base, Py_ssize_t itemsize, double factor, double limit
+) noexcept nogil:
+    """Clip what lies along the last axis, once for each index of the other axes."""
+    cdef Py_ssize_t[AXES] index
+    cdef Py_ssize_t n = 1, stride = itemsize
+    cdef int last = walk.axes - 1, k
+    if last >= 0:
+        n, stride = walk.shape[last], walk.strides[last]
+    for k in range(walk.axes):
+        index[k] = 0
+        if walk.shape[k] == 0:
+            return
+    while True:
+        if itemsize == sizeof(float):
+            clip_line(base, n, stride, <float> factor, <float> limit)
+        else:
+            clip_line(base, n, stride, factor, limit)
+        k = last - 1
+        while k >= 0:
+            index[k] += 1
+            base += walk.strides[k]
+            if index[k] < walk.shape[k]:
+                break
+            base -= walk.shape[k] * walk.strides[k]
+            index[k] = 0
+            k -= 1
+        if k < 0:
+            return
+
+
+cdef void clip_line(
+    char* at, Py_ssize_t n, Py_ssize_t stride, number factor, number limit
+) noexcept nogil:
+    cdef Py_ssize_t i
+    if stride == sizeof(factor):  # a constant, for which the compiler makes a vector loop
+        for i in range(n):
+            clip_one(at + i * <Py_ssize_t> sizeof(factor), factor, limit)
+    else:
+        for i in range(n):
+            clip_one(at + i * stride, factor, limit)
+
+
+cdef inline void clip_one(char* at, number factor, number limit) noexcept nogil:
+    cdef number x
+    memcpy(&x, at, sizeof(x))  # which may be misaligned
+    x = factor * x
+    x = limit if x > limit else (-limit if x < -limit else x)
+    memcpy(at, &x, sizeof(x))
 
 
 cdef void swap(char* a, char* b, Py_ssize_t size) noexcept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ def unknown(name: Any, owner: str, known: Iterable[str], what: str = "argument")
     near = get_close_matches(str(name), known, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"{name}: {owner} has no such {what}{hint}; it has {', '.join(known)}"
+
+
+def environment(name: str) -> str | None:
+    """Return an environment variable, None if it is unset; an empty one is as good as unset."""
+    return os.environ.get(name, "").strip() or None
 
 
 def items_of(value: Any) -> list[Any]:

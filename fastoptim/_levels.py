@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
+from importlib.util import find_spec
 from typing import Any
 
 from . import _engine
+from ._kinds import environment
 
 Kernels = dict[str, dict[int, Any]]
 
-NAMES = ("base", "v3")
+PRECISIONS = (32, 64)
+
+
+# Each module is named in a statement, where tools that gather the imports of a program, such as
+# PyInstaller, see it. It runs only if the CPU does: its first instruction may be of the level.
+def _base() -> tuple[Any, Any]:
+    from . import _kernels_base_f32, _kernels_base_f64  # type: ignore[attr-defined]
+
+    return _kernels_base_f32, _kernels_base_f64
+
+
+def _v3() -> tuple[Any, Any]:
+    from . import _kernels_v3_f32, _kernels_v3_f64  # type: ignore[attr-defined]
+
+    return _kernels_v3_f32, _kernels_v3_f64
+
+
+MODULES = {"base": _base, "v3": _v3}
 
 
 def available() -> list[str]:
     """Return the levels that were built and that this CPU runs, lowest first."""
-    return [name for name in NAMES if _engine.cpu_supports(name) and _is_built(name)]
+    return [name for name in MODULES if _engine.cpu_supports(name) and _is_built(name)]
 
 
 def _is_built(name: str) -> bool:
-    return importlib.util.find_spec(f"fastoptim._kernels_{name}_f32") is not None
+    return all(find_spec(f"fastoptim._kernels_{name}_f{bits}") for bits in PRECISIONS)
 
 
 def load(name: str) -> Kernels:
     """Return the loops of a level, rules and stages, for elements of 4 and of 8 bytes."""
-    modules = (importlib.import_module(f"fastoptim._kernels_{name}_f{bits}") for bits in (32, 64))
-    single, double = (module.KERNELS | module.STAGES for module in modules)
+    single, double = (module.KERNELS | module.STAGES for module in MODULES[name]())
     return {loop: {4: single[loop], 8: double[loop]} for loop in single}
 
 
@@ -40,7 +55,12 @@ def loops(rule: str | None) -> dict[str, dict[int, Any]] | None:
 def choose() -> str:
     """Return the level that FASTOPTIM_ISA asks for, else the highest."""
     found = available()
-    level = os.environ.get("FASTOPTIM_ISA", found[-1])
+    if not found:
+        raise ImportError(
+            "fastoptim: expected compiled loops (the modules fastoptim._kernels_*), found none: "
+            "install it anew, or name these modules to the tool that has packed this program"
+        )
+    level = environment("FASTOPTIM_ISA") or found[-1]
     if level not in found:
         raise ImportError(
             f"FASTOPTIM_ISA: expected a level that was built and that this CPU runs "

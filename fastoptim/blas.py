@@ -71,7 +71,8 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
     Notes
     -----
     The call takes effect at once. As a context manager it brings back, at the end of the block,
-    what was before.
+    what was before; of blocks that overlap, in several threads or in generators, the last to end
+    does so.
 
     Examples
     --------
@@ -83,12 +84,15 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
     """
 
     def __init__(self, share: bool = True) -> None:
-        share = checked("share", Flag(), share)
-        self._before = _engine.is_shared()
-        _switch(share)
+        self._share = checked("share", Flag(), share)
+        with _switching:
+            self._before = _switch(self._share)
 
     def __enter__(self) -> None:
-        pass
+        with _switching:
+            if _switch(self._share) != self._share:  # a block of another thread has ended since
+                self._before = not self._share
+            _blocks.append(self)
 
     def __exit__(
         self,
@@ -96,23 +100,31 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _switch(self._before)
+        with _switching:
+            at = _blocks.index(self)
+            del _blocks[at]
+            if at < len(_blocks):  # a block that was entered since is open, and will bring it back
+                _blocks[at]._before = self._before
+            else:
+                _switch(self._before)
 
     def __repr__(self) -> str:
         return f"<BLAS threads {'shared' if _engine.is_shared() else 'not shared'}>"
 
 
 _switching = threading.Lock()
+_blocks: list[share_blas_threads] = []  # that are open, in the order in which they were entered
 
 
-def _switch(share: bool) -> None:
-    with _switching:
-        if share == _engine.is_shared():
-            return
+def _switch(share: bool) -> bool:
+    """Share the threads or not, for a caller that holds the lock; return what was before."""
+    before = _engine.is_shared()
+    if share != before:
         set_callback = _prepared() if share else _function("set_threads_callback_function")
         _pool.set_spin(SPIN if share else _pool.spin)
         address = ctypes.cast(set_callback, ctypes.c_void_p).value
         _engine.share(share, address or 0, _pool.blas_callback)
+    return before
 
 
 def _prepared() -> ctypes._NamedFuncPointer:

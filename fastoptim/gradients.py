@@ -7,6 +7,7 @@ layout; None is skipped, and of no arrays the norm is 0. An optimizer with ``max
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from . import _levels
 from ._base import Array, Container
-from ._engine import Plan, as_array, check_target
+from ._engine import Plan, as_array, check_target, clip
 from ._kinds import Real, checked
 from ._stages import clip_factor, norm_of
 
@@ -150,9 +151,7 @@ def clip_grad_norm_(grads: Grads, max_norm: float) -> float:
     norm, _ = _measured(arrays)
     factor = clip_factor(norm, max_norm)
     if factor != 1:
-        with np.errstate(all="ignore"):
-            for g in arrays.values():
-                np.multiply(g, factor, out=g)
+        clip(list(arrays.values()), factor, math.inf)
     return norm
 
 
@@ -187,11 +186,7 @@ def clip_grad_value_(grads: Grads, clip_value: float) -> None:
     array([ 0.5, -1. ])
     """
     clip_value = checked("clip_value", LIMIT, clip_value)
-    arrays = _changeable(grads)
-    with np.errstate(all="ignore"):  # float32 may round the limit to infinity
-        for g in arrays.values():
-            limit = g.dtype.type(clip_value)
-            np.clip(g, -limit, limit, out=g)
+    clip(list(_changeable(grads).values()), 1.0, clip_value)
 
 
 def _named(grads: Any) -> dict[str, Any]:

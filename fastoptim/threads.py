@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _engine, _pool
-from ._kinds import Count, checked
+from ._kinds import Count, checked, environment
 
 __all__ = ["get_num_threads", "num_threads", "set_num_threads"]
 
@@ -80,7 +79,7 @@ def num_threads(n: int) -> Iterator[None]:
     """Set the most threads that a step uses inside of a ``with``, also if the body raises.
 
     It holds for the calling thread (or asyncio task) alone, so that two of them do not undo each
-    other's, and wins over `set_num_threads`.
+    other's, and wins over `set_num_threads`. Of several that are open, the last opened counts.
 
     Parameters
     ----------
@@ -92,6 +91,13 @@ def num_threads(n: int) -> Iterator[None]:
     TypeError, ValueError
         If n is not a whole number >= 1 and < 2**31.
 
+    Notes
+    -----
+    A generator that yields inside of the ``with`` lends it to whoever runs it, until it is resumed
+    or closed, as it is with `numpy.errstate`. It is better opened around the steps alone. Once it
+    is closed it holds nowhere any more, also if that happens in another thread or task. A task of
+    asyncio that is started inside takes it along, and keeps it until its own end.
+
     Examples
     --------
     >>> import fastoptim as fo
@@ -99,11 +105,19 @@ def num_threads(n: int) -> Iterator[None]:
     ...     fo.get_num_threads()
     1
     """
-    before = _engine.limit_here.set((checked("n", THREADS, n), _engine.forks()))
+    limit = _engine.Limit(checked("n", THREADS, n))
+    still = (other for other in _engine.limit_here.get() if not other.over)
+    token = _engine.limit_here.set((*still, limit))
     try:
         yield
     finally:
-        _engine.limit_here.reset(before)
+        others = tuple(other for other in _engine.limit_here.get() if other is not limit)
+        try:
+            _engine.limit_here.reset(token)
+        except ValueError:  # a generator may be closed in another context, where it cannot be reset
+            limit.end()
+        else:
+            _engine.limit_here.set(others)  # some of which may have been opened since
 
 
 def get_num_threads() -> int:
@@ -151,15 +165,15 @@ def _address(function: Any) -> int | None:
 
 def _workers_spin(default: bool) -> bool:
     """Tell whether idle workers of OpenMP spin, as libgomp reads its environment variables."""
-    spins = os.environ.get("GOMP_SPINCOUNT", "").strip().lower()
+    spins = (environment("GOMP_SPINCOUNT") or "").lower()
     if count := re.fullmatch(r"(\d+)\s*[kmgt]?|infin(ite|ity)", spins):
         return int(count[1] or 1) > 0
-    policy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower()
+    policy = (environment("OMP_WAIT_POLICY") or "").lower()
     return {"active": True, "passive": False}.get(policy, default)
 
 
 def _threads_of_environment() -> int:
-    value = os.environ.get("FASTOPTIM_NUM_THREADS")
+    value = environment("FASTOPTIM_NUM_THREADS")
     if value is None:
         return 0  # the engine then asks the OpenMP runtime
     number = int(value) if value.isdecimal() else value

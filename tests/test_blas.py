@@ -118,6 +118,69 @@ assert pointer.value is None
     run(code)
 
 
+def spin() -> int:
+    """Return how long an idle worker stays awake."""
+    old = _pool.set_spin(0)
+    _pool.set_spin(old)
+    return old
+
+
+@needs_openblas
+def test_shared_threads_stay_awake_for_longer():
+    """The next product or step comes soon; other programs' threads leave their core at once."""
+    assert spin() == _pool.spin < blas.SPIN
+    with fo.share_blas_threads():
+        assert spin() == blas.SPIN
+        with fo.share_blas_threads(False):
+            assert spin() == _pool.spin
+        assert spin() == blas.SPIN
+    assert spin() == _pool.spin
+
+
+@needs_openblas
+def test_one_thread_at_a_time_switches(monkeypatch):
+    seen = []
+
+    def watched(function):
+        def call(*args):
+            seen.append(blas._switching.locked())
+            return function(*args)
+
+        return call
+
+    for module, name in ((blas, "_prepared"), (_pool, "set_spin"), (_engine, "share")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    with fo.share_blas_threads():
+        another = fo.share_blas_threads()
+    assert seen == [True] * 5  # three calls to share, two to share no longer
+    with another:  # which found them shared when it was made
+        assert _engine.is_shared()
+    assert not _engine.is_shared()
+    assert seen == [True] * 10
+
+
+@needs_openblas
+def test_blocks_that_overlap():
+    """As those of two threads do, or of two generators; the last to end brings back what was."""
+
+    def block(share):
+        with fo.share_blas_threads(share):
+            yield
+
+    for shares in itertools.product([True, False], repeat=3):
+        for order in itertools.permutations(range(3)):
+            blocks = [block(share) for share in shares]
+            for each, share in zip(blocks, shares, strict=True):
+                next(each)
+                assert _engine.is_shared() == share
+            open_blocks = set(range(3))
+            for number in order:
+                blocks[number].close()
+                open_blocks.remove(number)
+                expected = shares[max(open_blocks)] if open_blocks else False
+                assert _engine.is_shared() == expected
+
+
 @needs_openblas
 @pytest.mark.parametrize("spin", [0, 200_000])
 def test_threads_that_call_blas_and_step_at_once(spin):
@@ -318,6 +381,8 @@ class TestRefusals:
     def test_another_blas(self, monkeypatch):
         monkeypatch.setattr(blas, "_library", lambda: ctypes.CDLL(_pool.__file__))
         self.refused("expected NumPy with OpenBLAS 0.3.29 or newer .*, found ")
+        shared = fo.share_blas_threads(False)  # needs no OpenBLAS
+        assert repr(shared) == "<BLAS threads not shared>"
 
     @pytest.mark.parametrize(
         ("config", "match"),
@@ -336,6 +401,28 @@ class TestRefusals:
             lambda name: Config(config) if name == "get_config" else function(name),
         )
         self.refused(match)
+
+    @needs_openblas
+    @pytest.mark.parametrize(
+        ("threads", "procs", "fits"), [(3, 32, True), (32, 3, True), (3, 33, False), (33, 3, False)]
+    )
+    def test_slots_for_threads_and_cpus(self, monkeypatch, threads, procs, fits):
+        """OpenBLAS may be told later to use as many threads as there are CPUs."""
+        function, grown = blas._function, []
+        says = {
+            "get_config": Config("OpenBLAS 0.3.31 Haswell MAX_THREADS=64"),
+            "get_num_threads": lambda: threads,
+            "get_num_procs": lambda: procs,
+        }
+        monkeypatch.setattr(blas, "_function", lambda name: says.get(name) or function(name))
+        monkeypatch.setattr(_pool, "grow", lambda n: not grown.append(n))
+        monkeypatch.setattr(_pool, "set_blas_slots", grown.append)
+        if fits:
+            blas._prepared()
+            assert grown == [threads, 64]
+        else:
+            self.refused("expected at most 32 BLAS threads or CPUs, .*, found 33")
+            assert grown == []
 
     @needs_openblas
     def test_an_openblas_with_openmp(self, monkeypatch):

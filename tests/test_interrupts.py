@@ -116,6 +116,45 @@ def test_a_call_has_happened_or_has_not(name, cls, backend):
     assert n > 3
 
 
+def gradients_to_clip():
+    """Return arrays of both types, dense, strided and misaligned."""
+    wide = np.full((3, 4), 2.0)
+    misaligned = np.zeros(9, np.uint8)[1:].view(np.float64)
+    misaligned[:] = 8.0
+    return [np.array([3.0, -4.0], np.float32), wide[:, 1:3], None, misaligned, np.array(0.5)]
+
+
+# Functions that write to arrays of the caller's, and those arrays.
+FUNCTIONS = {
+    "clip_grad_norm_": lambda arrays: fo.clip_grad_norm_(arrays, 1.0),
+    "clip_grad_value_": lambda arrays: fo.clip_grad_value_(arrays, 0.25),
+    "functional.adam": lambda arrays: fo.functional.adam(*arrays, step=1),
+    "reference.adam": lambda arrays: fo.reference.adam(*arrays, step=1),
+}
+ARRAYS = {"functional.adam": lambda: np.ones((4, 3)), "reference.adam": lambda: np.ones((4, 3))}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_have_changed_all_arrays_or_none(name):
+    def found(arrays):
+        return [None if a is None else a.tobytes() for a in arrays]
+
+    make_arrays = ARRAYS.get(name, gradients_to_clip)
+    before, after = list(make_arrays()), list(make_arrays())
+    FUNCTIONS[name](after)
+    errors = np.geterr()
+    for n in itertools.count(1):
+        arrays = list(make_arrays())
+        with np.errstate():
+            over = not interrupted(lambda given=arrays: FUNCTIONS[name](given), n)
+            assert np.geterr() == errors or name.startswith("reference")
+        assert found(arrays) in (found(before), found(after))
+        if over:
+            break
+    assert found(arrays) == found(after)
+    assert n > 3
+
+
 class WithThinc:
     """Steps of fastoptim's optimizer for thinc, of which one is interrupted."""
 

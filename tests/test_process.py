@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -145,6 +146,47 @@ def test_import_leaves_the_gil_off():
     assert output("import sys, fastoptim; print(sys._is_gil_enabled())") == "False"
 
 
+class TestFrozenPrograms:
+    """What gathers the modules of a program, to pack them, runs no code: it reads the imports."""
+
+    def test_what_is_imported_is_seen(self):
+        code = """
+import sys
+from modulefinder import ModuleFinder
+import fastoptim
+
+class Finder(ModuleFinder):
+    def find_module(self, name, path, parent=None):
+        if path is None and name != "fastoptim":
+            raise ImportError  # other packages are none of our business
+        return super().find_module(name, path, parent)
+
+finder = Finder()
+finder.import_hook("fastoptim")
+ours = {name for name in sys.modules if name.partition(".")[0] == "fastoptim"}
+print(sorted(ours - set(finder.modules)))
+"""
+        assert output(code) == "[]"
+
+    def test_no_level_at_all(self):
+        code = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("fastoptim._kernels_"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+from importlib import util
+find_spec = util.find_spec
+util.find_spec = lambda name, *rest: None if "._kernels_" in name else find_spec(name, *rest)
+sys.meta_path.insert(0, Missing())
+import fastoptim
+"""
+        done = python(code)
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("ImportError: fastoptim: expected compiled loops (the modules ")
+
+
 def test_import_is_light():
     heavy = (
         "{'matplotlib', 'rich', 'safetensors', 'torch', 'sklearn', 'mlxtend', 'pytest', 'Cython'}"
@@ -171,9 +213,22 @@ class TestEnvironmentVariables:
             f"({', '.join(LEVELS)}), found 'v9'"
         )
 
+    BACKEND = "import numpy as np, fastoptim as fo; print(fo.SGD(np.ones(1)).backend)"
+
     def test_backend(self):
-        code = "import numpy as np, fastoptim as fo; print(fo.SGD(np.ones(1)).backend)"
-        assert output(code, FASTOPTIM_BACKEND="reference") == "reference"
+        assert output(self.BACKEND, FASTOPTIM_BACKEND="reference") == "reference"
+
+    @pytest.mark.parametrize("value", ["", " "])
+    def test_an_empty_one_is_as_good_as_none(self, value):
+        variables = ("FASTOPTIM_NUM_THREADS", "FASTOPTIM_ISA", "FASTOPTIM_BACKEND")
+        code = self.LEVEL + "; print(_levels._engine.explain_limit()); " + self.BACKEND
+        assert output(code, **dict.fromkeys(variables, value)) == output(code)
+
+    def test_each_is_read_by_one_function(self):
+        """So that what it makes of an empty one holds for all."""
+        paths = (ROOT / "fastoptim").glob("*.py")
+        reading = {path.name for path in paths if re.search(r"environ\b|getenv", path.read_text())}
+        assert reading == {"_kinds.py"}
 
 
 def test_show_config(capsys):

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ class TestLimits:
         )
         assert output(code, FASTOPTIM_NUM_THREADS="2").split() == ["4", "2"]
 
-    @pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5", "2147483648"])
+    @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "2147483648"])
     def test_environment_without_a_number(self, value):
         done = python(THREADS, FASTOPTIM_NUM_THREADS=value)
         assert done.returncode == 1
@@ -218,7 +219,7 @@ print(_engine.workers())
     def test_the_openmp_runtime_waits_as_it_does_without_fastoptim(self, load_openmp):
         shown = "openmp.omp_display_env(1)"  # on standard error
         expected = python(load_openmp + shown).stderr
-        assert "GOMP_SPINCOUNT" in expected
+        assert "GOMP_SPINCOUNT" in expected or "KMP_BLOCKTIME" in expected  # GCC's or LLVM's
         assert python("import fastoptim; " + load_openmp + shown).stderr == expected
         assert python(load_openmp + "import fastoptim; " + shown).stderr == expected
 
@@ -318,6 +319,51 @@ assert masks() == mine
 """
         output(STEP + code, OPENBLAS_NUM_THREADS="1")
 
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    def test_they_may_have_been_started_where_the_caller_ran_before(self):
+        """Not by a step, which has them follow at once; also in a child, where all are new."""
+        code = """
+from fastoptim import _pool
+mine = os.sched_getaffinity(0)
+first, *_ = mine
+def check(n):
+    before = set(os.listdir('/proc/self/task'))
+    os.sched_setaffinity(0, {first})
+    assert _pool.grow(n)
+    (worker,) = set(os.listdir('/proc/self/task')) - before
+    assert os.sched_getaffinity(int(worker)) == {first}
+    os.sched_setaffinity(0, mine)
+    with fo.num_threads(n):
+        opt.step(g)
+    assert os.sched_getaffinity(int(worker)) == mine
+check(3)
+assert fork(lambda: check(2)) == 0
+"""
+        output(FORK + self.START + code, OPENBLAS_NUM_THREADS="1")
+
+    def test_a_sleeping_one_is_woken_and_helps(self):
+        """Of a step nobody would see it: what no worker takes, the caller does."""
+        code = """
+import ctypes, time
+from fastoptim import _pool
+_pool.set_spin(0)
+job_type = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p)
+region = ctypes.CFUNCTYPE(ctypes.c_int, job_type, ctypes.c_int, ctypes.c_void_p)(_pool.run_region)
+before = set(os.listdir('/proc/self/task'))
+helped = []
+for _ in range(3):
+    begun = threading.Event()
+    job = job_type(lambda i, _: begun.set() if i else helped.append(begun.wait(20)))
+    assert region(job, 2, None) == 1
+    (worker,) = set(os.listdir('/proc/self/task')) - before
+    end = time.monotonic() + 20
+    while open(f'/proc/self/task/{worker}/stat').read().rpartition(')')[2].split()[0] != 'S':
+        assert time.monotonic() < end
+        time.sleep(0.001)
+print(helped)
+"""
+        assert output(STEP + code, OPENBLAS_NUM_THREADS="1") == "[True, True, True]"
+
     def test_more_than_there_can_be(self):
         code = """
 fo.set_num_threads(1100)
@@ -391,6 +437,80 @@ class TestNumThreads:
             return await asyncio.gather(work(3), work(5))
 
         assert asyncio.run(both()) == [3, 5]
+
+    def test_a_task_started_inside_keeps_it(self):
+        async def work(go):
+            await go.wait()
+            return fo.get_num_threads()
+
+        async def both():
+            go = asyncio.Event()
+            with fo.num_threads(5):
+                task = asyncio.create_task(work(go))
+                await asyncio.sleep(0)
+            go.set()
+            return await task
+
+        assert asyncio.run(both()) == 5
+
+    @staticmethod
+    def steps(n):
+        with fo.num_threads(n):
+            while True:
+                yield fo.get_num_threads()
+
+    def test_generators_that_are_closed_in_another_order(self):
+        before = fo.get_num_threads()
+        first, second = self.steps(5), self.steps(3)
+        assert (next(first), next(second), next(first)) == (5, 3, 3)
+        first.close()
+        assert next(second) == fo.get_num_threads() == 3
+        second.close()
+        assert fo.get_num_threads() == before
+
+    def test_generators_that_are_closed_in_another_context(self):
+        before = fo.get_num_threads()
+        generator, context = self.steps(5), copy_context()
+        assert context.run(next, generator) == 5
+        generator.close()
+        assert context.run(fo.get_num_threads) == fo.get_num_threads() == before
+
+        generator = self.steps(5)
+        next(generator)
+        with fo.num_threads(3):
+            inherited = copy_context()
+            copy_context().run(generator.close)
+            assert fo.get_num_threads() == inherited.run(fo.get_num_threads) == 3
+        assert fo.get_num_threads() == before
+
+    def test_a_generator_that_is_closed_by_another_thread(self):
+        before, generator = fo.get_num_threads(), self.steps(5)
+        assert next(generator) == 5
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(generator.close).result()
+        assert fo.get_num_threads() == before
+        with fo.num_threads(3):
+            assert len(_engine.limit_here.get()) == 1  # a loop of these piles up nothing
+
+    def test_asynchronous_generators_that_are_left_open(self):
+        """Asyncio closes them at its end, in another task."""
+
+        async def steps():
+            with fo.num_threads(5):
+                while True:
+                    yield fo.get_num_threads()
+
+        async def work():
+            problems = []
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, found: problems.append(found)
+            )
+            generator = steps()
+            assert await anext(generator) == 5
+            return generator, problems
+
+        _, problems = asyncio.run(work())
+        assert problems == []
 
 
 class TestCgroup:
