@@ -67,7 +67,7 @@ with patched():
     found.append(losses(Theirs))
 found.append(losses(MLPClassifier))
 assert np.allclose(found, expected, rtol=1e-10), (found, expected)
-MLPRegressor((8,), max_iter=5, tol=0).fit(x, y)
+MLPRegressor(hidden_layer_sizes=(8,), max_iter=5, tol=0).fit(x, y)
 """
 
 THINC = """

@@ -10,6 +10,7 @@ import itertools
 import pickle
 import re
 import weakref
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -485,6 +486,16 @@ class TestKeys:
         assert steps == {KEY: 2}
         assert all(map(same_bits, arrays.values(), state_of(optimizer)[0].values()))
 
+    @thinc_9  # generators have no copies
+    def test_copies_go_on_with_their_schedules(self):
+        optimizer = ours.Optimizer(thinc.warmup_linear(0.1, 3, 10))
+        train(optimizer, np.ones(3, "f"), gradients(14, 2, 3))
+        other = pickle.loads(pickle.dumps(optimizer))
+        assert other.step == 2
+        steps = gradients(15, 5, 3)
+        found, expected = (train(o, np.ones(3, "f"), steps) for o in (optimizer, other))
+        assert all(map(same_bits, found, expected))
+
     def test_empty_gradient_is_no_step(self):
         optimizer = ours.Optimizer(0.1)
         weights, g = np.ones((1, 2)), np.zeros(0)
@@ -571,7 +582,7 @@ def test_refused_arrays(weights, g, error, message, kwargs):
             "averages",
             None,
             ValueError,
-            "averages[(3, 'W')]: expected parameters and state with mem",
+            "weights[(3, 'W')]: expected an array apart from averages[(3, 'W')], found the same",
         ),
     ],
 )
@@ -584,6 +595,49 @@ def test_refused_state(name, state, error, message):
     assert (weights == 1).all()
     assert (g == 1).all()
     assert KEY not in optimizer.nr_update
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_state_in_the_memory_of_weights_that_are_stepped_through_a_copy(name):
+    optimizer, weights, g = ours.Optimizer(0.1), np.ones((3, 2), "f").T, np.ones((2, 3), "f")
+    getattr(optimizer, name)[KEY] = weights if name == "averages" else weights.T.reshape(6)
+    with pytest.raises(
+        ValueError, match=rf"^{name}\[\(3, 'W'\)\]: expected memory apart from the w"
+    ):
+        optimizer(KEY, weights, g)
+    assert (weights == 1).all()
+    assert (g == 1).all()
+    assert KEY not in optimizer.nr_update
+
+
+def test_averages_that_are_in_use():
+    """In a block of use_params, and after one that raised, thinc steps the averages themselves."""
+    x = np.ones((4, 3), "f")
+    model, optimizer = thinc.Linear(2, 3).initialize(), ours.Optimizer(0.1)
+
+    def step():
+        outputs, backprop = model.begin_update(x)
+        backprop(outputs - 1)
+        model.finish_update(optimizer)
+
+    step()
+    for error in (None, KeyError):
+        trained = {name: model.get_param(name) for name in model.param_names}
+        averages = {key: array.copy() for key, array in optimizer.averages.items()}
+        with suppress(KeyError), model.use_params(optimizer.averages):
+            with pytest.raises(
+                ValueError, match=r"found the same, as in a block of model\.use_params"
+            ):
+                step()
+            if error:
+                raise error
+        if error:
+            with pytest.raises(ValueError, match=r"set the parameters again by model\.set_param"):
+                step()
+        for name, array in trained.items():
+            model.set_param(name, array)
+        assert all(map(same_bits, optimizer.averages.values(), averages.values()))
+        step()
 
 
 BOTH = "beta1, beta2: expected both above 0 (Adam) or both 0 (gradient descent), found"

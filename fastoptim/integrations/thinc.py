@@ -206,14 +206,21 @@ class Optimizer(thinc.optimizers.Optimizer):
             self._take(key, weights, gradient, lr_scale, [])
         else:  # in which order thinc has its state
             check_target(f"weights[{key!r}]", weights)
-            if np.may_share_memory(weights, gradient):
-                raise ValueError(
-                    f"gradient[{key!r}]: expected memory apart from the weights, found memory "
-                    "shared with them"
-                )
+            self._check_apart(key, weights, gradient)
             copy: Any = np.ascontiguousarray(weights)
             self._take(key, copy, gradient, lr_scale, [(weights, {...: copy})])
         return weights, gradient
+
+    def _check_apart(self, key: Key, weights: Array, gradient: Array) -> None:
+        """Raise an error if weights that are stepped through a copy share memory."""
+        state = {"mom1": self.mom1, "mom2": self.mom2, "averages": self.averages or {}}
+        arrays = {"gradient": gradient} | {name: kept.get(key) for name, kept in state.items()}
+        for name, array in arrays.items():
+            if isinstance(array, np.ndarray) and np.may_share_memory(weights, array):
+                raise ValueError(
+                    f"{name}[{key!r}]: expected memory apart from the weights, found memory "
+                    "shared with them"
+                )
 
     def _take(
         self, key: Key, weights: Array, gradient: Array, lr_scale: float, changes: "list[Change]"
@@ -253,6 +260,13 @@ class Optimizer(thinc.optimizers.Optimizer):
             raise TypeError(
                 f"weights[{key!r}]: expected dtype float32 or float64, found float16: keep the "
                 'model\'s parameters in float32, e.g. by model.set_param(name, weights.astype("f"))'
+            )
+        if average is weights:
+            raise ValueError(
+                f"weights[{key!r}]: expected an array apart from averages[{key!r}], found the "
+                "same, as in a block of model.use_params, or after one that an exception ended "
+                "(thinc then leaves the averages in the model): step outside of it, or set the "
+                "parameters again by model.set_param"
             )
         names = ("weights", "gradient", "mom1", "mom2", "averages")
         labels = [f"{name}[{key!r}]" for name in names]
