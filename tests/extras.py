@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -160,12 +161,14 @@ EXTRAS = {
     "": Extra([code(README), code(EVOLUTION)]),
     "checkpoint": Extra([code(CHECKPOINT)]),
     "demo": Extra([["fastoptim", "demo", "--quick"]]),
-    "bench": Extra([BENCH, ["pytest", DENORMALS, "--benchmark-disable"]]),
+    "bench": Extra([[*BENCH, "--optimizer", "SGD"], ["pytest", DENORMALS, "--benchmark-disable"]]),
     "plot": Extra([code(PLOT)]),
     "bench,plot": Extra([[*BENCH, "--scale", "--plot", "scale.png"]], ages=("newest",)),
     "sklearn": Extra([code(SKLEARN)], suite="test_sklearn.py"),
     "autograd": Extra([code(AUTOGRAD)], suite="test_autograd.py"),
-    "autograd,sklearn": Extra([["python", "-m", "fastoptim.examples.autograd_digits"]]),
+    "autograd,sklearn": Extra(
+        [["python", "-m", "fastoptim.examples.autograd_digits"]], ages=("newest",)
+    ),
     "thinc": Extra([code(THINC)], suite="test_thinc.py", suite_ages=("newest", "oldest")),
     # spaCy 3.8.2 imports click, which came with typer then
     "spacy": Extra([code(THINC), code(SPACY)], ages=("newest",)),
@@ -238,6 +241,7 @@ class Environment(NamedTuple):
     def check(self) -> bool:
         """Install the extras, run their lines, and print what has failed."""
         title = f"fastoptim[{self.names}], {self.age} versions"
+        began = time.monotonic()
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             place = Path(name)
             try:
@@ -245,7 +249,7 @@ class Environment(NamedTuple):
             except subprocess.CalledProcessError as error:
                 print(f"{title}: failed, after\n{error.stdout}", flush=True)
                 return False
-        print(f"{title}: good", flush=True)
+        print(f"{title}: good, after {time.monotonic() - began:.0f} s", flush=True)
         return True
 
     def run_all(self, place: Path) -> None:
