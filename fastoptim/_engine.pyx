@@ -606,7 +606,7 @@ cdef class Plan:
     unstarted : sequence of bool
         For each parameter whether its average is to start at the next step, as the parameter is
         then; of none, all averages go on from what they are.
-    watched : list of tuples
+    watched : sequence of tuples
         ``(given, arrays, check)``: a list or mapping of the caller's, the arrays that it held, and
         what to call in a step where that is not plain to see. It raises if one was replaced.
 
@@ -636,7 +636,7 @@ cdef class Plan:
     cdef Py_ssize_t* tile_start
     cdef double* tile_sums
     cdef list given  # keeps alive the arrays that are written; the lists of them hold views
-    cdef list watched
+    cdef tuple watched
     cdef list labels, params, states, emas, masks, grads, row_scalars
     cdef double* tile_sums_of_p  # beside those of the gradient or the direction
     cdef object update, loops
@@ -647,7 +647,7 @@ cdef class Plan:
 
     def __cinit__(
         self, list tensors, update=None, loops=None, bint trust=False, bint zeroing=False,
-        unstarted=(), list watched=[],
+        unstarted=(), watched=(),
     ):
         self.count = len(tensors)
         self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
@@ -658,7 +658,7 @@ cdef class Plan:
         self.labels, self.given = [], []
         self.params, self.states, self.emas, self.masks = [], [], [], []
         self.update, self.loops, self.trust, self.zeroing = update, loops, trust, zeroing
-        self.watched = watched
+        self.watched = tuple(watched)
         for i in range(self.count):
             self.add(i, tensors[i])
         for i, new in enumerate(unstarted):

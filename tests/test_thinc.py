@@ -10,6 +10,7 @@ import itertools
 import pickle
 import re
 import weakref
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -43,6 +44,9 @@ CASES = [
     for (name, rule), (chosen, options) in itertools.product(RULES.items(), OPTIONS.items())
 ]
 STATE = ("mom1", "mom2", "averages")
+thinc_9 = pytest.mark.skipif(
+    not hasattr(thinc, "Schedule"), reason="before thinc 9 schedules are generators"
+)
 
 
 def gradients(seed, steps, shape, dtype=np.float32):
@@ -88,6 +92,26 @@ def assert_same_state(optimizer, expected):
     assert_close(arrays.values(), others.values(), 2e-5)
 
 
+def own_names(cls):
+    return {name for name in vars(cls) if not name.startswith("__")}
+
+
+def test_no_name_of_thincs_is_hidden():
+    hidden = own_names(ours.Optimizer) & own_names(thinc_optimizers.Optimizer)
+    assert hidden == {"step_schedules"}
+
+
+SCHEDULES = {
+    "constant_then": lambda: thinc.constant_then(0.1, 3, thinc.decaying(0.05, 0.1)),
+    "constant": lambda: thinc.constant(0.1),
+    "decaying": lambda: thinc.decaying(0.1, 0.5),
+    "compounding": lambda: thinc.compounding(0.1, 0.3, 1.2),
+    "slanted_triangular": lambda: thinc.slanted_triangular(0.1, 20, cut_frac=0.3),
+    "warmup_linear": lambda: thinc.warmup_linear(0.1, 3, 10),
+    "cyclic_triangular": lambda: thinc.cyclic_triangular(0.01, 0.1, 4),
+}
+
+
 class TestLikeThinc:
     @pytest.mark.parametrize("lr_scale", [1.0, 0.3])
     @pytest.mark.parametrize("kwargs", CASES)
@@ -122,6 +146,84 @@ class TestLikeThinc:
                 cls(0.1, **kwargs)(KEY, weights, g)
             found.append(weights)
         assert np.array_equal(np.isnan(found[0]), np.isnan(found[1]))
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+    def test_thincs_own_schedules(self, make, rule):
+        start, steps = np.ones(5, "f"), gradients(10, 12, 5)
+        mine, expected = (
+            cls(make(), L2=make(), **RULES[rule]) for cls in (ours.Optimizer, thinc.Optimizer)
+        )
+        assert_close(train(mine, start.copy(), steps), train(expected, start.copy(), steps))
+
+    @thinc_9
+    def test_schedules_that_ask_for_the_key_and_the_last_score(self):
+        rates = {(0, "W"): 0.1, (1, "W"): 0.01}
+
+        def of_the_key(schedule, step, *, key, **_):
+            return rates[key] / (1 + step)
+
+        found = []
+        for cls in (ours.Optimizer, thinc.Optimizer):
+            own = thinc.Schedule("of_the_key", of_the_key)
+            optimizer = cls(own, grad_clip=thinc.plateau(1, 0.5, thinc.constant(0.8)))
+            weights = {key: np.ones(4, "f") for key in rates}
+            for score in (0.5, 0.4, 0.6, 0.1, 0.1):
+                for key, w in weights.items():
+                    optimizer(key, w, np.full(4, 3.0, "f"))
+                optimizer.step_schedules()
+                optimizer.last_score = score
+            assert optimizer.step == 5
+            assert optimizer.last_score == (5, 0.1)
+            found.append(weights)
+        assert_close(found[0].values(), found[1].values())
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("grad_clip", False),
+            ("grad_clip", True),
+            ("grad_clip", np.inf),
+            ("L2", False),
+            ("L2", True),
+            ("eps", False),
+            ("learn_rate", 1),
+            ("learn_rate", True),
+        ],
+    )
+    def test_numbers_that_are_no_floats(self, name, value, rule):
+        start, steps = np.ones(5, "f"), gradients(11, 4, 5)
+        for given in (value, [value]):
+            kwargs = {"learn_rate": 0.1} | RULES[rule] | {name: given}
+            found, expected = (
+                train(cls(**kwargs), start.copy(), steps)
+                for cls in (ours.Optimizer, thinc.Optimizer)
+            )
+            assert_close(found, expected)
+
+    @pytest.mark.parametrize("name", ["learn_rate", "L2", "beta1", "beta2", "eps", "grad_clip"])
+    def test_numbers_of_numpy(self, name):
+        start, steps = np.ones(5, "f"), gradients(12, 4, 5)
+
+        def trained(value, lr_scale=1.0):
+            optimizer = ours.Optimizer(**{"learn_rate": 0.1} | {name: value})
+            return train(optimizer, start.copy(), steps, lr_scale=lr_scale)
+
+        expected = trained(0.25)
+        for value in (np.float32(0.25), np.float64(0.25), np.array(0.25), np.array(0.25, "f")):
+            assert all(map(same_bits, trained(value), expected))
+            assert all(map(same_bits, trained([value]), expected))
+        for one in (1, True, np.float32(1), np.array(1.0)):
+            assert all(map(same_bits, trained(0.25, lr_scale=one), expected))
+
+    def test_numbers_that_the_user_assigns(self):
+        for value in (0.25, np.float32(0.25), np.array(0.25)):
+            optimizer, expected = ours.Optimizer(0.1), ours.Optimizer(0.25, grad_clip=0.0)
+            optimizer.learn_rate, optimizer.grad_clip = value, False
+            steps = gradients(13, 4, 5)
+            found = train(optimizer, np.ones(5, "f"), steps)
+            assert all(map(same_bits, found, train(expected, np.ones(5, "f"), steps)))
 
     def test_norms_that_float32_cannot_hold(self):
         for size in (1e25, 1e-30):
@@ -384,6 +486,16 @@ class TestKeys:
         assert steps == {KEY: 2}
         assert all(map(same_bits, arrays.values(), state_of(optimizer)[0].values()))
 
+    @thinc_9  # generators have no copies
+    def test_copies_go_on_with_their_schedules(self):
+        optimizer = ours.Optimizer(thinc.warmup_linear(0.1, 3, 10))
+        train(optimizer, np.ones(3, "f"), gradients(14, 2, 3))
+        other = pickle.loads(pickle.dumps(optimizer))
+        assert other.step == 2
+        steps = gradients(15, 5, 3)
+        found, expected = (train(o, np.ones(3, "f"), steps) for o in (optimizer, other))
+        assert all(map(same_bits, found, expected))
+
     def test_empty_gradient_is_no_step(self):
         optimizer = ours.Optimizer(0.1)
         weights, g = np.ones((1, 2)), np.zeros(0)
@@ -438,7 +550,8 @@ SHARED = np.ones((3, 2), "f")
             np.ones(3, "e"),
             np.ones(3, "e"),
             TypeError,
-            "weights[(3, 'W')]: expected dtype float32 or",
+            "weights[(3, 'W')]: expected dtype float32 or float64, found float16: keep the model's "
+            'parameters in float32, e.g. by model.set_param(name, weights.astype("f"))',
         ),
         (np.ones(6, "f")[::2], np.ones(3, "f"), ValueError, "weights[(3, 'W')]: expected a dense"),
         (SHARED, SHARED, ValueError, "gradient[(3, 'W')]: expected memory apart from all"),
@@ -469,7 +582,7 @@ def test_refused_arrays(weights, g, error, message, kwargs):
             "averages",
             None,
             ValueError,
-            "averages[(3, 'W')]: expected parameters and state with mem",
+            "weights[(3, 'W')]: expected an array apart from averages[(3, 'W')], found the same",
         ),
     ],
 )
@@ -484,6 +597,49 @@ def test_refused_state(name, state, error, message):
     assert KEY not in optimizer.nr_update
 
 
+@pytest.mark.parametrize("name", STATE)
+def test_state_in_the_memory_of_weights_that_are_stepped_through_a_copy(name):
+    optimizer, weights, g = ours.Optimizer(0.1), np.ones((3, 2), "f").T, np.ones((2, 3), "f")
+    getattr(optimizer, name)[KEY] = weights if name == "averages" else weights.T.reshape(6)
+    with pytest.raises(
+        ValueError, match=rf"^{name}\[\(3, 'W'\)\]: expected memory apart from the w"
+    ):
+        optimizer(KEY, weights, g)
+    assert (weights == 1).all()
+    assert (g == 1).all()
+    assert KEY not in optimizer.nr_update
+
+
+def test_averages_that_are_in_use():
+    """In a block of use_params, and after one that raised, thinc steps the averages themselves."""
+    x = np.ones((4, 3), "f")
+    model, optimizer = thinc.Linear(2, 3).initialize(), ours.Optimizer(0.1)
+
+    def step():
+        outputs, backprop = model.begin_update(x)
+        backprop(outputs - 1)
+        model.finish_update(optimizer)
+
+    step()
+    for error in (None, KeyError):
+        trained = {name: model.get_param(name) for name in model.param_names}
+        averages = {key: array.copy() for key, array in optimizer.averages.items()}
+        with suppress(KeyError), model.use_params(optimizer.averages):
+            with pytest.raises(
+                ValueError, match=r"found the same, as in a block of model\.use_params"
+            ):
+                step()
+            if error:
+                raise error
+        if error:
+            with pytest.raises(ValueError, match=r"set the parameters again by model\.set_param"):
+                step()
+        for name, array in trained.items():
+            model.set_param(name, array)
+        assert all(map(same_bits, optimizer.averages.values(), averages.values()))
+        step()
+
+
 BOTH = "beta1, beta2: expected both above 0 (Adam) or both 0 (gradient descent), found"
 
 
@@ -491,11 +647,33 @@ BOTH = "beta1, beta2: expected both above 0 (Adam) or both 0 (gradient descent),
     ("kwargs", "error", "message"),
     [
         ({"L2": -0.1}, ValueError, "L2: expected a finite number >= 0, found -0.1"),
-        ({"L2": True}, TypeError, "L2: expected a finite number >= 0, found True"),
+        (
+            {"L2": None},
+            ValueError,
+            "L2: expected a finite number >= 0, or a list, a generator or a schedule of such, "
+            "found None",
+        ),
+        ({"L2": [None]}, TypeError, "L2: expected a finite number >= 0, found None"),
+        (
+            {"eps": np.ones(1)},
+            ValueError,
+            "eps: expected a finite number >= 0, or a list, a generator or a schedule of such, "
+            "found array([1.])",
+        ),
+        ({"eps": [np.ones(1)]}, TypeError, "eps: expected a finite number >= 0, found array([1.])"),
         ({"beta1": 1.0}, ValueError, "beta1: expected a number in [0, 1), found 1.0"),
         ({"beta2": [1.5]}, ValueError, "beta2: expected a number in [0, 1), found 1.5"),
         ({"eps": -1.0}, ValueError, "eps: expected a finite number >= 0, found -1.0"),
-        ({"grad_clip": -1.0}, ValueError, "grad_clip: expected a finite number >= 0, found -1.0"),
+        (
+            {"grad_clip": -1.0},
+            ValueError,
+            "grad_clip: expected a number >= 0 (False or 0 does not clip), found -1.0",
+        ),
+        (
+            {"grad_clip": [None]},
+            TypeError,
+            "grad_clip: expected a number >= 0 (False or 0 does not clip), found None",
+        ),
         ({"learn_rate": np.inf}, ValueError, "learn_rate: expected a finite number, found inf"),
         ({"beta1": 0.0}, ValueError, f"{BOTH} 0 and 0.999"),
         ({"beta2": 0.0}, ValueError, f"{BOTH} 0.9 and 0"),

@@ -20,6 +20,7 @@ or a program does, with `Adam`, `RAdam` and `SGD` of this module in place of tho
 
 # confection, which reads config files, wants the annotations of functions themselves: no
 # `from __future__ import annotations` here.
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import attrgetter, is_
@@ -30,7 +31,7 @@ import numpy as np
 from fastoptim import _levels, reference
 from fastoptim._base import Array, chosen_backend
 from fastoptim._engine import Plan, check_target
-from fastoptim._kinds import Real, checked
+from fastoptim._kinds import Kind, Real, checked, number, shown
 from fastoptim._rule import Rule, ScalarsOfStep
 from fastoptim._stages import Scalars, after_scalars, before_scalars, norm_of
 from fastoptim.gradients import global_norm
@@ -56,15 +57,28 @@ def __dir__() -> list[str]:
 Key = tuple[int, str]
 Rate = Any  # a number, a list or a generator of numbers, or a schedule of thinc 9
 
-KINDS = {
+
+class Limit(Real):
+    """A limit of norms: 0 and infinity are none."""
+
+    def __str__(self) -> str:
+        return "a number >= 0 (False or 0 does not clip)"
+
+    def __call__(self, value: Any) -> float:
+        x = number(value)
+        return x if x == math.inf else super().__call__(x)
+
+
+KINDS: dict[str, Kind] = {
     "lr_scale": Real(),
     "learn_rate": Real(),
     "beta1": Real(0, 1),
     "beta2": Real(0, 1),
     "eps": Real(0),
     "L2": Real(0),
-    "grad_clip": Real(0),
+    "grad_clip": Limit(0),
 }
+FLOATS = (float,) * len(KINDS)
 hyperparameters = attrgetter("learn_rate", "b1", "b2", "eps", "L2", "grad_clip")
 
 
@@ -169,12 +183,12 @@ class Optimizer(thinc.optimizers.Optimizer):
         L2_is_weight_decay: bool = True,  # noqa: N803
     ) -> None:
         super().__init__(
-            learn_rate,
-            L2=L2,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            grad_clip=grad_clip,
+            _argument("learn_rate", learn_rate),
+            L2=_argument("L2", L2),
+            beta1=_argument("beta1", beta1),
+            beta2=_argument("beta2", beta2),
+            eps=_argument("eps", eps),
+            grad_clip=_argument("grad_clip", grad_clip),
             use_averages=use_averages,
             use_radam=use_radam,
             L2_is_weight_decay=L2_is_weight_decay,
@@ -182,7 +196,8 @@ class Optimizer(thinc.optimizers.Optimizer):
         self._backend = chosen_backend()
         self._planned = Cache()  # for keys with a step since the last call of step_schedules
         self._idle = Cache()  # and since the last but one
-        self._next_step((0, ""), 1, 1.0)  # raises where a hyperparameter is not as it must be
+        if not any(map(_may_depend_on_key, hyperparameters(self))):
+            self._next_step((0, ""), 1, 1.0)  # raises where one of them is not as it must be
 
     def __call__(
         self, key: Key, weights: Array, gradient: Array, *, lr_scale: float = 1.0
@@ -193,19 +208,26 @@ class Optimizer(thinc.optimizers.Optimizer):
         if gradient.size == 0:
             return weights, gradient
         if weights.flags.c_contiguous:
-            self._step(key, weights, gradient, lr_scale, [])
+            self._take(key, weights, gradient, lr_scale, [])
         else:  # in which order thinc has its state
             check_target(f"weights[{key!r}]", weights)
-            if np.may_share_memory(weights, gradient):
-                raise ValueError(
-                    f"gradient[{key!r}]: expected memory apart from the weights, found memory "
-                    "shared with them"
-                )
+            self._check_apart(key, weights, gradient)
             copy: Any = np.ascontiguousarray(weights)
-            self._step(key, copy, gradient, lr_scale, [(weights, {...: copy})])
+            self._take(key, copy, gradient, lr_scale, [(weights, {...: copy})])
         return weights, gradient
 
-    def _step(
+    def _check_apart(self, key: Key, weights: Array, gradient: Array) -> None:
+        """Raise an error if weights that are stepped through a copy share memory."""
+        state = {"mom1": self.mom1, "mom2": self.mom2, "averages": self.averages or {}}
+        arrays = {"gradient": gradient} | {name: kept.get(key) for name, kept in state.items()}
+        for name, array in arrays.items():
+            if isinstance(array, np.ndarray) and np.may_share_memory(weights, array):
+                raise ValueError(
+                    f"{name}[{key!r}]: expected memory apart from the weights, found memory "
+                    "shared with them"
+                )
+
+    def _take(
         self, key: Key, weights: Array, gradient: Array, lr_scale: float, changes: "list[Change]"
     ) -> None:
         """Step weights in C order, and change together with them what else there is to change."""
@@ -228,15 +250,29 @@ class Optimizer(thinc.optimizers.Optimizer):
         self._idle, self._planned = self._planned, Cache()
 
     def _next_step(self, key: Key, t: int, lr_scale: float) -> Step:
-        values = hyperparameters(self)
-        if callable(values[0]):  # in thinc 9 all are schedules
-            arguments = self._schedule_args(key)
-            values = tuple(schedule(self.step, **arguments) for schedule in values)
-        return _step_of(t, self.use_radam, self.L2_is_weight_decay, lr_scale, *values)
+        values = lr_scale, *hyperparameters(self)
+        if tuple(map(type, values)) != FLOATS:
+            if hasattr(self, "_schedule_args"):  # thinc 9, where all of them are schedules
+                extra = self._schedule_args(key)
+                values = tuple(v(self.step, **extra) if callable(v) else v for v in values)
+            values = tuple(map(_plain, KINDS, values))
+        return _step_of(t, self.use_radam, self.L2_is_weight_decay, *values)
 
     def _plan(self, key: Key, rule: Rule, arrays: Sequence[Any]) -> Planned:
         """Plan the steps of arrays, of which state that is missing is made."""
         weights, *moments, average = arrays
+        if weights.dtype == np.float16:
+            raise TypeError(
+                f"weights[{key!r}]: expected dtype float32 or float64, found float16: keep the "
+                'model\'s parameters in float32, e.g. by model.set_param(name, weights.astype("f"))'
+            )
+        if average is weights:
+            raise ValueError(
+                f"weights[{key!r}]: expected an array apart from averages[{key!r}], found the "
+                "same, as in a block of model.use_params, or after one that an exception ended "
+                "(thinc then leaves the averages in the model): step outside of it, or set the "
+                "parameters again by model.set_param"
+            )
         names = ("weights", "gradient", "mom1", "mom2", "averages")
         labels = [f"{name}[{key!r}]" for name in names]
         state: list[Any] = [None] * len(rule.state)
@@ -265,12 +301,9 @@ class Optimizer(thinc.optimizers.Optimizer):
 
 
 @lru_cache(maxsize=32)  # one, where all parameters are in the same step
-def _step_of(t: int, use_radam: bool, decays: bool, lr_scale: float, *hyper: float) -> Step:
+def _step_of(t: int, use_radam: bool, decays: bool, *hyper: float) -> Step:
     """Return the t-th step with some hyperparameters, those in KINDS."""
-    values = zip(KINDS.items(), (lr_scale, *hyper), strict=True)
-    lr_scale, lr, b1, b2, eps, l2, limit = (
-        checked(name, kind, value) for (name, kind), value in values
-    )
+    lr_scale, lr, b1, b2, eps, l2, limit = map(checked, KINDS, KINDS.values(), hyper)
     decay = lr_scale * lr * l2 if decays else 0.0
     if use_radam:  # which in thinc is one step ahead, and has no lr_scale
         rule, own = reference.radam, reference.radam.scalars(t + 1, lr, (b1, b2), eps)
@@ -325,6 +358,36 @@ class Clipped:
     def scalars(self, t: int) -> tuple[Scalars, Scalars, Scalars]:
         (scale, decay, *rest), after, own = self.step.scalars(t)
         return (scale, decay + self.factor * scale * self.step.penalty, *rest), after, own
+
+
+def _plain(name: str, value: Any) -> float:
+    """Return a number as a float, also a bool and an array of no dimension, as thinc takes them."""
+    if type(value) is float:
+        return value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, (bool, np.bool_)):
+        value = float(value)
+    x: float = checked(name, KINDS[name], value)
+    return x
+
+
+def _argument(name: str, value: Any) -> Any:
+    """Return a hyperparameter as thinc's Optimizer takes it."""
+    if isinstance(value, list) or hasattr(value, "__next__") or callable(value):
+        return value
+    try:
+        return _plain(name, value)
+    except TypeError:
+        raise ValueError(  # as thinc, of what is neither a number nor a schedule
+            f"{name}: expected {KINDS[name]}, or a list, a generator or a schedule of such, "
+            f"found {shown(value)}"
+        ) from None
+
+
+def _may_depend_on_key(value: Any) -> bool:
+    """Return whether a value is a schedule that somebody wrote, who may ask for the key."""
+    return callable(value) and value.name not in ("constant", "wrap_generator")
 
 
 def _shaped(label: str, moment: Any, weights: Array) -> Any:
