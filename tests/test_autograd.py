@@ -247,12 +247,26 @@ def test_arguments_that_are_refused(name, kwargs, error, message):
 
 
 def test_parameters_and_gradients_that_are_refused():
-    with pytest.raises(TypeError, match="x0: expected real numbers, found complex128"):
+    with pytest.raises(
+        TypeError, match="x0: expected real numbers of at most 64 bits, found complex"
+    ):
         integration.sgd(lambda x, i: x, 1j)
-    with pytest.raises(TypeError, match="grad: expected real numbers, found complex128"):
+    with pytest.raises(
+        TypeError, match="grad: expected real numbers of at most 64 bits, found comp"
+    ):
         integration.sgd(lambda x, i: 1j * x, 1.0)
     with pytest.raises(ValueError, match=r"grads: expected shape \(3,\) .* found \(2,\)"):
         integration.sgd(lambda x, i: x[:2], np.ones(3))
+
+
+@pytest.mark.skipif(np.dtype("g").itemsize == 8, reason="long double is float64 here")
+def test_more_bits_than_the_steps_have_are_refused():
+    """Autograd would go on in them."""
+    wide = np.ones(2, np.longdouble)
+    with pytest.raises(TypeError, match="x0: expected real numbers of at most 64 bits, found floa"):
+        integration.adam(lambda x, i: x, wide)
+    with pytest.raises(TypeError, match="grad: expected real numbers of at most 64 bits, found f"):
+        integration.adam(lambda x, i: wide, np.ones(2))
 
 
 def test_a_gradient_through_the_steps_is_refused():

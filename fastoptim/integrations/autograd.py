@@ -242,5 +242,9 @@ def _check_numbers(label: str, flat: Any) -> None:
             f"{label}: expected numbers, found values that autograd is tracing; "
             "autograd.misc.optimizers can be differentiated"
         )
-    if np.asarray(flat).dtype.kind not in "fiub":
-        raise TypeError(f"{label}: expected real numbers, found {np.asarray(flat).dtype}")
+    dtype = np.asarray(flat).dtype
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:  # float64 would hold less
+        raise TypeError(
+            f"{label}: expected real numbers of at most 64 bits, found {dtype}; "
+            "autograd.misc.optimizers take longer floats"
+        )
