@@ -1161,6 +1161,31 @@ def test_supported_versions(monkeypatch, version):
 # Fresh processes
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_fork_while_another_thread_changes_the_patch_leaves_the_lock_free():
+    code = """
+import os, threading, warnings
+import fastoptim.integrations.sklearn as ours
+warnings.simplefilter("ignore")
+locked, done = threading.Event(), threading.Event()
+
+def change():
+    with ours._lock:
+        locked.set()
+        done.wait(1)  # a fork that does not wait for the lock comes before
+
+threading.Thread(target=change).start()
+locked.wait()
+if os.fork() == 0:
+    os._exit(ours._lock.locked())
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+done.set()
+with ours.patched():
+    print(ours._lock.locked())
+"""
+    assert output(code).split() == ["0", "False"]
+
+
 RELOADS = {
     "reloaded": "importlib.reload(ours)",
     "imported anew": "del sys.modules[name]; ours = importlib.import_module(name)",

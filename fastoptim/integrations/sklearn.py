@@ -22,14 +22,17 @@ step. In float32, scikit-learn computes some of each step of Adam in float64; he
 throughout.
 
 State, learning rate and step count stay where scikit-learn has them. So an estimator is pickled,
-copied, and trained on with or without fastoptim, however it was trained before. Where the engine
-refuses arrays, such as coefficients in float32 with gradients in float64, scikit-learn takes the
-step itself. So it does where somebody has put something in the place of one of its methods, on a
-class or on one estimator or optimizer: it gets the gradients that it gets without fastoptim.
+copied, and trained on with or without fastoptim, however it was trained before; but the arrays of
+that state are updated in place, where scikit-learn makes new ones: copy what is to stay (with
+`copy.deepcopy`). Where the engine refuses arrays, such as coefficients in float32 with gradients in
+float64, scikit-learn takes the step itself. So it does where somebody has put something in the
+place of one of its methods, on a class or on one estimator or optimizer: it gets the gradients that
+it gets without fastoptim.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -39,7 +42,7 @@ from contextlib import contextmanager, nullcontext
 from functools import wraps
 from operator import is_
 from types import FunctionType, MethodType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -78,6 +81,10 @@ if "_lock" not in globals():  # a reload finds scikit-learn as it has been patch
     _reasons: list[str] = []
     # What the patch has replaced in scikit-learn's class, by name, and what with.
     _members: dict[str, tuple[Any, Any]] = {}
+    if hasattr(os, "register_at_fork"):  # a child has no thread that would release the lock
+        os.register_at_fork(
+            before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+        )
 
 
 def patch() -> None:
@@ -391,11 +398,11 @@ def _is_called_by(*names: str) -> bool:
     That tells of all who could see gradients, in whatever way they came between: in a subclass, on
     the instance, on the class, for a single call.
     """
-    frame: Any = sys._getframe()
-    while frame.f_globals is globals():
+    theirs, frame = vars(_multilayer_perceptron), cast(Any, sys._getframe())
+    while frame and frame.f_globals is globals():
         frame = frame.f_back
     for name in names:
-        if frame.f_globals is not vars(_multilayer_perceptron) or frame.f_code.co_name != name:
+        if not (frame and frame.f_globals is theirs and frame.f_code.co_name == name):
             return False
         frame = frame.f_back
     return True
