@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import inspect
 
@@ -103,6 +104,90 @@ def test_callback_sees_what_autograds_sees_and_may_keep_it(name):
     assert not np.array_equal(first, second)
 
 
+def away(x, i):
+    """Return a gradient that leads from 0 to more than 1 within a few steps."""
+    if isinstance(x, dict):
+        return {key: away(value, i) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return type(x)(away(value, i) for value in x)
+    return np.full(np.shape(x), -5.0 - i)
+
+
+def bounded(tree):
+    """Change all arrays in place."""
+    if isinstance(tree, (dict, list, tuple)):
+        for branch in tree.values() if isinstance(tree, dict) else tree:
+            bounded(branch)
+    else:
+        np.clip(tree, -1, 1, out=tree)
+
+
+def gradient_that_projects(x, i):
+    bounded(x)
+    return away(x, i)
+
+
+def gradient_that_is_the_parameters(x, i):
+    return x
+
+
+def gradient_that_puts_others_into_containers(x, i):
+    g = away(x, i)
+    if isinstance(x, dict):
+        x["b"] = np.full((), 9.0)
+    elif isinstance(x, list):
+        x.append(9.0)
+    return g
+
+
+ALTERATIONS = {
+    "the callback projects": (away, lambda x, i, g: bounded(x)),
+    "the gradient projects": (gradient_that_projects, None),
+    "the callback clips the gradient": (away, lambda x, i, g: bounded(g)),
+    "one array is both": (gradient_that_is_the_parameters, lambda x, i, g: bounded(g)),
+    "containers are filled anew": (gradient_that_puts_others_into_containers, None),
+}
+
+
+@every_name
+@pytest.mark.parametrize(("gradient", "callback"), ALTERATIONS.values(), ids=ALTERATIONS)
+@pytest.mark.parametrize(
+    "x0",
+    [np.zeros(3), np.full((2, 3), 3.0).T, 0.25, {"a": np.zeros(2), "b": 0.5}, [np.full(2, 3.0)]],
+    ids=["vector", "matrix", "number", "dict", "list"],
+)
+def test_changes_in_place_have_the_effect_that_they_have_in_autograd(name, gradient, callback, x0):
+    runs = []
+    for optimize in both(name):
+        shown = []
+
+        def watch(x, i, g, shown=shown):
+            before = copy.deepcopy((x, g))
+            if callback:
+                callback(x, i, g)
+            shown.extend(
+                [before, copy.deepcopy((x, g)), x]
+            )  # the last may yet change, but must not
+
+        runs.append((optimize(gradient, copy.deepcopy(x0), watch, 8, step_size=0.5), shown))
+    ours, theirs = runs
+    assert_same(ours, theirs)
+
+
+@every_name
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_the_first_iteration_sees_numbers_of_the_starts_own_type(name, dtype):
+    ours, _ = both(name)
+    types = []
+
+    def gradient(x, i):
+        types.append(x.dtype)
+        return x
+
+    ours(gradient, np.arange(3).astype(dtype), lambda x, i, g: types.append(g.dtype), 2)
+    assert types == [dtype, dtype, np.float64, np.float64]
+
+
 @every_name
 @pytest.mark.parametrize(
     "x0",
@@ -162,12 +247,26 @@ def test_arguments_that_are_refused(name, kwargs, error, message):
 
 
 def test_parameters_and_gradients_that_are_refused():
-    with pytest.raises(TypeError, match="x0: expected real numbers, found complex128"):
+    with pytest.raises(
+        TypeError, match="x0: expected real numbers of at most 64 bits, found complex"
+    ):
         integration.sgd(lambda x, i: x, 1j)
-    with pytest.raises(TypeError, match="grad: expected real numbers, found complex128"):
+    with pytest.raises(
+        TypeError, match="grad: expected real numbers of at most 64 bits, found comp"
+    ):
         integration.sgd(lambda x, i: 1j * x, 1.0)
     with pytest.raises(ValueError, match=r"grads: expected shape \(3,\) .* found \(2,\)"):
         integration.sgd(lambda x, i: x[:2], np.ones(3))
+
+
+@pytest.mark.skipif(np.dtype("g").itemsize == 8, reason="long double is float64 here")
+def test_more_bits_than_the_steps_have_are_refused():
+    """Autograd would go on in them."""
+    wide = np.ones(2, np.longdouble)
+    with pytest.raises(TypeError, match="x0: expected real numbers of at most 64 bits, found floa"):
+        integration.adam(lambda x, i: x, wide)
+    with pytest.raises(TypeError, match="grad: expected real numbers of at most 64 bits, found f"):
+        integration.adam(lambda x, i: wide, np.ones(2))
 
 
 def test_a_gradient_through_the_steps_is_refused():

@@ -76,7 +76,9 @@ def sgd(
     x0 : array, number, or nested lists, tuples and dicts of them
         Where to start; it stays as it is.
     callback : function, optional
-        ``callback(params, i, gradient)`` is called before each step.
+        ``callback(params, i, gradient)`` is called before each step. If x0 is an array or
+        a number, callback and grad may change params in place, for instance to keep them within
+        bounds, and callback the gradient; in containers, both are copies.
     num_iters : int, default 200
         How many steps to take.
     step_size : float, default 0.1
@@ -219,23 +221,35 @@ def _run(
     flat, unflatten = flatten(x0)
     x = _vector("x0", flat).copy()
     steps = optimizer(x)
+    # As in autograd, each iteration has parameters of its own, which callbacks may keep. Where
+    # unflatten returns views of them, grad and callback may change them in place, too.
+    own = np.array(flat)
     for i in range(num_iters):
-        # The steps change x in place; what a callback has kept is to stay as it was.
-        params = unflatten(x.copy())
-        g = _vector("grad", flatten(grad(params, i))[0])
+        g = flatten(grad(unflatten(own), i))[0]
+        _check_numbers("grad", g)
         if callback:
-            callback(params, i, unflatten(g))
-        steps.step(g)
-    return unflatten(x)
+            callback(unflatten(own), i, unflatten(g))
+        x[...] = own
+        steps.step(_vector("grad", g))
+        own = x.copy()
+    return unflatten(own)
 
 
 def _vector(label: str, flat: Any) -> Vector:
     """Return flat numbers in float64, or say why they are none."""
+    _check_numbers(label, flat)
+    return np.asarray(flat, np.float64)
+
+
+def _check_numbers(label: str, flat: Any) -> None:
     if isinstance(flat, Box):
         raise TypeError(
             f"{label}: expected numbers, found values that autograd is tracing; "
             "autograd.misc.optimizers can be differentiated"
         )
-    if np.asarray(flat).dtype.kind not in "fiub":
-        raise TypeError(f"{label}: expected real numbers, found {np.asarray(flat).dtype}")
-    return np.asarray(flat, np.float64)
+    dtype = np.asarray(flat).dtype
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:  # float64 would hold less
+        raise TypeError(
+            f"{label}: expected real numbers of at most 64 bits, found {dtype}; "
+            "autograd.misc.optimizers take longer floats"
+        )

@@ -22,21 +22,27 @@ step. In float32, scikit-learn computes some of each step of Adam in float64; he
 throughout.
 
 State, learning rate and step count stay where scikit-learn has them. So an estimator is pickled,
-copied, and trained on with or without fastoptim, however it was trained before. Where the engine
-refuses arrays, such as coefficients in float32 with gradients in float64, scikit-learn takes the
-step itself.
+copied, and trained on with or without fastoptim, however it was trained before; but the arrays of
+that state are updated in place, where scikit-learn makes new ones: copy what is to stay (with
+`copy.deepcopy`). Where the engine refuses arrays, such as coefficients in float32 with gradients in
+float64, scikit-learn takes the step itself. So it does where somebody has put something in the
+place of one of its methods, on a class or on one estimator or optimizer: it gets the gradients that
+it gets without fastoptim.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import wraps
 from operator import is_
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import FunctionType, MethodType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -49,8 +55,10 @@ from fastoptim._stages import Scalars, after_scalars, before_scalars
 try:
     import sklearn
     from sklearn import neural_network
+    from sklearn.neural_network import _multilayer_perceptron, _stochastic_optimizers
     from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+    from sklearn.utils import extmath
 except ImportError as error:
     raise ImportError(
         "fastoptim.integrations.sklearn: needs scikit-learn 1.6 to 1.9: "
@@ -69,16 +77,19 @@ def __dir__() -> list[str]:
 
 OLDEST, NEWEST = (1, 6), (1, 9)  # versions with whose own tests it was tested
 
-_fit_stochastic = BaseMultilayerPerceptron._fit_stochastic
-_compute_loss_grad = BaseMultilayerPerceptron._compute_loss_grad
-_backprop = BaseMultilayerPerceptron._backprop
-
 
 # The patch
 
-_lock = threading.Lock()
-# Why scikit-learn is patched: "patch", and one "patched" for each open block.
-_reasons: list[str] = []
+if "_lock" not in globals():  # a reload finds scikit-learn as it has been patched
+    _lock = threading.Lock()
+    # Why scikit-learn is patched: "patch", and one "patched" for each open block.
+    _reasons: list[str] = []
+    # What the patch has replaced in scikit-learn's class, by name, and what with.
+    _members: dict[str, tuple[Any, Any]] = {}
+    if hasattr(os, "register_at_fork"):  # a child has no thread that would release the lock
+        os.register_at_fork(
+            before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+        )
 
 
 def patch() -> None:
@@ -153,39 +164,77 @@ def _is_supported() -> bool:
 
 
 def _install() -> None:
-    """Give scikit-learn's class the members of `_Fused` if there is a reason, else its own."""
-    if _reasons:
-        for name in MEMBERS:
-            setattr(BaseMultilayerPerceptron, name, vars(_Fused)[name])
-    elif "_optimizer" in vars(BaseMultilayerPerceptron):
-        BaseMultilayerPerceptron._fit_stochastic = _fit_stochastic
-        BaseMultilayerPerceptron._compute_loss_grad = _compute_loss_grad
-        del BaseMultilayerPerceptron._optimizer
+    """Patch scikit-learn's class if there is a reason and it is not patched; if none, undo it."""
+    found = vars(BaseMultilayerPerceptron)
+    if _reasons and not _members:
+        ours = {name: _over(found[name], run) for name, run in METHODS.items()}
+        ours["_optimizer"] = vars(_Fused)["_optimizer"]
+        for name, member in ours.items():
+            _members[name] = found.get(name), member
+            setattr(BaseMultilayerPerceptron, name, member)
+    elif not _reasons:
+        for name, (theirs, member) in _members.items():
+            if found.get(name) is not member:
+                continue  # somebody has put something over it, which goes on to what is beneath
+            if theirs is None:
+                delattr(BaseMultilayerPerceptron, name)
+            else:
+                setattr(BaseMultilayerPerceptron, name, theirs)
+        _members.clear()
+
+
+def _over(theirs: Any, run: Callable[..., None]) -> Callable[..., None]:
+    """Return a method that runs one of `METHODS` over the one that a class has."""
+
+    @wraps(theirs)
+    def method(self: Any, *args: Any, **named: Any) -> None:
+        run(MethodType(theirs, self), self, *args, **named)
+
+    return method
+
+
+def _is_from(namespace: dict[str, Any], function: Any) -> bool:
+    """Tell whether a function or method is one that a module defines, and not a substitute.
+
+    Its name does not tell: decorators copy it.
+    """
+    if type(function) is MethodType:
+        function = function.__func__
+    return type(function) is FunctionType and function.__globals__ is namespace
 
 
 # The optimizers
 
 
 class _Sums(list[Any]):
-    """Gradients that are sums over the batch: the penalty and the division are still to come.
+    """All gradients of a batch, which are sums over it that nobody but `_FusedUpdate` gets.
 
-    They are those of the coefficients, and once the others are added to them, of the intercepts.
+    To be gradients, those of the coefficients lack the penalty, and all lack the division by the
+    number of the samples, or by their weight.
     """
 
-    alpha = 0.0
-    total = 1.0  # the number of the samples, or their weight
+    def __init__(
+        self, sums: list[Any], coefs: Sequence[Any], totals: dict[int, tuple[float, float]]
+    ) -> None:
+        super().__init__(sums)
+        self.coefs = coefs
+        self.totals = totals  # the factor of the penalty and the divisor, by layer
 
-    def __add__(self, intercepts: list[Any]) -> _Sums:
-        both = _Sums([*self, *intercepts])
-        both.alpha, both.total = self.alpha, self.total
-        return both
+    def common_totals(self) -> tuple[float, float]:
+        """Return the factor of the penalty and the divisor; raise ValueError if layers differ."""
+        first, *others = [self.totals.get(layer) for layer in range(len(self.coefs))]
+        if first is None or any(other != first for other in others):
+            raise ValueError("expected sums in all layers")
+        alpha, total = first
+        return float(alpha), float(total)
 
-    def finish(self, params: Sequence[Any]) -> None:
-        """Do what is still to come, as scikit-learn does it."""
-        for p, g in zip(params[: len(self) // 2], self, strict=False):
-            g += self.alpha * p
-        for g in self:
-            g /= self.total
+    def finished(self) -> list[Any]:
+        """Return the gradients, made as scikit-learn makes them."""
+        for layer, (alpha, total) in self.totals.items():
+            self[layer] += alpha * self.coefs[layer]
+            self[layer] /= total
+            self[layer + len(self.coefs)] /= total
+        return list(self)
 
 
 class _FusedUpdate:
@@ -217,12 +266,25 @@ class _FusedUpdate:
 
     def update_params(self, params: Sequence[Any], grads: Any) -> None:
         """Update the coefficients and intercepts in place."""
-        try:
-            self._step(params, grads)
-        except (TypeError, ValueError):  # of the engine, and nothing has changed
-            if isinstance(grads, _Sums):
-                grads.finish(params)
-            super().update_params(params, grads)  # type: ignore[misc]
+        if self._is_scikit_learns():
+            try:
+                self._step(params, grads)
+                return
+            except (TypeError, ValueError, ArithmeticError):  # of the engine; nothing has changed
+                pass
+        if isinstance(grads, _Sums):
+            grads = grads.finished()
+        super().update_params(params, grads)  # type: ignore[misc]
+
+    def takes_sums(self) -> bool:
+        """Tell whether `update_params` gets the gradients before anybody else sees them."""
+        return _is_from(globals(), self.update_params) and self._is_scikit_learns()
+
+    def _is_scikit_learns(self) -> bool:
+        """Tell whether the step would be that of scikit-learn."""
+        own: Any = self
+        theirs = super().update_params, own._get_updates  # type: ignore[misc]
+        return all(_is_from(vars(_stochastic_optimizers), method) for method in theirs)
 
     def _step(self, params: Sequence[Any], grads: Any) -> None:
         states = [getattr(self, name) for name in self.states]
@@ -235,12 +297,9 @@ class _FusedUpdate:
         def judge(scale: float) -> tuple[float, list[Change]]:
             return scale, changes
 
-        if isinstance(grads, _Sums):
-            total = float(grads.total)
-            groups = [_group(grads.alpha / total, own), _group(0.0, own)]
-            self.plan.step(grads, groups, 1 / total, judge)
-        else:
-            self.plan.step(grads, [_group(0.0, own)] * 2, 1.0, judge)
+        alpha, total = grads.common_totals() if isinstance(grads, _Sums) else (0.0, 1.0)
+        groups = [_group(alpha / total, own), _group(0.0, own)]
+        self.plan.step(grads, groups, 1 / total, judge)
 
     def _scalars(self) -> Scalars:
         """Return the rule's scalars of the step to take."""
@@ -255,6 +314,8 @@ def _planned(rule: Rule, params: Sequence[Any], states: Sequence[Any]) -> Plan:
     """Return a plan over arrays of scikit-learn: coefficients are group 0, intercepts group 1."""
     missing = [None] * (len(rule.state) - len(states))
     tensors = []
+    if not all(type(p) in (np.ndarray, np.memmap) for p in params):
+        raise TypeError("params: expected plain arrays, found some that may have a += of their own")
     for i, (p, *state) in enumerate(zip(params, *states, strict=True)):
         labels = [f"params[{i}]", f"grads[{i}]", *(f"state[{i}][{s!r}]" for s in rule.state)]
         group = int(2 * i >= len(params))
@@ -295,14 +356,121 @@ CLASSES = {AdamOptimizer: _Adam, SGDOptimizer: _SGD}
 _fused: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by scikit-learn's optimizers
 
 
-class _Optimizer:
-    """The attribute ``_optimizer``: stored as scikit-learn's, found as what updates for it."""
+class _Gradients(list[Any]):
+    """The gradients of the coefficients, as scikit-learn holds them in the course of a fit.
 
-    def __get__(self, estimator: Any, owner: Any = None) -> Any:
-        if estimator is None:
-            return self
+    Those of a batch are sums for the time between `add` and the step, if nobody sees them then.
+    """
+
+    def __init__(self, coefs: Sequence[Any], grads: list[Any], intercept_grads: list[Any]) -> None:
+        super().__init__(grads)
+        self.coefs = [*coefs]
+        self.buffers = [*zip(grads, intercept_grads, strict=True)]
+        self.totals: dict[int, tuple[float, float]] = {}
+
+    def may_be_sums(self, estimator: Any, layer: int, theirs: Any) -> bool:
+        """Tell whether nobody sees the gradients of a layer before the step."""
+        optimizer = estimator._optimizer
+        return (
+            isinstance(optimizer, _FusedUpdate)
+            and optimizer.takes_sums()
+            and estimator.coefs_[layer] is self.coefs[layer]  # so the step's penalty is of the same
+            and _is_from(vars(_multilayer_perceptron), theirs)
+            and _is_from(vars(extmath), _multilayer_perceptron.safe_sparse_dot)
+            and _is_called_by("_backprop", "_fit_stochastic")
+        )
+
+    def add(self, layer: int, x: Any, d: Any, intercept_grads: list[Any]) -> None:
+        """Let the gradients of a layer be sums, from its inputs, transposed, and its deltas."""
+        # The arrays that others have seen are theirs, as in scikit-learn, which makes new ones.
+        self[layer], intercept_grads[layer] = self.buffers[layer]
+        if isinstance(x, np.ndarray):
+            np.matmul(x, d, out=self[layer], casting="same_kind")
+        else:  # sparse
+            self[layer][...] = x @ d
+        np.sum(d, axis=0, out=intercept_grads[layer])
+
+    def __add__(self, intercept_grads: list[Any]) -> list[Any]:
+        """Return what scikit-learn's loop hands to the optimizer."""
+        grads = [*self, *intercept_grads]
+        totals, self.totals = self.totals, {}
+        return _Sums(grads, self.coefs, totals) if totals else grads
+
+
+def _is_called_by(*names: str) -> bool:
+    """Tell whether these functions of scikit-learn's module, the innermost first, have led here.
+
+    That tells of all who could see gradients, in whatever way they came between: in a subclass, on
+    the instance, on the class, for a single call.
+    """
+    theirs, frame = vars(_multilayer_perceptron), cast(Any, sys._getframe())
+    while frame and frame.f_globals is globals():
+        frame = frame.f_back
+    for name in names:
+        if not (frame and frame.f_globals is theirs and frame.f_code.co_name == name):
+            return False
+        frame = frame.f_back
+    return True
+
+
+def _fit_stochastic(theirs: Any, estimator: Any, *args: Any, **named: Any) -> None:
+    # What begins patched ends so: `unpatch` in another thread must not come within a step. What
+    # begins unpatched has no sums, even if it ends patched.
+    hold = bool(_reasons)
+    if (hold or isinstance(estimator, _Fused)) and not named:
+        args = _with_room_for_sums(theirs, estimator, *args)
+    with patched() if hold else nullcontext():
+        theirs(*args, **named)
+    if not named and not args[-1]:  # not incremental: the next fit has another optimizer
+        optimizer = vars(estimator).get("_optimizer")
+        if type(optimizer) in CLASSES:
+            _fused.pop(optimizer, None)
+
+
+def _with_room_for_sums(theirs: Any, estimator: Any, *args: Any) -> tuple[Any, ...]:
+    """Return the arguments of `_fit_stochastic`, with gradients that may be sums if nobody sees."""
+    *before, coef_grads, intercept_grads, layer_units, incremental = args
+    if (
+        _is_from(vars(_multilayer_perceptron), theirs)
+        and _is_called_by("_fit")
+        and _match(estimator.coefs_ + estimator.intercepts_, coef_grads + intercept_grads)
+    ):
+        coef_grads = _Gradients(estimator.coefs_, coef_grads, intercept_grads)
+    return *before, coef_grads, intercept_grads, layer_units, incremental
+
+
+def _match(params: Sequence[Any], grads: Sequence[Any]) -> bool:
+    """Tell whether gradients have room in arrays that were made for them.
+
+    They have not where a warm start has other coefficients than the sizes of the layers say.
+    """
+    return len(params) == len(grads) and all(
+        type(p) is np.ndarray and p.shape == g.shape and p.dtype == g.dtype
+        for p, g in zip(params, grads, strict=True)
+    )
+
+
+def _compute_loss_grad(theirs: Any, estimator: Any, *args: Any, **named: Any) -> None:
+    if not named:  # as scikit-learn calls it
+        layer, total, activations, deltas, grads, intercept_grads = args
+        if isinstance(grads, _Gradients) and grads.may_be_sums(estimator, layer, theirs):
+            grads.add(layer, activations[layer].T, deltas[layer], intercept_grads)
+            grads.totals[layer] = estimator.alpha, total
+            return
+    theirs(*args, **named)
+
+
+METHODS = {"_fit_stochastic": _fit_stochastic, "_compute_loss_grad": _compute_loss_grad}
+
+
+class _Fused:
+    """What differs in an estimator that steps with fastoptim."""
+
+    @property
+    def _optimizer(self) -> Any:
+        """Stored as scikit-learn's, found as what updates for it."""
         try:
-            optimizer = vars(estimator)["_optimizer"]
+            optimizer = vars(self)["_optimizer"]
         except KeyError:
             raise AttributeError("_optimizer") from None
         if type(optimizer) not in CLASSES:  # somebody's own
@@ -311,64 +479,21 @@ class _Optimizer:
             _fused[optimizer] = CLASSES[type(optimizer)].of(optimizer)
         return _fused[optimizer]
 
-    def __set__(self, estimator: Any, optimizer: Any) -> None:
+    @_optimizer.setter
+    def _optimizer(self, optimizer: Any) -> None:
         if isinstance(optimizer, _FusedUpdate):
             optimizer = optimizer.plain()
-        vars(estimator)["_optimizer"] = optimizer
+        vars(self)["_optimizer"] = optimizer
 
-    def __delete__(self, estimator: Any) -> None:
-        del vars(estimator)["_optimizer"]
+    @_optimizer.deleter
+    def _optimizer(self) -> None:
+        del vars(self)["_optimizer"]
 
+    def _fit_stochastic(self, *args: Any, **named: Any) -> None:
+        _fit_stochastic(super()._fit_stochastic, self, *args, **named)  # type: ignore[misc]
 
-class _Fused:
-    """What differs in an estimator that steps with fastoptim."""
-
-    _optimizer = _Optimizer()
-
-    def _fit_stochastic(self: Any, X: Any, *args: Any) -> None:  # noqa: N803
-        *before, coef_grads, intercept_grads, layer_units, incremental = args
-        # what begins patched ends so: `unpatch` in another thread must not come within a step
-        hold = bool(_reasons)
-        if (hold or isinstance(self, _Fused)) and _can_sum(self, X.dtype):
-            coef_grads = _Sums(coef_grads)
-        with patched() if hold else nullcontext():
-            _fit_stochastic(self, X, *before, coef_grads, intercept_grads, layer_units, incremental)
-        if not incremental:  # the next fit has another optimizer, and maybe other coefficients
-            _fused.pop(vars(self)["_optimizer"], None)
-
-    def _compute_loss_grad(
-        self: Any,
-        layer: int,
-        total: Any,
-        activations: list[Any],
-        deltas: list[Any],
-        coef_grads: list[Any],
-        intercept_grads: list[Any],
-    ) -> None:
-        if not (isinstance(coef_grads, _Sums) and isinstance(self._optimizer, _FusedUpdate)):
-            args = layer, total, activations, deltas, coef_grads, intercept_grads
-            _compute_loss_grad(self, *args)
-            return
-        x, d = activations[layer].T, deltas[layer]
-        if isinstance(x, np.ndarray):
-            np.matmul(x, d, out=coef_grads[layer], casting="same_kind")
-        else:  # sparse
-            coef_grads[layer][...] = x @ d
-        np.sum(d, axis=0, out=intercept_grads[layer])
-        coef_grads.alpha, coef_grads.total = self.alpha, total
-
-
-def _can_sum(estimator: Any, dtype: Any) -> bool:
-    """Tell whether nobody else sees the gradients, which must be finished for others."""
-    cls = type(estimator)
-    return (
-        cls._compute_loss_grad is vars(_Fused)["_compute_loss_grad"]
-        and cls._backprop is _backprop
-        and all(p.dtype == dtype for p in estimator.coefs_ + estimator.intercepts_)
-    )
-
-
-MEMBERS = ("_optimizer", "_fit_stochastic", "_compute_loss_grad")
+    def _compute_loss_grad(self, *args: Any, **named: Any) -> None:
+        _compute_loss_grad(super()._compute_loss_grad, self, *args, **named)  # type: ignore[misc]
 
 
 class MLPClassifier(_Fused, neural_network.MLPClassifier):
@@ -435,5 +560,5 @@ class MLPRegressor(_Fused, neural_network.MLPRegressor):
 
 
 if not _is_supported():
-    for _name in MEMBERS:  # the two classes are scikit-learn's but for their name, then
+    for _name in (*METHODS, "_optimizer"):  # the two classes are scikit-learn's but for their name
         delattr(_Fused, _name)
