@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from ._config import __version__
 
@@ -18,6 +21,29 @@ COMMANDS = {
 
 class CommandError(Exception):
     """What the user can put right: `main` prints it on one line and returns 2."""
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, without the number and the path that an OSError repeats."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """Say of which option and file it is that the system cannot write."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{option} {path}: {reason(error)}") from None
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written later, and leave it as it is."""
+    existed = path.exists()
+    with writing(option, path):
+        path.open("ab").close()
+    if not existed:
+        path.unlink()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from fastoptim._config import config
 
 from . import rivals
-from .clients import ClientResult
+from .cases import Cell
+from .clients import LONGEST_MODEL, Client, ClientResult
 from .contenders import REFERENCE, SUBJECT
-from .loop import ALONE, LoopResult
+from .loop import ALONE, LoopResult, Training
 from .sections import Section
 from .timing import PROBE, Result
 
@@ -40,7 +41,8 @@ before, after: seconds of the training with the library's own update, and with
 fastoptim's; ratio: the median of the ratios of each round
 differs by: the largest difference of the results, as a share of their largest
 value
-absent: not installed; the extra of that name brings it"""
+absent: not installed; the extra of that name brings it
+failed: did not run, or had another result; then the exit status is 1"""
 
 
 def environment() -> dict[str, Any]:
@@ -49,7 +51,7 @@ def environment() -> dict[str, Any]:
     found |= {name: os.environ[name] for name in WAITING if name in os.environ}
     try:
         torch = rivals.needed("torch")
-    except rivals.UnavailableError:
+    except Exception:  # absent or broken: it cannot be asked
         return found
     return {
         **found,
@@ -72,15 +74,17 @@ def show(
     sections: Sequence[Section],
     results: Mapping[Any, Result],
     loops: Sequence[LoopResult],
+    failed: Mapping[Any, str],
 ) -> None:
-    """Print all that was measured."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    """Print all that was measured but for the clients."""
+    console = _console()
     console.print("; ".join(f"{name} {value}" for name, value in machine.items()))
     for section in sections:
-        found = [results[section.name, cell] for cell in section.cells]
-        if section.name in ("steps", "rules"):
+        done = [results.get((section.name, cell)) for cell in section.cells]
+        found = [result for result in done if result]
+        if not found:
+            console.print(f"\n{section.title}: nothing was measured")
+        elif section.name in ("steps", "rules"):
             console.print("", _by_rows(section, found))
         else:
             _print_by_columns(console, section, found)
@@ -90,14 +94,18 @@ def show(
         console.print(NOTES)
     if loops:
         console.print("", _loop_table(loops), LOOP_NOTES)
+    for thing, why in failed.items():
+        if isinstance(thing, (Cell, Training)):
+            console.print(f"failed: {thing}: {why}")
 
 
-def show_clients(results: Sequence[ClientResult], left_out: Mapping[str, str]) -> None:
+def show_clients(
+    results: Sequence[ClientResult], failed: Mapping[Any, str], absent: Mapping[str, str]
+) -> None:
     """Print the trainings with other libraries."""
-    from rich.console import Console
-
     table = _table("Clients", ["model", "before\ns", "after\ns", "ratio", "differs\nby"])
-    table.columns[1].justify = "left"
+    model = table.columns[1]
+    model.justify, model.no_wrap, model.max_width = "left", False, LONGEST_MODEL
     table.padding = 0  # for 80 columns
     for result in results:
         table.add_row(
@@ -108,9 +116,20 @@ def show_clients(results: Sequence[ClientResult], left_out: Mapping[str, str]) -
             f"{result.ratio:.2f}x",
             f"{result.difference:.0e}",
         )
-    for library, why in left_out.items():
+    for thing, why in failed.items():
+        if isinstance(thing, Client):
+            table.add_row(thing.library, f"{thing.model}\nfailed: {why}")
+        elif isinstance(thing, str):
+            table.add_row(thing, f"failed: {why}")
+    for library, why in absent.items():
         table.add_row(library, why)
-    Console(highlight=False).print("", table, CLIENT_NOTES)
+    _console().print("", table, CLIENT_NOTES)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)  # brackets in errors are brackets
 
 
 def _table(title: str, headings: Iterable[str]) -> Table:

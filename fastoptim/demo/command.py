@@ -13,9 +13,9 @@ import numpy as np
 
 from fastoptim import optimizers
 from fastoptim._config import config
-from fastoptim.cli import CommandError
+from fastoptim.cli import CommandError, check_writable, writing
 
-from .digits import CLASSES, KEYS, SEED, SIDE, Digits, hold_out, load_digits, load_npz, reason
+from .digits import CLASSES, KEYS, SEED, SIDE, Digits, hold_out, load_digits, load_npz
 from .examples import EXAMPLES
 from .network import HIDDEN
 from .training import BATCH, BLOCK, SCHEDULES, Result, Setup, compare, draw_batches
@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     plot = args.plot or PLOT
-    check_writable(plot)
+    check_writable("--plot", plot)
     setup = set_up(args, load_npz(args.data) if args.data else load_digits())
 
     print(settings(setup), flush=True)
@@ -171,17 +171,6 @@ def set_up(args: argparse.Namespace, digits: Digits) -> Setup:
         validation=validation,
         patience=args.early_stopping or 0,
     )
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, and leave it as it is."""
-    existed = path.exists()
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        raise CommandError(f"--plot {path}: {reason(error)}") from None
-    if not existed:
-        path.unlink()
 
 
 def settings(setup: Setup) -> str:
@@ -270,10 +259,8 @@ def save_plot(path: Path, setup: Setup, results: list[Result]) -> None:
         yscale="log",
     )
     axes.legend()
-    try:
+    with writing("--plot", path):
         figure.savefig(path, format="png", backend="agg", dpi=150)
-    except OSError as error:
-        raise CommandError(f"--plot {path}: {reason(error)}") from None
 
 
 def curve(losses: list[float]) -> tuple[list[int], list[float]]:

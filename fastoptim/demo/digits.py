@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastoptim.cli import CommandError
+from fastoptim.cli import CommandError, reason
 
 SEED = 1
 SIDE, CLASSES = 28, 10
@@ -38,11 +38,6 @@ def load_digits() -> Digits:
     test, train = order[:HELD_OUT], order[HELD_OUT:]
     images = scaled(pixels)
     return Digits(images[train], labels[train], images[test], labels[test])
-
-
-def reason(error: Exception) -> str:
-    """Return what an error says, without the number and the path that an OSError repeats."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def load_npz(path: Path) -> Digits:
