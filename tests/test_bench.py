@@ -10,6 +10,7 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from fastoptim.bench.contenders import CONTENDERS, FACTORS
 from fastoptim.bench.loop import Training
 from fastoptim.bench.rivals import RIVALS, Run, UnavailableError
 
+ROOT = Path(__file__).parents[1]
 SMALL = Size(3, 1001)
 ADAM = Cell(CASES["Adam"], SMALL, "float32")
 TINY = Training(CASES["Adam"], (5, 4, 3), 2)
@@ -420,7 +422,9 @@ def test_the_record(tiny, without_rivals, tmp_path, capsys):
     record = recorded(file=tmp_path / "record.json")
     out = capsys.readouterr().out
     assert "Adam, float32" in out
-    assert "absent" in out
+    after = out[out.index("\n\n") :]  # what is said of the machine
+    assert after.count("absent") == 1
+    assert "\nabsent, since they are not installed: torch default, torch fused\n" in after
     assert all(name in out for name in CASES)  # in 80 columns
 
     machine = record["machine"]
@@ -471,7 +475,8 @@ def test_the_record_of_the_other_sections(tiny, without_rivals, tmp_path, capsys
     )
     out = capsys.readouterr().out
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert all(name in out for name in (*RIVALS, *NUMPY, "absent", "Training loops"))
+    assert all(name in out for name in (*RIVALS, *NUMPY, "Training loops"))
+    assert out[out.index("\n\n") :].count("absent") == 1
     assert max(map(len, out.splitlines())) <= 80
 
     sizes = {}
@@ -600,7 +605,110 @@ def test_one_optimizer_beside_torch(tiny, capsys):
     assert "RMSprop, float64" in out
     assert "Other rules" not in out
     assert "none" in out  # torch fused
-    assert "absent" not in out[out.index("\n\n") :].replace("absent: not installed", "")
+    assert "absent" not in out[out.index("\n\n") :]
+
+
+# Tables
+
+
+def result_of(cell, rivals, seconds, ratio, left_out=None, shares=(1.0,) * 5):
+    """Return a result whose shares of the probe are these, and in which all rivals are as slow."""
+    found = {"fastoptim": [seconds] * 5, "probe": [seconds * share for share in shares]}
+    found |= {name: [seconds * ratio] * 5 for name in rivals if name not in (left_out or {})}
+    return timing.Result(cell, 2, found, left_out or {})
+
+
+def all_sections():
+    """Return all that can be asked for, with the longest names."""
+    adam, longest = CASES["Adam"], max(CASES.values(), key=lambda case: len(case.name))
+    found = [sections.rules(adam)]
+    for case in (adam, longest):
+        found += sections.steps(case, False)
+        found += [make(case, False) for make in (sections.rivals, sections.many, sections.scale)]
+    return found
+
+
+@pytest.mark.parametrize("nanoseconds", [1, 6, 999])  # of an element
+def test_no_table_is_wider_than_80_columns(capsys, nanoseconds):
+    asked = all_sections()
+    noisy = (0.5, 0.5, 1.0, 2.0, 2.0)
+    results = {
+        (s.name, cell): result_of(
+            cell, s.rivals, 1e-9 * nanoseconds * cell.size.elements, 99_999, shares=noisy
+        )
+        for s in asked
+        for cell in s.cells
+    }
+    names = (*loop.STEPPERS, loop.ALONE, loop.SHARED)
+    loops = [
+        loop.LoopResult(training, 2, {name: [(0.12345, seconds)] for name in names})
+        for training in loop.trainings(CASES["AdamW-clip-EMA"], False)
+        for seconds in (1e-4, 1.0)
+    ]
+    report.show({"CPU": "c" * 100}, asked, results, loops, {})
+    out = capsys.readouterr().out
+    assert "99999x" in out
+    assert "~1.00" in out
+    assert "250,000,000" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out
+
+
+def test_absent_rivals_take_one_line_and_broken_ones_a_reason(capsys):
+    names = ["NumPy plain", *RIVALS]
+    left_out = dict.fromkeys(RIVALS, "absent") | {"numba": "broken: ImportError: old [NumPy]"}
+    section = sections.Section("rivals", "Rivals", [ADAM], names)
+    result = result_of(ADAM, names, 1e-6, 2.0, left_out)
+    report.show({}, [section], {("rivals", ADAM): result}, [], {})
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("  ")[0].strip() for line in lines]
+    assert [row for row in rows if row in names] == ["NumPy plain", "numba"]
+    assert "numba is broken: ImportError: old [NumPy]" in lines
+    start = next(i for i, line in enumerate(lines) if line.startswith("absent"))
+    assert " ".join(lines[start : start + 2]).split(": ")[1].split(", ") == [
+        name for name in RIVALS if name != "numba"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shares", "shown"),
+    [
+        ((1.0, 1.0, 1.0, 1.0, 1.0), "1.00"),
+        ((0.5, 0.96, 1.0, 1.05, 3.0), "1.00"),  # one round at either end is no noise
+        ((0.5, 0.9, 1.0, 1.05, 3.0), "~1.00"),
+        ((0.94, 0.94, 1.0, 1.06, 1.06), "~1.00"),
+    ],
+)
+@pytest.mark.parametrize("name", ["steps", "rivals"])
+def test_a_share_of_the_probe_says_whether_the_run_was_noisy(capsys, shares, shown, name):
+    section = sections.Section(name, "A title", [ADAM], NUMPY)
+    result = result_of(ADAM, NUMPY, 1e-6, 2.0, shares=shares)
+    report.show({}, [section], {(name, ADAM): result}, [], {})
+    assert shown in capsys.readouterr().out.split()
+    low, high = shares[1], shares[3]
+    assert result.record()["spread_of_share"] == pytest.approx(high - low)
+
+
+def test_tables_of_pytest_benchmark_are_not_wider_than_80_columns(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    files = [ROOT / "bench" / f"bench_{name}.py" for name in ("rules", "denormals", "threads")]
+    options = "--benchmark-only --benchmark-max-time=0.01 --benchmark-min-rounds=1"
+    chosen = "Adagrad-float32-64 or at_the_same or (flushed and 1000)"
+    command = [sys.executable, "-m", "pytest", *map(str, files), *options.split(), "-k", chosen]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = done.stdout.splitlines()
+    titles = [i for i, line in enumerate(lines) if re.match(r"-* benchmark '.*': \d+ tests ", line)]
+    tables = [lines[i : lines.index("", i)] for i in titles]
+    assert len(tables) == 3, done.stdout + done.stderr
+    for _, heading, *_ in tables:
+        assert heading.split()[-3:] == ["Median", "IQR", "Rounds"]
+    assert max(len(line) for table in tables for line in table) <= 80
 
 
 # Clients
@@ -715,7 +823,7 @@ def test_the_record_of_clients(monkeypatch, tmp_path, capsys):
     out = capsys.readouterr().out
     assert all(word in out for word in ("m" * 36, "1.000", "1.00x", "0e+00"))
     assert "\N{HORIZONTAL ELLIPSIS}" not in out
-    assert re.search("thinc +absent", out)
+    assert "\nabsent: thinc\n" in out
     assert max(map(len, out.splitlines())) <= 80
     assert "Adam" not in out
     assert recorded("--clients", file=file)["clients"][0]["rounds"] == 1  # and --quick
@@ -796,7 +904,16 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(2e-7, "200.0 ns"), (3.5e-6, "3.5 us"), (0.000999, "999.0 us"), (0.02, "20.00 ms")],
+    [
+        (2e-7, "200.0 ns"),
+        (9.9996e-7, "1.0 us"),
+        (3.5e-6, "3.5 us"),
+        (0.000999, "999.0 us"),
+        (0.99996e-3, "1.00 ms"),
+        (0.02, "20.00 ms"),
+        (0.999999, "1.00 s"),
+        (123.456, "123.46 s"),
+    ],
 )
 def test_duration(seconds, text):
     assert report.duration(seconds) == text
