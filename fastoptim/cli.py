@@ -14,7 +14,7 @@ from ._config import __version__
 # Each command is a package in this one, with `add_arguments(parser)` and `main(args)`, that
 # can be imported without the packages of its extra, which has the command's name.
 COMMANDS = {
-    "demo": "train a network on MNIST with each optimizer, by NumPy and by fastoptim",
+    "demo": "train a network on digits with each optimizer, by NumPy and by fastoptim",
     "bench": "time the optimizers on this machine, beside NumPy and other libraries",
 }
 
@@ -44,6 +44,17 @@ def check_writable(option: str, path: Path) -> None:
         path.open("ab").close()
     if not existed:
         path.unlink()
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a plot that could not be drawn later, or not be written."""
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ModuleNotFoundError:
+        raise CommandError(
+            '--plot: needs matplotlib: python -m pip install "fastoptim[plot]"'
+        ) from None
+    check_writable("--plot", path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -68,11 +68,14 @@ def test_sdist_builds_a_correct_serial_wheel(source, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(library)
     assert not list(library.glob("fastoptim/*.c"))
+    assert list(library.glob("*.dist-info/licenses/fastoptim/demo/DIGITS.md"))
     code = """
 import numpy as np, fastoptim as fo
 from fastoptim import _engine
 assert fo.__file__.startswith({library!r}), fo.__file__
 assert _engine.openmp == 0 and fo.get_num_threads() == 1
+from fastoptim.demo.digits import read_digits
+assert len(read_digits()[1]) == 1797
 fo.set_num_threads(4)
 g = np.random.default_rng(0).standard_normal(1_000_003)
 p, q = np.ones_like(g), np.ones_like(g)

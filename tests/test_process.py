@@ -146,9 +146,7 @@ def test_import_leaves_the_gil_off():
 
 
 def test_import_is_light():
-    heavy = (
-        "{'matplotlib', 'rich', 'safetensors', 'torch', 'sklearn', 'mlxtend', 'pytest', 'Cython'}"
-    )
+    heavy = "{'matplotlib', 'rich', 'safetensors', 'torch', 'sklearn', 'pytest', 'Cython'}"
     assert output(f"import sys, fastoptim; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import traceback
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastoptim.cli import CommandError, check_writable, writing
+from fastoptim.cli import CommandError, check_plot, check_writable, writing
 
 from . import clients, loop, plot, report, sections, timing
 from .cases import CASES
@@ -145,15 +144,9 @@ def _check_files(args: argparse.Namespace) -> None:
             raise CommandError("--plot: expected --scale or --many with it")
         if args.plot.suffix.lower() != ".png":
             raise CommandError(f"--plot: expected a file named *.png, found {args.plot}")
-        try:
-            importlib.import_module("matplotlib.figure")
-        except ModuleNotFoundError:
-            raise CommandError(
-                '--plot: needs matplotlib: python -m pip install "fastoptim[plot]"'
-            ) from None
-    for option in ("json", "plot"):
-        if file := getattr(args, option):
-            check_writable(f"--{option}", file)
+        check_plot(args.plot)
+    if args.json:
+        check_writable("--json", args.json)
 
 
 def _chosen(args: argparse.Namespace) -> Todo:
