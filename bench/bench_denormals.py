@@ -17,5 +17,5 @@ def test_step(time_it, zero_steps, flush):
     with fo.num_threads(1):
         for k in range(REAL_STEPS + zero_steps):
             opt.step(g if k < REAL_STEPS else zeros)
-        group = f"Adam, {ELEMENTS:,} float32 elements, {zero_steps:,} steps after the last gradient"
+        group = f"{ELEMENTS:,} elements, {zero_steps:,} gradients of zero"
         time_it(group, "flush_denormals" if flush else "by default", opt.step, zeros)

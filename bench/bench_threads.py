@@ -7,7 +7,7 @@ import numpy as np
 import fastoptim as fo
 
 ELEMENTS, STEPS = 250_000, 50  # in the caches; a step of less than 10,000 elements keeps the GIL
-GROUP = f"2 optimizers, {STEPS} Adam steps of {ELEMENTS:,} float32 elements, one thread each"
+GROUP = f"2 optimizers, {STEPS} steps of {ELEMENTS:,} elements each"
 
 
 def stepper():

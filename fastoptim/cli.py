@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from ._config import __version__
 
@@ -13,7 +16,7 @@ __all__ = ["CommandError", "main"]
 # Each command is a package in this one, with `add_arguments(parser)` and `main(args)`, that
 # can be imported without the packages of its extra, which has the command's name.
 COMMANDS = {
-    "demo": "train a network on MNIST with each optimizer, by NumPy and by fastoptim",
+    "demo": "train a network on digits with each optimizer, by NumPy and by fastoptim",
     "bench": "time the optimizers on this machine, beside NumPy and other libraries",
 }
 
@@ -24,6 +27,40 @@ def __dir__() -> list[str]:
 
 class CommandError(Exception):
     """What the user can put right: `main` prints it on one line and returns 2."""
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, without the number and the path that an OSError repeats."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """Say of which option and file it is that the system cannot write."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{option} {path}: {reason(error)}") from None
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written later, and leave it as it is."""
+    existed = path.exists()
+    with writing(option, path):
+        path.open("ab").close()
+    if not existed:
+        path.unlink()
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a plot that could not be drawn later, or not be written."""
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ModuleNotFoundError:
+        raise CommandError(
+            '--plot: needs matplotlib: python -m pip install "fastoptim[plot]"'
+        ) from None
+    check_writable("--plot", path)
 
 
 def main(argv: list[str] | None = None) -> int:

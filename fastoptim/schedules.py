@@ -943,6 +943,21 @@ class ReduceLROnPlateau:
     param group becomes :math:`\max(f \eta, \eta_{min})`. The rules are those of
     ``torch.optim.lr_scheduler.ReduceLROnPlateau``; a metric that is not a number does not improve.
 
+    A metric improves if it is beyond the best one, b, by more than the threshold, c:
+
+    ==================  ========================  ========================
+    ``threshold_mode``  ``mode="min"``            ``mode="max"``
+    ==================  ========================  ========================
+    "rel"               :math:`< b (1 - c)`       :math:`> b (1 + c)`
+    "abs"               :math:`< b - c`           :math:`> b + c`
+    "rel_magnitude"     :math:`< b - c |b|`       :math:`> b + c |b|`
+    ==================  ========================  ========================
+
+    "rel" is for metrics that stay positive. Where b is negative, as a log-likelihood or a reward
+    may be, its goal is *worse* than b: a metric that gets slowly worse counts as an improvement,
+    becomes the best one, and the learning rate stays. "rel_magnitude" is the same for positive
+    metrics, and right for the others.
+
     Parameters
     ----------
     optimizer : Optimizer
@@ -954,9 +969,10 @@ class ReduceLROnPlateau:
     patience : int, default 10
         The number of steps without improvement to allow.
     threshold : float, default 1e-4
-        How much better than the best a metric must be, >= 0.
-    threshold_mode : {"rel", "abs"}, default "rel"
-        Whether the threshold is a part of the best metric, or a distance from it.
+        c, how much better than the best a metric must be, >= 0.
+    threshold_mode : {"rel", "abs", "rel_magnitude"}, default "rel"
+        Whether the threshold is a factor of the best metric, a distance from it, or a part of its
+        magnitude. With metrics that may be negative, take one of the last two.
     cooldown : int, default 0
         For how many steps after a reduction none is counted.
     min_lr : float or sequence of float, default 0
@@ -967,7 +983,7 @@ class ReduceLROnPlateau:
     Attributes
     ----------
     best : float
-        The best metric so far.
+        The last metric that improved.
     num_bad_epochs : int
         The number of steps without improvement.
     cooldown_counter : int
@@ -1000,7 +1016,7 @@ class ReduceLROnPlateau:
     factor: Fraction = 0.1
     patience: Annotated[int, Count(0)] = 10
     threshold: NonNegative = 1e-4
-    threshold_mode: Annotated[str, Choice(("rel", "abs"))] = "rel"
+    threshold_mode: Annotated[str, Choice(("rel", "abs", "rel_magnitude"))] = "rel"
     cooldown: Annotated[int, Count(0)] = 0
     min_lr: float | Sequence[float] = 0.0
     eps: NonNegative = 1e-8
@@ -1095,11 +1111,15 @@ class ReduceLROnPlateau:
         return self.min_lr
 
     def _is_better(self, metric: float) -> bool:
-        sign = -1 if self.mode == "min" else 1
-        if self.threshold_mode == "rel":
-            goal = self.best * (1 + sign * self.threshold)
+        best, margin = self.best, -self.threshold if self.mode == "min" else self.threshold
+        if self.threshold_mode == "abs":
+            goal = best + margin
+        elif self.threshold_mode == "rel":
+            goal = best * (1 + margin)
+        elif math.isinf(best):  # as at the start; it has no part
+            goal = best
         else:
-            goal = self.best + sign * self.threshold
+            goal = best * (1 + margin if best > 0 else 1 - margin)
         return metric < goal if self.mode == "min" else metric > goal
 
     def _reduce(self) -> None:

@@ -533,7 +533,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "ReduceLROnPlateau.factor": (0.5, SHARE),
     "patience": (1, count(0)),
     "cooldown": (1, count(0)),
-    "threshold_mode": ("rel", word("rel", "abs")),
+    "threshold_mode": ("rel", word("rel", "abs", "rel_magnitude")),
     "min_lr": (0.0, Kind(least_rate, lambda: [[0.5], (0.5,), [-1.0], [True], [0.1, 0.1]])),
     "metric": (0.5, Kind(metric)),
     "ReduceLROnPlateau.load_state_dict.state_dict": (

@@ -1,6 +1,7 @@
 """The benchmarks: contenders are right or refused, and the record holds what it promises."""
 
 import argparse
+import errno
 import json
 import pkgutil
 import re
@@ -9,6 +10,7 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +19,12 @@ import fastoptim as fo
 from fastoptim import _engine, _roofline, bench, cli, optimizers
 from fastoptim.bench import clients, contenders, loop, report, rivals, sections, timing
 from fastoptim.bench.cases import CASES, DTYPES, Cell, Size
-from fastoptim.bench.clients import Client
+from fastoptim.bench.clients import Client, Programs
 from fastoptim.bench.contenders import CONTENDERS, FACTORS
 from fastoptim.bench.loop import Training
 from fastoptim.bench.rivals import RIVALS, Run, UnavailableError
 
+ROOT = Path(__file__).parents[1]
 SMALL = Size(3, 1001)
 ADAM = Cell(CASES["Adam"], SMALL, "float32")
 TINY = Training(CASES["Adam"], (5, 4, 3), 2)
@@ -157,7 +160,7 @@ def with_a_nan(case, params, grads):
 @pytest.mark.parametrize("wrong", [scaled, with_other_betas, without_the_last, with_a_nan])
 def test_a_wrong_contender_is_refused(monkeypatch, wrong):
     monkeypatch.setitem(CONTENDERS, "wrong", wrong)
-    with pytest.raises(contenders.WrongResultError, match="wrong: Adam float32 3 x 1,001"):
+    with pytest.raises(contenders.WrongResultError, match=r"^wrong result of wrong: after 7 steps"):
         contenders.prepare("wrong", ADAM)
 
 
@@ -169,8 +172,93 @@ def test_nobody_is_timed_beside_a_wrong_contender(tiny, monkeypatch, capsys, mor
         monkeypatch.setattr(module, "take_turns", lambda *_: pytest.fail("timed"))
     assert run("--quick", *more) == 1
     out, err = capsys.readouterr()
-    assert not out
-    assert f"wrong result of {name}: Adam" in err
+    assert "fastoptim bench: failed: Adam" in err
+    out = " ".join(out.split())
+    assert re.search(rf"failed: Adam \S.*?: wrong result of {name}: after 7 steps the param", out)
+
+
+def test_what_fails_does_not_take_the_rest_with_it(tiny, monkeypatch, tmp_path, capsys):
+    real = timing.measure
+
+    def measure(cell, *args):
+        if cell.size.elements == 1000:
+            raise MemoryError("1 TB [sic]")
+        return real(cell, *args)
+
+    monkeypatch.setattr(timing, "measure", measure)
+    file = tmp_path / "record.json"
+    assert run("--quick", "--scale", "--loop", "--json", str(file)) == 1
+    record = json.loads(file.read_text())
+    assert [result["elements"] for result in record["results"]] == [100]
+    assert len(record["loops"]) == 2
+    assert record["failed"] == {"Adam float32 1,000": "MemoryError: 1 TB [sic]"}
+    out, err = capsys.readouterr()
+    assert "failed: Adam float32 1,000: MemoryError: 1 TB [sic]\n" in out
+    assert "in measure\n" in err, "the traceback"
+    assert err.endswith("\nfastoptim bench: failed: Adam float32 1,000\n")
+
+
+def test_an_interrupt_shows_what_was_measured(tiny, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    real = timing.measure
+
+    def measure(cell, *args):
+        if cell.size.elements == 1000:
+            raise KeyboardInterrupt
+        return real(cell, *args)
+
+    monkeypatch.setattr(timing, "measure", measure)
+    file, image = tmp_path / "record.json", tmp_path / "scale.png"
+    argv = ["bench", "--quick", "--scale", "--loop", "--json", str(file), "--plot", str(image)]
+    assert cli.main(argv) == 130
+    record = json.loads(file.read_text())
+    assert [result["elements"] for result in record["results"]] == [100]
+    assert record["loops"] == []
+    assert record["failed"] == {"Adam float32 1,000": "interrupted"}
+    assert image.read_bytes().startswith(b"\x89PNG")
+    assert "failed: Adam float32 1,000: interrupted" in capsys.readouterr().out
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(timing, "measure", interrupted)
+    assert cli.main([*argv[:-1], str(tmp_path / "nothing.png")]) == 130
+    assert "nothing was measured" in capsys.readouterr().out
+    assert not (tmp_path / "nothing.png").exists()
+
+
+def test_a_rival_that_does_not_run_is_broken(monkeypatch):
+    def broken(case, params, grads):
+        raise SystemError("no\n  compiler")
+
+    name = next(iter(RIVALS))
+    monkeypatch.setitem(CONTENDERS, name, broken)
+    result = timing.measure(ADAM, [name, "NumPy plain"], 0)
+    assert result.left_out == {name: "broken: SystemError: no compiler"}
+    assert result.seconds.keys() == {"fastoptim", "probe", "NumPy plain"}
+    monkeypatch.setitem(CONTENDERS, "NumPy plain", broken)  # which is ours
+    with pytest.raises(SystemError):
+        timing.measure(ADAM, ["NumPy plain"], 0)
+
+
+def test_a_rival_that_fails_late_is_broken(monkeypatch):
+    def late(case, params, grads):
+        def step():
+            raise OSError("library not found")
+
+        return Run(step)
+
+    monkeypatch.setitem(CONTENDERS, "numba", late)
+    with pytest.raises(UnavailableError, match=r"^broken: OSError: library not found"):
+        contenders.prepare("numba", ADAM)
+
+
+def test_a_torch_that_cannot_be_imported_stops_nothing(monkeypatch):
+    def needed(module):
+        raise OSError("libtorch.so: not found")
+
+    monkeypatch.setattr(rivals, "needed", needed)
+    assert report.environment()["CPU"]
 
 
 def test_a_rule_that_changes_late_is_checked_late(monkeypatch):
@@ -334,7 +422,9 @@ def test_the_record(tiny, without_rivals, tmp_path, capsys):
     record = recorded(file=tmp_path / "record.json")
     out = capsys.readouterr().out
     assert "Adam, float32" in out
-    assert "absent" in out
+    after = out[out.index("\n\n") :]  # what is said of the machine
+    assert after.count("absent") == 1
+    assert "\nabsent, since they are not installed: torch default, torch fused\n" in after
     assert all(name in out for name in CASES)  # in 80 columns
 
     machine = record["machine"]
@@ -385,7 +475,8 @@ def test_the_record_of_the_other_sections(tiny, without_rivals, tmp_path, capsys
     )
     out = capsys.readouterr().out
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert all(name in out for name in (*RIVALS, *NUMPY, "absent", "Training loops"))
+    assert all(name in out for name in (*RIVALS, *NUMPY, "Training loops"))
+    assert out[out.index("\n\n") :].count("absent") == 1
     assert max(map(len, out.splitlines())) <= 80
 
     sizes = {}
@@ -514,7 +605,110 @@ def test_one_optimizer_beside_torch(tiny, capsys):
     assert "RMSprop, float64" in out
     assert "Other rules" not in out
     assert "none" in out  # torch fused
-    assert "absent" not in out[out.index("\n\n") :].replace("absent: not installed", "")
+    assert "absent" not in out[out.index("\n\n") :]
+
+
+# Tables
+
+
+def result_of(cell, rivals, seconds, ratio, left_out=None, shares=(1.0,) * 5):
+    """Return a result whose shares of the probe are these, and in which all rivals are as slow."""
+    found = {"fastoptim": [seconds] * 5, "probe": [seconds * share for share in shares]}
+    found |= {name: [seconds * ratio] * 5 for name in rivals if name not in (left_out or {})}
+    return timing.Result(cell, 2, found, left_out or {})
+
+
+def all_sections():
+    """Return all that can be asked for, with the longest names."""
+    adam, longest = CASES["Adam"], max(CASES.values(), key=lambda case: len(case.name))
+    found = [sections.rules(adam)]
+    for case in (adam, longest):
+        found += sections.steps(case, False)
+        found += [make(case, False) for make in (sections.rivals, sections.many, sections.scale)]
+    return found
+
+
+@pytest.mark.parametrize("nanoseconds", [1, 6, 999])  # of an element
+def test_no_table_is_wider_than_80_columns(capsys, nanoseconds):
+    asked = all_sections()
+    noisy = (0.5, 0.5, 1.0, 2.0, 2.0)
+    results = {
+        (s.name, cell): result_of(
+            cell, s.rivals, 1e-9 * nanoseconds * cell.size.elements, 99_999, shares=noisy
+        )
+        for s in asked
+        for cell in s.cells
+    }
+    names = (*loop.STEPPERS, loop.ALONE, loop.SHARED)
+    loops = [
+        loop.LoopResult(training, 2, {name: [(0.12345, seconds)] for name in names})
+        for training in loop.trainings(CASES["AdamW-clip-EMA"], False)
+        for seconds in (1e-4, 1.0)
+    ]
+    report.show({"CPU": "c" * 100}, asked, results, loops, {})
+    out = capsys.readouterr().out
+    assert "99999x" in out
+    assert "~1.00" in out
+    assert "250,000,000" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out
+
+
+def test_absent_rivals_take_one_line_and_broken_ones_a_reason(capsys):
+    names = ["NumPy plain", *RIVALS]
+    left_out = dict.fromkeys(RIVALS, "absent") | {"numba": "broken: ImportError: old [NumPy]"}
+    section = sections.Section("rivals", "Rivals", [ADAM], names)
+    result = result_of(ADAM, names, 1e-6, 2.0, left_out)
+    report.show({}, [section], {("rivals", ADAM): result}, [], {})
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("  ")[0].strip() for line in lines]
+    assert [row for row in rows if row in names] == ["NumPy plain", "numba"]
+    assert "numba is broken: ImportError: old [NumPy]" in lines
+    start = next(i for i, line in enumerate(lines) if line.startswith("absent"))
+    assert " ".join(lines[start : start + 2]).split(": ")[1].split(", ") == [
+        name for name in RIVALS if name != "numba"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shares", "shown"),
+    [
+        ((1.0, 1.0, 1.0, 1.0, 1.0), "1.00"),
+        ((0.5, 0.96, 1.0, 1.05, 3.0), "1.00"),  # one round at either end is no noise
+        ((0.5, 0.9, 1.0, 1.05, 3.0), "~1.00"),
+        ((0.94, 0.94, 1.0, 1.06, 1.06), "~1.00"),
+    ],
+)
+@pytest.mark.parametrize("name", ["steps", "rivals"])
+def test_a_share_of_the_probe_says_whether_the_run_was_noisy(capsys, shares, shown, name):
+    section = sections.Section(name, "A title", [ADAM], NUMPY)
+    result = result_of(ADAM, NUMPY, 1e-6, 2.0, shares=shares)
+    report.show({}, [section], {(name, ADAM): result}, [], {})
+    assert shown in capsys.readouterr().out.split()
+    low, high = shares[1], shares[3]
+    assert result.record()["spread_of_share"] == pytest.approx(high - low)
+
+
+def test_tables_of_pytest_benchmark_are_not_wider_than_80_columns(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    files = [ROOT / "bench" / f"bench_{name}.py" for name in ("rules", "denormals", "threads")]
+    options = "--benchmark-only --benchmark-max-time=0.01 --benchmark-min-rounds=1"
+    chosen = "Adagrad-float32-64 or at_the_same or (flushed and 1000)"
+    command = [sys.executable, "-m", "pytest", *map(str, files), *options.split(), "-k", chosen]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = done.stdout.splitlines()
+    titles = [i for i, line in enumerate(lines) if re.match(r"-* benchmark '.*': \d+ tests ", line)]
+    tables = [lines[i : lines.index("", i)] for i in titles]
+    assert len(tables) == 3, done.stdout + done.stderr
+    for _, heading, *_ in tables:
+        assert heading.split()[-3:] == ["Median", "IQR", "Rounds"]
+    assert max(len(line) for table in tables for line in table) <= 80
 
 
 # Clients
@@ -555,22 +749,66 @@ def test_the_ratio_of_a_client_is_the_median_of_the_ratios_of_each_round():
 def test_a_client_with_another_result_is_not_timed(monkeypatch, capsys, found):
     turns = []
     other = client_of(found, turns=turns)
-    monkeypatch.setattr(clients, "find", lambda quick: ([other], {}))
+    monkeypatch.setattr(clients, "find", lambda quick: Programs([other], {}, {}))
     assert run("--clients") == 1
     assert turns == [""]
     out, err = capsys.readouterr()
-    assert not out
-    assert "wrong result of fastoptim: a library, a model: expected results within 1e-03" in err
+    out = " ".join(out.split())
+    assert "a model failed: wrong result: expected one within 1e-03 of the library's own" in out
+    assert err == "fastoptim bench: failed: a library, a model\n"
+
+
+def test_a_client_that_fails_is_named_and_the_others_are_shown(monkeypatch, tmp_path, capsys):
+    def fails():
+        raise ValueError("setting an array element [0]\nwith a sequence")
+
+    first, last = client_of(), Client("torch", "the last", *client_of()[2:])
+    bad = Client("spaCy", "its model", first.before, fails, 1e-3)
+    failed = {"thinc": "ImportError: cannot import name 'x'"}
+    monkeypatch.setattr(clients, "find", lambda quick: Programs([first, bad, last], {}, failed))
+    file = tmp_path / "record.json"
+    assert run("--clients", "--json", str(file)) == 1
+    record = json.loads(file.read_text())
+    why = "ValueError: setting an array element [0] with a sequence"
+    assert record["failed"] == {**failed, "spaCy, its model": why}
+    assert [client["model"] for client in record["clients"]] == ["a model", "the last"]
+    out, err = capsys.readouterr()
+    assert max(map(len, out.splitlines())) <= 80
+    out = " ".join(out.split())
+    assert f"spaCy its model failed: {why}" in out
+    assert f"thinc failed: {failed['thinc']}" in out
+    assert "torch the last 1.000 1.000 1.00x 0e+00" in out
+    assert err.endswith("\nfastoptim bench: failed: thinc; spaCy, its model\n")
+
+
+def test_a_client_whose_library_cannot_be_imported_has_failed(monkeypatch):
+    def needed(module):
+        raise AttributeError(f"no {module}\n")
+
+    monkeypatch.setattr(clients, "needed", needed)
+    found = clients.find(quick=True)
+    assert (found.clients, found.absent) == ([], {})
+    assert found.failed == {name: f"AttributeError: no {name}" for name in LIBRARIES}
+
+
+def test_a_client_says_why_its_process_failed(monkeypatch):
+    pytest.importorskip("torch")
+    from fastoptim.bench.clients import torch
+
+    monkeypatch.setattr(torch, "CODE", "raise RuntimeError('no such instruction')")
+    with pytest.raises(RuntimeError, match=r"with status 1: RuntimeError: no such instruction$"):
+        next(torch.clients(quick=True)).before()
 
 
 def test_the_record_of_clients(monkeypatch, tmp_path, capsys):
     found = [client_of(), Client("scikit-learn", "m" * 36, *client_of()[2:])]
-    monkeypatch.setattr(clients, "find", lambda quick: (found, {"thinc": "absent"}))
+    monkeypatch.setattr(clients, "find", lambda quick: Programs(found, {"thinc": "absent"}, {}))
     file = tmp_path / "record.json"
     assert run("--clients", "--json", str(file)) == 0
     record = json.loads(file.read_text())
     assert record["results"] == record["loops"] == []
     assert record["left_out"] == {"thinc": "absent"}
+    assert record["failed"] == {}
     assert record["clients"][0] == {
         "library": "a library",
         "model": "a model",
@@ -585,7 +823,7 @@ def test_the_record_of_clients(monkeypatch, tmp_path, capsys):
     out = capsys.readouterr().out
     assert all(word in out for word in ("m" * 36, "1.000", "1.00x", "0e+00"))
     assert "\N{HORIZONTAL ELLIPSIS}" not in out
-    assert re.search("thinc +absent", out)
+    assert "\nabsent: thinc\n" in out
     assert max(map(len, out.splitlines())) <= 80
     assert "Adam" not in out
     assert recorded("--clients", file=file)["clients"][0]["rounds"] == 1  # and --quick
@@ -598,9 +836,8 @@ LIBRARIES = [module.name for module in pkgutil.iter_modules(clients.__path__)]
 def test_a_client_that_is_not_installed_is_absent(monkeypatch, library):
     for other in LIBRARIES:
         monkeypatch.setitem(sys.modules, other, None)
-    found, left_out = clients.find(quick=True)
-    assert found == []
-    assert left_out[library] == "absent"
+    found = clients.find(quick=True)
+    assert found == Programs([], dict.fromkeys(LIBRARIES, "absent"), {})
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -612,9 +849,9 @@ def test_the_clients_of_a_library(monkeypatch, library):
             raise UnavailableError("absent")
 
     monkeypatch.setattr(clients, "needed", needed)
-    quick, left_out = clients.find(quick=True)
-    assert left_out.keys() == {*LIBRARIES} - {library}
-    assert 0 < len(quick) <= len(clients.find(quick=False)[0])
+    quick, absent, failed = clients.find(quick=True)
+    assert (absent.keys(), failed) == ({*LIBRARIES} - {library}, {})
+    assert 0 < len(quick) <= len(clients.find(quick=False).clients)
     assert len({str(client) for client in quick}) == len(quick)
     assert all(len(client.model) <= 36 and client.tolerance < 0.1 for client in quick)
     seconds, result = quick[0].after()
@@ -631,7 +868,25 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(
     (tmp_path / "x.png").touch()
     monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured"))
     assert cli.main(["bench", "--scale", option, str(tmp_path / file)]) == 2
-    assert f"{option}: cannot write" in capsys.readouterr().err
+    assert f"{option} {tmp_path / file}: No" in capsys.readouterr().err  # such file or directory
+
+
+def test_a_check_of_the_files_leaves_no_trace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "--json", "x.json", "--scale", "--plot", "missing/x.png"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_after_the_benchmark(tiny, monkeypatch, tmp_path, capsys):
+    def write_text(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", write_text)
+    file = tmp_path / "x.json"
+    assert cli.main(["bench", "--quick", "--loop", "--json", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert "Training loops" in out, "the result is not lost"
+    assert err.endswith(f"fastoptim bench: --json {file}: No space left on device\n")
 
 
 def test_a_plot_without_anything_to_plot_is_refused(capsys):
@@ -649,7 +904,16 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(2e-7, "200.0 ns"), (3.5e-6, "3.5 us"), (0.000999, "999.0 us"), (0.02, "20.00 ms")],
+    [
+        (2e-7, "200.0 ns"),
+        (9.9996e-7, "1.0 us"),
+        (3.5e-6, "3.5 us"),
+        (0.000999, "999.0 us"),
+        (0.99996e-3, "1.00 ms"),
+        (0.02, "20.00 ms"),
+        (0.999999, "1.00 s"),
+        (123.456, "123.46 s"),
+    ],
 )
 def test_duration(seconds, text):
     assert report.duration(seconds) == text

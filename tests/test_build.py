@@ -65,6 +65,8 @@ assert fo.__file__.startswith(sys.argv[1]), fo.__file__
 assert sys.argv[2] != "clang" or "clang" in _engine.compiler, _engine.compiler
 assert (tiny * 0.5 == 2.0**-1061).all()
 assert _engine.openmp if sys.argv[3] == "on" else fo.get_num_threads() == 1
+from fastoptim.demo.digits import read_digits
+assert len(read_digits()[1]) == 1797
 if hasattr(os, "sched_setaffinity"):
     mine, before = os.sched_getaffinity(0), fo.get_num_threads()
     os.sched_setaffinity(0, {min(mine)})
@@ -129,6 +131,7 @@ def test_sdist_builds_a_correct_wheel(source, tmp_path, compiler, openmp):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(library)
     assert not list(library.glob("fastoptim/*.c"))
+    assert list(library.glob("*.dist-info/licenses/fastoptim/demo/DIGITS.md"))
     # -S keeps out the import hook of an editable installation
     packages = os.pathsep.join([str(library), *(p for p in sys.path if p.endswith("-packages"))])
     done = subprocess.run(

@@ -10,7 +10,7 @@ import pytest
 import fastoptim as fo
 from fastoptim import optimizers
 from fastoptim.demo import command as demo
-from fastoptim.demo.digits import hold_out
+from fastoptim.demo.digits import hold_out, read_digits
 from fastoptim.demo.network import BatchNorm, Network, cross_entropy
 from fastoptim.demo.training import (
     LEARNING_RATES,
@@ -24,7 +24,6 @@ from fastoptim.demo.training import (
     numpy_step,
 )
 
-pytest.importorskip("mlxtend", reason="mlxtend is not installed (extra `demo`)")
 pytest.importorskip("rich", reason="rich is not installed (extra `demo`)")
 threadpoolctl = pytest.importorskip("threadpoolctl", reason="needs the extra `test`")
 
@@ -115,8 +114,8 @@ def test_training_again_gives_the_same_bits(digits):
 
 
 def test_images(digits):
-    assert digits.x_train.shape == (4000, 784)
-    assert digits.x_test.shape == (1000, 784)
+    assert digits.x_train.shape == (1437, 64)
+    assert digits.x_test.shape == (360, 64)
     for x, y in ((digits.x_train, digits.y_train), (digits.x_test, digits.y_test)):
         assert x.dtype == np.float32
         assert (x.min(), x.max()) == (0, 1)
@@ -126,9 +125,17 @@ def test_images(digits):
     assert not train & {x.tobytes() for x in digits.x_test}, "held out"
 
 
+def test_images_are_those_of_scikit_learn():
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    expected = datasets.load_digits()
+    images, labels = read_digits()
+    np.testing.assert_array_equal(images * 16, expected.data)
+    np.testing.assert_array_equal(labels, expected.target)
+
+
 def test_validation_images_are_taken_out_of_those_for_training(digits):
     left, (x, y) = hold_out(digits)
-    assert (len(left.x_train), len(left.y_train), len(x), len(y)) == (3600, 3600, 400, 400)
+    assert (len(left.x_train), len(left.y_train), len(x), len(y)) == (1293, 1293, 144, 144)
     assert left.x_test is digits.x_test
     assert set(y) == set(range(10)), "of all digits, wherever in the file they are"
     both = [(image.tobytes(), label) for image, label in zip(x, y, strict=True)]
@@ -138,17 +145,17 @@ def test_validation_images_are_taken_out_of_those_for_training(digits):
 
 
 def test_start():
-    weights = Network().weights
+    weights = Network(64).weights
     assert {name: w.shape for name, w in weights.items()} == {
-        "W1": (784, 128),
-        "b1": (128,),
-        "W2": (128, 10),
+        "W1": (64, 512),
+        "b1": (512,),
+        "W2": (512, 10),
         "b2": (10,),
     }
     assert all(w.dtype == np.float32 for w in weights.values())
-    assert np.std(weights["W1"]) == pytest.approx(math.sqrt(2 / 784), rel=0.01)
-    assert np.std(weights["W2"]) == pytest.approx(math.sqrt(2 / 128), rel=0.05)
-    for name, again in Network(batch_norm=True).weights.items():
+    assert np.std(weights["W1"]) == pytest.approx(math.sqrt(2 / 64), rel=0.02)
+    assert np.std(weights["W2"]) == pytest.approx(math.sqrt(2 / 512), rel=0.05)
+    for name, again in Network(64, batch_norm=True).weights.items():
         assert np.all(again == (1 if name == "scale" else weights[name]))
 
 
@@ -167,10 +174,10 @@ def test_batches_go_through_all_images_before_one_returns(images, size):
 
 def test_loss_by_hand():
     """With weights of zero every digit has the probability 0.1."""
-    network = Network()
+    network = Network(64)
     for w in network.weights.values():
         w[...] = 0
-    x, y = np.ones((4, 784), np.float32), np.array([0, 1, 2, 2])
+    x, y = np.ones((4, 64), np.float32), np.array([0, 1, 2, 2])
     loss, gradients = network.loss_and_gradients(x, y)
     assert loss == pytest.approx(math.log(10), rel=1e-6)
     assert network.loss(x, y) == loss
@@ -188,15 +195,15 @@ def test_loss_of_huge_logits_is_finite():
 
 @pytest.mark.parametrize(
     ("name", "batch_norm"),
-    [(n, norm) for norm in (False, True) for n in Network(batch_norm=norm).weights],
+    [(n, norm) for norm in (False, True) for n in Network(64, batch_norm=norm).weights],
 )
 def test_backward_pass_against_finite_differences(name, batch_norm):
     rng = np.random.default_rng(1)
-    network = Network(batch_norm=batch_norm)
+    network = Network(64, batch_norm=batch_norm)
     network.weights = {
         key: w + 0.1 * rng.standard_normal(w.shape) for key, w in network.weights.items()
     }
-    x, y = rng.random((5, 784)), rng.integers(0, 10, 5)
+    x, y = rng.random((5, 64)), rng.integers(0, 10, 5)
     _, gradients = network.loss_and_gradients(x, y)
     assert gradients.keys() == network.weights.keys()
     w, h = network.weights[name], 1e-6
@@ -213,8 +220,8 @@ def test_backward_pass_against_finite_differences(name, batch_norm):
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_gradients_are_like_the_weights(batch_norm):
-    network = Network(batch_norm=batch_norm)
-    x = np.random.default_rng(1).random((3, 784), np.float32)
+    network = Network(64, batch_norm=batch_norm)
+    x = np.random.default_rng(1).random((3, 64), np.float32)
     _, gradients = network.loss_and_gradients(x, np.arange(3))
     for name, w in network.weights.items():
         assert gradients[name].dtype == w.dtype

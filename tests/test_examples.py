@@ -45,20 +45,25 @@ class TestEvolution:
         *_, bend = self.example.CartPole.motion(leaning, np.zeros(1))[0]
         assert bend == pytest.approx(1.57, abs=0.02)  # the equations, worked out by hand
 
-    def test_says_what_it_finds(self, monkeypatch):
-        monkeypatch.setattr(self.example, "LARGE", {**self.example.SMALL, "generations": 1})
+    def test_says_how_far_it_is_and_what_it_finds(self, monkeypatch):
+        monkeypatch.setattr(self.example, "LARGE", {**self.example.SMALL, "generations": 5})
         said = []
         self.example.main(said.append)
-        assert [line.split(":")[0] for line in said] == [
+        starts = [
+            *(f"Rastrigin, generation {n} of 600" for n in range(100, 601, 100)),
             "Rastrigin, 10 parameters",
+            *(f"Pole, generation {n} of 30" for n in range(6, 31, 6)),
             "Pole on a cart, 104 parameters",
+            *(f"Pole, generation {n} of 5" for n in range(1, 6)),
             "Pole on a cart, 104 parameters",
         ]
+        assert [line.split(":")[0] for line in said] == starts
+        first, *_, last = (float(line.split(": ")[1]) for line in said[:6])
+        assert first < -5 < last, "the mean value of a generation"
 
 
 def test_autograd_digits():
     peers = pytest.importorskip("autograd.misc.optimizers", reason="autograd is not installed")
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed, which has the digits")
     example = import_module("fastoptim.examples.autograd_digits")
     said = []
     found = example.main(epochs=11, report=said.append)

@@ -188,9 +188,7 @@ import fastoptim
 
 
 def test_import_is_light():
-    heavy = (
-        "{'matplotlib', 'rich', 'safetensors', 'torch', 'sklearn', 'mlxtend', 'pytest', 'Cython'}"
-    )
+    heavy = "{'matplotlib', 'rich', 'safetensors', 'torch', 'sklearn', 'pytest', 'Cython'}"
     assert output(f"import sys, fastoptim; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 

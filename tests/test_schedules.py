@@ -148,8 +148,14 @@ PLATEAUS = [
     {"patience": 0, "min_lr": 0.01, "factor": 0.3},
     {"patience": 0, "min_lr": [0.05, 1e-3], "factor": 0.3},
     {"patience": 0, "eps": 0.02, "factor": 0.5},
+    {"patience": 0, "eps": 0.125, "factor": 0.5},  # a change of 0.125 comes second
     {"patience": 1, "threshold": 1.0},
     {"patience": 1, "factor": 0.0},
+]
+# What torch has not.
+OUR_PLATEAUS = [
+    {"patience": 1, "threshold_mode": "rel_magnitude", "threshold": 0.1},
+    {"mode": "max", "patience": 0, "threshold_mode": "rel_magnitude"},
 ]
 
 
@@ -277,7 +283,7 @@ class TestTorch:
             OneCycle(0.1, steps)(steps + 1)
 
     @pytest.mark.parametrize("options", PLATEAUS, ids=repr)
-    @pytest.mark.parametrize("kind", ["noise", "plateau", "fall", "rise", "nan"])
+    @pytest.mark.parametrize("kind", ["noise", "plateau", "fall", "rise", "negative", "nan"])
     def test_plateau(self, torch, options, kind):
         rng = np.random.default_rng(5)
         metrics = {
@@ -285,6 +291,7 @@ class TestTorch:
             "plateau": np.maximum(1.0 - 0.1 * np.arange(80), 0.3),
             "fall": 2.0 - 0.01 * np.arange(80),
             "rise": 1.0 + 0.3 * np.arange(80),
+            "negative": -2.0 + 0.01 * np.arange(80),
             "nan": np.where(np.arange(80) % 7 > 3, np.nan, 1.0),
         }[kind]
         theirs = torch_optimizer(torch, 0.5)
@@ -799,6 +806,25 @@ class TestRefusals:
             Step(0.1, 7, None)
 
 
+# Beyond which goal a metric is better than the best, with a threshold of 0.5.
+GOALS = [
+    ("min", "abs", 2.0, 1.5),
+    ("max", "abs", 2.0, 2.5),
+    ("min", "abs", -2.0, -2.5),
+    ("max", "abs", -2.0, -1.5),
+    ("min", "rel", 2.0, 1.0),
+    ("max", "rel", 2.0, 3.0),
+    ("min", "rel", -2.0, -1.0),  # worse, as in torch
+    ("max", "rel", -2.0, -3.0),
+    ("min", "rel_magnitude", 2.0, 1.0),
+    ("max", "rel_magnitude", 2.0, 3.0),
+    ("min", "rel_magnitude", -2.0, -3.0),
+    ("max", "rel_magnitude", -2.0, -1.0),
+    ("min", "rel_magnitude", 0.0, 0.0),
+    ("max", "rel_magnitude", 0.0, 0.0),
+]
+
+
 class TestPlateau:
     def test_by_hand(self):
         opt = fo.SGD(np.zeros(2), lr=0.8)
@@ -810,6 +836,49 @@ class TestPlateau:
             found.append(opt.lr)
         assert found == [0.8, 0.8, 0.4, 0.4, 0.4, 0.4, 0.3, 0.3]
         assert plateau.best == 0.5
+
+    @pytest.mark.parametrize(("eps", "lr"), [(0.25, 0.5), (np.nextafter(0.25, 0), 0.25)])
+    def test_a_change_as_large_as_eps_is_not_made(self, eps, lr):
+        opt = fo.SGD(np.zeros(2), lr=0.5)
+        plateau = ReduceLROnPlateau(opt, factor=0.5, patience=0, eps=eps)
+        plateau.step(1.0)
+        plateau.step(1.0)
+        assert opt.lr == lr
+
+    @pytest.mark.parametrize(("mode", "threshold_mode", "best", "goal"), GOALS)
+    def test_an_improvement_is_beyond_the_threshold(self, mode, threshold_mode, best, goal):
+        plateau = ReduceLROnPlateau(
+            two_groups(), mode=mode, threshold=0.5, threshold_mode=threshold_mode
+        )
+        plateau.step(best)
+        plateau.step(goal)
+        assert (plateau.best, plateau.num_bad_epochs) == (best, 1)
+        beyond = np.nextafter(goal, -np.inf if mode == "min" else np.inf)
+        plateau.step(beyond)
+        assert (plateau.best, plateau.num_bad_epochs) == (beyond, 0)
+
+    @pytest.mark.parametrize(("threshold_mode", "lr"), [("rel", 0.5), ("rel_magnitude", 0.125)])
+    @pytest.mark.parametrize("mode", ["min", "max"])
+    def test_a_negative_metric_that_gets_worse(self, mode, threshold_mode, lr):
+        """With torch's rule the best metric gets worse, too, and the learning rate stays."""
+        opt = fo.SGD(np.zeros(2), lr=0.5)
+        plateau = ReduceLROnPlateau(
+            opt, mode, factor=0.5, patience=2, threshold=0.1, threshold_mode=threshold_mode
+        )
+        worse = 1 if mode == "min" else -1
+        for k in range(7):
+            plateau.step(-10 + worse * 0.5 * k)
+        assert opt.lr == lr
+        assert plateau.best == (-10 if threshold_mode == "rel_magnitude" else -10 + worse * 3)
+
+    @pytest.mark.parametrize("threshold", [0.0, 1e-4, 1.0, 3.0])
+    @pytest.mark.parametrize("mode", ["min", "max"])
+    def test_the_first_metric_is_the_best(self, mode, threshold):
+        plateau = ReduceLROnPlateau(
+            two_groups(), mode, threshold=threshold, threshold_mode="rel_magnitude"
+        )
+        plateau.step(-0.5)
+        assert plateau.best == -0.5
 
     def test_other_hyperparameters_stay(self):
         opt = fo.SGD(np.zeros(2), lr=0.8, momentum=0.9)
@@ -871,7 +940,7 @@ class TestPlateau:
 
     @settings(max_examples=50, deadline=None)
     @given(
-        st.sampled_from(PLATEAUS),
+        st.sampled_from(PLATEAUS + OUR_PLATEAUS),
         st.lists(st.floats(-2, 2), max_size=30),
         st.lists(st.floats(-2, 2), max_size=30),
     )

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from fastoptim.cli import CommandError
+from fastoptim.cli import CommandError, check_plot, check_writable, writing
 
 from . import clients, loop, plot, report, sections, timing
 from .cases import CASES
-from .clients import Client, ClientResult
-from .contenders import WrongResultError
+from .clients import ClientResult, Programs
+from .contenders import WrongResultError, reason
 from .loop import LoopResult, Training
 from .sections import Section
 from .timing import BUDGET, Result
-
-T = TypeVar("T")
 
 
 class Todo(NamedTuple):
@@ -28,22 +27,22 @@ class Todo(NamedTuple):
 
     sections: list[Section]
     trainings: list[Training]
-    clients: list[Client]
-    absent: dict[str, str]  # clients that are left out, and why
+    programs: Programs
 
     @property
     def left_out(self) -> dict[str, str]:
         """What cannot be measured, and why."""
         cells = {str(cell): why for s in self.sections for cell, why in s.left_out.items()}
-        return cells | self.absent
+        return cells | self.programs.absent
 
 
 class Found(NamedTuple):
-    """What was measured."""
+    """What was measured, and why the rest was not."""
 
     cells: dict[tuple[str, Any], Result]  # by a section's name and a cell
     loops: list[LoopResult]
     clients: list[ClientResult]
+    failed: dict[Any, str]  # by a cell, a training, a client, or the name of a client's library
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Time the step of an optimizer beside a memory probe, NumPy and torch, in float32 and "
         "float64, and then the steps of all other rules. The options --rivals, --loop, --many, "
         "--scale and --clients measure something else instead, and can be combined. Every result "
-        "is checked before it is timed. The exit status is 1 if a result was wrong, 2 if the "
-        "benchmark cannot run."
+        "is checked before it is timed. What fails is named and the rest goes on; then the exit "
+        "status is 1, and 2 if the benchmark cannot run."
     )
     parser.add_argument(
         "--rivals",
@@ -103,30 +102,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, print the tables, write the record; return 1 if a contender was wrong."""
+    """Measure, print the tables, write the record; return 1 if anything failed."""
     _check_files(args)
     machine = report.environment()
     todo = _chosen(args)
+    found = Found({}, [], [], dict(todo.programs.failed))
     try:
-        found = _measured(todo, args.quick)
-    except WrongResultError as error:
-        print(f"fastoptim bench: wrong result of {error}", file=sys.stderr)
-        return 1
-    report.show(machine, todo.sections, found.cells, found.loops)
+        _measure(todo, args.quick, found)
+    finally:  # an interrupt does not lose what was measured before
+        _publish(args, machine, todo, found)
+    if found.failed:
+        print(f"fastoptim bench: failed: {'; '.join(map(str, found.failed))}", file=sys.stderr)
+    return int(bool(found.failed))
+
+
+def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, found: Found) -> None:
+    """Print the tables, write the record and the plot."""
+    report.show(machine, todo.sections, found.cells, found.loops, found.failed)
     if args.clients:
-        report.show_clients(found.clients, todo.absent)
+        report.show_clients(found.clients, found.failed, todo.programs.absent)
     record = {
         "machine": machine,
         "results": [{"section": name, **r.record()} for (name, _), r in found.cells.items()],
         "loops": [loop.record() for loop in found.loops],
         "clients": [client.record() for client in found.clients],
         "left_out": todo.left_out,
+        "failed": {str(thing): why for thing, why in found.failed.items()},
     }
     if args.json:
-        args.json.write_text(json.dumps(record, indent=2) + "\n")
+        with writing("--json", args.json):
+            args.json.write_text(json.dumps(record, indent=2) + "\n")
     if args.plot:
-        plot.draw(record, args.plot)
-    return 0
+        with writing("--plot", args.plot):
+            plot.draw(record, args.plot)
 
 
 def _check_files(args: argparse.Namespace) -> None:
@@ -136,20 +144,9 @@ def _check_files(args: argparse.Namespace) -> None:
             raise CommandError("--plot: expected --scale or --many with it")
         if args.plot.suffix.lower() != ".png":
             raise CommandError(f"--plot: expected a file named *.png, found {args.plot}")
-        try:
-            importlib.import_module("matplotlib.figure")
-        except ModuleNotFoundError:
-            raise CommandError(
-                '--plot: needs matplotlib: python -m pip install "fastoptim[plot]"'
-            ) from None
-    for option in ("json", "plot"):
-        file = getattr(args, option)
-        if file is None:
-            continue
-        try:
-            file.open("a").close()
-        except OSError as error:
-            raise CommandError(f"--{option}: cannot write {file}: {error.strerror}") from None
+        check_plot(args.plot)
+    if args.json:
+        check_writable("--json", args.json)
 
 
 def _chosen(args: argparse.Namespace) -> Todo:
@@ -160,40 +157,49 @@ def _chosen(args: argparse.Namespace) -> Todo:
         if getattr(args, name)
     ]
     trainings = loop.trainings(case, quick) if args.loop else []
-    programs, absent = clients.find(quick) if args.clients else ([], {})
+    programs = clients.find(quick) if args.clients else Programs([], {}, {})
     if not found and not args.loop and not args.clients:
         found = sections.steps(case, quick)
         if args.optimizer is None:
             found.append(sections.rules(case))
-    return Todo(found, trainings, programs, absent)
+    return Todo(found, trainings, programs)
 
 
-def _measured(todo: Todo, quick: bool) -> Found:
-    """Measure everything, and show on stderr how far that is."""
+def _measure(todo: Todo, quick: bool, found: Found) -> None:
+    """Measure one thing after the other, and show on stderr how far that is."""
     from rich.console import Console
     from rich.progress import Progress
 
-    found = Found({}, [], [])
     console = Console(stderr=True)
     # Drawn between the cells only: a thread that draws would take a core from the contenders.
     with Progress(
         console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
     ) as progress:
         cells = [(section, cell) for section in todo.sections for cell in section.cells]
-        total = len(cells) + len(todo.trainings) + len(todo.clients)
+        total = len(cells) + len(todo.trainings) + len(todo.programs.clients)
         task = progress.add_task("", total=total)
 
-        def shown(things: Iterable[T], name: Callable[[T], str] = str) -> Iterator[T]:
-            for thing in things:
-                progress.update(task, description=name(thing), refresh=True)
-                yield thing
-                progress.advance(task)
+        @contextmanager
+        def attempt(thing: Any) -> Iterator[None]:
+            progress.update(task, description=str(thing), refresh=True)
+            try:
+                yield
+            except KeyboardInterrupt:
+                found.failed[thing] = "interrupted"
+                raise
+            except Exception as error:
+                if not isinstance(error, WrongResultError):
+                    traceback.print_exc()
+                found.failed[thing] = reason(error)
+            progress.advance(task)
 
-        for section, cell in shown(cells, lambda pair: str(pair[1])):
-            budget = 0 if quick else section.budget
-            found.cells[section.name, cell] = timing.measure(cell, section.rivals, budget)
-        for training in shown(todo.trainings):
-            found.loops.append(loop.measure(training, 0 if quick else BUDGET))
-        for client in shown(todo.clients):
-            found.clients.append(clients.measure(client, 1 if quick else clients.ROUNDS))
-    return found
+        for section, cell in cells:
+            with attempt(cell):
+                budget = 0 if quick else section.budget
+                found.cells[section.name, cell] = timing.measure(cell, section.rivals, budget)
+        for training in todo.trainings:
+            with attempt(training):
+                found.loops.append(loop.measure(training, 0 if quick else BUDGET))
+        for client in todo.programs.clients:
+            with attempt(client):
+                found.clients.append(clients.measure(client, 1 if quick else clients.ROUNDS))

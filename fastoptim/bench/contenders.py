@@ -7,6 +7,7 @@ their averages where it keeps some, differ by more than rounding.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from functools import lru_cache, partial
 from types import ModuleType
@@ -25,8 +26,17 @@ FACTORS = (1.0, 2.0, -1.0, 1.0, 1.5, -0.5, 1.0)
 TOLERANCE = 8  # units of rounding at 1, which the parameters stay below
 
 
+LONGEST_REASON = 200  # characters: some libraries' errors fill a screen
+
+
 class WrongResultError(Exception):
     """A contender that disagrees with the reference."""
+
+
+def reason(error: Exception) -> str:
+    """Return on one line what an error says, and of others' errors the type, too."""
+    text = str(error) if isinstance(error, WrongResultError) else f"{type(error).__name__}: {error}"
+    return textwrap.shorten(text, LONGEST_REASON, placeholder=" ...")
 
 
 def _fastoptim(case: Case, params: Arrays, grads: Arrays, backend: str, **flavour: Any) -> Run:
@@ -117,16 +127,29 @@ def prepare(name: str, problem: Problem) -> Step:
 def prepare_on(name: str, problem: Problem, params: Arrays, grads: Arrays) -> Step:
     """Return the step of a contender on these arrays, which are the problem's."""
     flavour = rivals.FLAVOURS.get((name, problem.case.name), ())
-    run = CONTENDERS[name](problem.case, params, grads)
-    arrays = _after_some_steps(run, params, grads)
+    run, arrays = _checked_run(name, problem.case, params, grads)
     pairs = zip(arrays, _expected(problem, flavour), strict=True)
     error = np.max([np.abs(a - expected).max() for a, expected in pairs])
     if not error <= TOLERANCE * np.finfo(problem.dtype).eps:  # a NaN is wrong as well
         raise WrongResultError(
-            f"{name}: {problem}: after {len(FACTORS)} steps the parameters or their averages "
+            f"wrong result of {name}: after {len(FACTORS)} steps the parameters or their averages "
             f"differ from the reference's by up to {error:.2g}"
         )
     return run.step
+
+
+def _checked_run(name: str, case: Case, params: Arrays, grads: Arrays) -> tuple[Run, Arrays]:
+    """Return a contender at work, and its results after some steps."""
+    try:
+        run = CONTENDERS[name](case, params, grads)
+        return run, _after_some_steps(run, params, grads)
+    except UnavailableError:
+        raise
+    except Exception as error:
+        if name not in rivals.RIVALS:
+            raise
+        # Whatever the matter is with another library, the rest can be measured without it.
+        raise UnavailableError(f"broken: {reason(error)}") from error
 
 
 def _after_some_steps(run: Run, params: Arrays, grads: Arrays) -> Arrays:

@@ -10,7 +10,7 @@ LENGTHS = (16, 1000)  # of the tensors whose number grows
 
 
 def draw(record: Mapping[str, Any], file: Path) -> None:
-    """Draw what a record has of the sections ``scale`` and ``many`` into an image file.
+    """Draw what a record has of the sections ``scale`` and ``many``, if anything, into a file.
 
     Parameters
     ----------
@@ -25,10 +25,13 @@ def draw(record: Mapping[str, Any], file: Path) -> None:
         [result for result in record["results"] if result["section"] == section]
         for section in ("scale", "many")
     )
-    panels = [("one tensor", "elements", scale)] if scale else []
-    for length in LENGTHS if many else ():
+    panels = [("one tensor", "elements", scale)]
+    for length in LENGTHS:
         some = [r for r in many if r["elements"] == length * r["tensors"]]
         panels.append((f"tensors of {length:,} elements", "tensors", some))
+    panels = [panel for panel in panels if panel[-1]]
+    if not panels:
+        return
     figure = Figure(figsize=(5 * len(panels), 4.2), layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, field, results) in zip(row, panels, strict=True):

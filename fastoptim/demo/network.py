@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from fastoptim.init import kaiming_normal
 
-from .digits import CLASSES, SEED, SIDE
+from .digits import CLASSES, SEED
 
-HIDDEN = 128
+HIDDEN = 512
 
 Array = NDArray[Any]
 Weights = dict[str, Array]
@@ -62,7 +62,7 @@ class Network:
     start.
     """
 
-    def __init__(self, *, batch_norm: bool = False) -> None:
+    def __init__(self, inputs: int, *, batch_norm: bool = False) -> None:
         rng = np.random.default_rng(SEED)
 
         def he_normal(inputs: int, outputs: int) -> Array:
@@ -71,7 +71,7 @@ class Network:
             )
 
         self.weights: Weights = {
-            "W1": he_normal(SIDE * SIDE, HIDDEN),
+            "W1": he_normal(inputs, HIDDEN),
             "b1": np.zeros(HIDDEN, np.float32),
             "W2": he_normal(HIDDEN, CLASSES),
             "b2": np.zeros(CLASSES, np.float32),

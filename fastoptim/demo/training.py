@@ -69,6 +69,11 @@ class Setup:
     patience: int = 0
 
     @property
+    def inputs(self) -> int:
+        """How many pixels an image has."""
+        return int(self.digits.x_train.shape[1])
+
+    @property
     def epoch(self) -> int:
         """How many mini-batches go through all images."""
         return -(-len(self.digits.x_train) // len(self.batches[0]))
@@ -134,7 +139,7 @@ class Training:
 
     def __init__(self, setup: Setup, method: type[Optimizer], lr: float, backend: str) -> None:
         self.setup = setup
-        self.network = Network(batch_norm=setup.batch_norm)
+        self.network = Network(setup.inputs, batch_norm=setup.batch_norm)
         rate: Any = lr
         if setup.schedule:
             rate = SCHEDULES[setup.schedule](lr, len(setup.batches))

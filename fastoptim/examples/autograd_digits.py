@@ -1,7 +1,7 @@
 """Train a network of autograd's on digits, with the steps of fastoptim.
 
 A multilayer perceptron in autograd's NumPy, whose weights have a Gaussian prior, learns the 1,797
-images of 8 x 8 pixels that come with scikit-learn by stochastic ascent of the posterior. Of the
+images of 8 x 8 pixels that come with fastoptim by stochastic ascent of the posterior. Of the
 program as one would write it for autograd, only the import of ``adam`` has changed.
 """
 
@@ -13,8 +13,8 @@ import autograd.numpy as np
 import numpy
 from autograd import grad
 from autograd.scipy.special import logsumexp
-from sklearn.datasets import load_digits
 
+from fastoptim.demo.digits import read_digits
 from fastoptim.integrations.autograd import adam
 
 LAYERS = (64, 200, 100, 10)
@@ -26,9 +26,9 @@ HELD_OUT = 360
 
 def data(seed=0):
     """Return images and one-hot labels: those to learn from, then those held out."""
-    digits = load_digits()
-    order = numpy.random.default_rng(seed).permutation(len(digits.target))
-    x, y = digits.data[order] / 16, numpy.eye(10)[digits.target[order]]
+    images, labels = read_digits()
+    order = numpy.random.default_rng(seed).permutation(len(labels))
+    x, y = images[order].astype(float), numpy.eye(10)[labels[order]]
     return (x[HELD_OUT:], y[HELD_OUT:]), (x[:HELD_OUT], y[:HELD_OUT])
 
 

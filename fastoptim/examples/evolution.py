@@ -126,7 +126,22 @@ class CartPole:
         return np.stack([speed, push - pole * half * bend * cos / (cart + pole), turning, bend], 1)
 
 
-def climb_rastrigin(generations=600, size=10):
+def say(line):
+    """Print a line at once, wherever it goes."""
+    print(line, flush=True)
+
+
+def progress(name, generations, lines, report):
+    """Return a function that reports the mean value of some generations, in so many lines."""
+
+    def tell(generation, values):
+        if (generation + 1) % max(1, generations // lines) == 0:
+            report(f"{name}, generation {generation + 1} of {generations}: {values.mean():.1f}")
+
+    return tell
+
+
+def climb_rastrigin(generations=600, size=10, report=say):
     """Return the value of the point that the Rastrigin function is climbed to."""
     mean = np.full(size, 2.5)
     ascend(
@@ -136,11 +151,12 @@ def climb_rastrigin(generations=600, size=10):
         pairs=50,
         sigma=lambda t: max(0.01, 0.99**t),  # wide enough at first to see past the ripples
         lr=fo.schedules.CosineAnnealing(0.05, T_max=generations),
+        report=progress("Rastrigin", generations, 6, report),
     )
     return rastrigin(mean)
 
 
-def balance(width, generations, pairs, sigma, lr):
+def balance(width, generations, pairs, sigma, lr, report=say):
     """Return how many weights a network has, and for how many steps it keeps the pole up.
 
     First as it starts, then as it has learned.
@@ -148,20 +164,30 @@ def balance(width, generations, pairs, sigma, lr):
     task = CartPole(width)
     weights = task.weights()
     before = task(weights)
-    ascend(task, weights, generations=generations, pairs=pairs, sigma=sigma, lr=lr)
+    ascend(
+        task,
+        weights,
+        generations=generations,
+        pairs=pairs,
+        sigma=sigma,
+        lr=lr,
+        report=progress("Pole", generations, 5, report),
+    )
     return weights.size, before, task(weights)
 
 
 SMALL = {"width": 8, "generations": 30, "pairs": 10, "sigma": 0.2, "lr": 0.1}
-LARGE = {"width": 998, "generations": 8, "pairs": 8, "sigma": 0.02, "lr": 0.01}
+LARGE = {"width": 998, "generations": 5, "pairs": 8, "sigma": 0.02, "lr": 0.01}
 
 
-def main(report=print):
+def main(report=say):
     """Run the tasks."""
-    report(f"Rastrigin, 10 parameters: {climb_rastrigin():.4f}, where 0 is the maximum")
+    report(
+        f"Rastrigin, 10 parameters: {climb_rastrigin(report=report):.4f}, where 0 is the maximum"
+    )
     for settings in (SMALL, LARGE):
         start = time.perf_counter()
-        size, before, after = balance(**settings)
+        size, before, after = balance(**settings, report=report)
         report(
             f"Pole on a cart, {size:,} parameters: upright for {before:.0f} of 100 steps at first, "
             f"then for {after:.0f} ({time.perf_counter() - start:.1f} s)"

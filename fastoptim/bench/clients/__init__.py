@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastoptim.bench.contenders import WrongResultError
+from fastoptim.bench.contenders import WrongResultError, reason
 from fastoptim.bench.rivals import UnavailableError, needed
 
 # The workers of a BLAS spin for some 0.1 s after a product, those of other libraries for less.
 # They would take a core from whoever trains next.
 PAUSE = 0.2
 ROUNDS = 5
+LONGEST_MODEL = 36  # characters of a model's name, for tables of 80 columns
 
 Run = Callable[[], tuple[float, NDArray[Any]]]
 
@@ -37,7 +38,7 @@ class Client(NamedTuple):
     library : str
         Whose program it is.
     model : str
-        What is trained, in 36 characters at the most.
+        What is trained, in `LONGEST_MODEL` characters at the most.
     before, after : function
         Train from the start, with the library's own update and with fastoptim's; return the seconds
         of what is measured, and the result, such as the losses or the final weights.
@@ -84,17 +85,26 @@ class ClientResult:
         }
 
 
-def find(quick: bool) -> tuple[list[Client], dict[str, str]]:
-    """Return the trainings of all libraries that are here, and why the others are left out."""
-    clients: list[Client] = []
-    left_out = {}
+class Programs(NamedTuple):
+    """The trainings of all libraries that are here, and why those of others are not."""
+
+    clients: list[Client]
+    absent: dict[str, str]
+    failed: dict[str, str]  # they are installed, but cannot be imported
+
+
+def find(quick: bool) -> Programs:
+    """Return the trainings to measure."""
+    found = Programs([], {}, {})
     for module in pkgutil.iter_modules(__path__):
         try:
             needed(module.name)
-            clients += import_module(f"{__name__}.{module.name}").clients(quick)
+            found.clients.extend(import_module(f"{__name__}.{module.name}").clients(quick))
         except UnavailableError as why:
-            left_out[module.name] = str(why)
-    return clients, left_out
+            found.absent[module.name] = str(why)
+        except Exception as error:  # whatever another library may raise
+            found.failed[module.name] = reason(error)
+    return found
 
 
 def measure(client: Client, rounds: int) -> ClientResult:
@@ -121,8 +131,8 @@ def measure(client: Client, rounds: int) -> ClientResult:
     difference = _difference(expected, found)
     if not difference <= client.tolerance:  # a NaN is none either
         raise WrongResultError(
-            f"fastoptim: {client}: expected results within "
-            f"{client.tolerance:.0e} of the library's, found a difference of {difference:.1e}"
+            f"wrong result: expected one within {client.tolerance:.0e} of the library's own, found "
+            f"a difference of {difference:.1e}"
         )
     before: list[float] = []
     after: list[float] = []

@@ -52,7 +52,10 @@ def clients(quick: bool) -> Iterator[Client]:
 def _run(who: str, model: Model, part: int) -> tuple[float, NDArray[np.float64]]:
     """Return the median seconds of a part of a step, and the losses."""
     code = CODE.format((who, *model))
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise RuntimeError(f"a process of its own ended with status {done.returncode}: {last}")
     seconds, losses = json.loads(done.stdout)
     return median(s[part] for s in seconds), np.array(losses)
 
