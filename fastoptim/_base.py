@@ -415,10 +415,15 @@ class Optimizer:
         Clip the parameters to [low, high] after the update; either may be infinite.
     mask : array of bool, or a container like params, optional
         Where it is False the parameters are zero after every step. See `fastoptim.prune`. With
-        param groups it belongs into each group. It is copied.
+        param groups it belongs into each group, of which ``group["mask"] = ...`` changes it. It is
+        copied.
     ema_decay : float, optional
-        :math:`0 \le d < 1`: keep an exponential moving average of the parameters, which starts
-        as they do: :math:`e = d e + (1 - d) p` after each update. It is at `ema`.
+        :math:`0 \le d < 1`: keep an exponential moving average of the parameters:
+        :math:`e = d e + (1 - d) p` after each step, then as `bounds` and `mask` let the parameters
+        be. It starts with the first step, as the parameters are before it, and follows those
+        without a gradient, too, which the program may change itself (so do
+        ``torch.optim.swa_utils.AveragedModel`` and Keras). If it was off for a step, it starts
+        anew. It is at `ema`.
     max_grad_norm : float, optional
         Scale the gradients so that the L2 norm of all of them together is at most this, as
         ``torch.nn.utils.clip_grad_norm_`` does; before ``max_grad_value``. For the optimizer as a
@@ -452,7 +457,10 @@ class Optimizer:
     Arrays may be views of one buffer that do not overlap, of no axes, without elements, and of
     subclasses of ndarray such as ``np.memmap`` and ``np.matrix``, whose memory counts and whose
     own arithmetic does not; masked arrays are refused, as parameters, gradients, state and masks.
-    State read back is that of the last step that was finished. The optimizer goes on with an array
+    State read back is what the next step goes on from. Where `params` is a list or a mapping, it
+    must go on holding the arrays that it held: if another array takes the place of one, as in
+    ``params["w"] = w``, which steps would never reach, `step`, `save`, `load` and `use_ema` raise.
+    The optimizer goes on with an array
     as it was given, if its shape or dtype is set later. A gradient may be a NumPy scalar where the
     parameter has no axes; a hyperparameter is no array, not even one without axes. What the
     caller's own code raises, such as a schedule, comes through, and nothing has changed.
