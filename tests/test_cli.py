@@ -365,7 +365,7 @@ def test_data(arrays, save, labels, folder, short, capsys):
     save(folder / "mnist.npz", **{**arrays, **changed}, other=np.arange(3))
     assert main(["demo", "--quick", "--data", "mnist.npz", "--plot", "loss.png"]) == 0
     out = capsys.readouterr().out
-    assert "Network 784-512-10" in out
+    assert "Network 784-128-10" in out
     assert "30 images for training, 30 held out" in out
     assert (folder / "loss.png").read_bytes().startswith(PNG)
 

@@ -147,14 +147,14 @@ def test_validation_images_are_taken_out_of_those_for_training(digits):
 def test_start():
     weights = Network(64).weights
     assert {name: w.shape for name, w in weights.items()} == {
-        "W1": (64, 512),
-        "b1": (512,),
-        "W2": (512, 10),
+        "W1": (64, 128),
+        "b1": (128,),
+        "W2": (128, 10),
         "b2": (10,),
     }
     assert all(w.dtype == np.float32 for w in weights.values())
     assert np.std(weights["W1"]) == pytest.approx(math.sqrt(2 / 64), rel=0.02)
-    assert np.std(weights["W2"]) == pytest.approx(math.sqrt(2 / 512), rel=0.05)
+    assert np.std(weights["W2"]) == pytest.approx(math.sqrt(2 / 128), rel=0.05)
     for name, again in Network(64, batch_norm=True).weights.items():
         assert np.all(again == (1 if name == "scale" else weights[name]))
 

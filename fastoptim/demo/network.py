@@ -15,7 +15,7 @@ from fastoptim.init import kaiming_normal
 
 from .digits import CLASSES, SEED
 
-HIDDEN = 512
+HIDDEN = 128
 
 Array = NDArray[Any]
 Weights = dict[str, Array]
