@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import functools
 import gc
 import inspect
 import itertools
@@ -479,6 +480,17 @@ def test_hooks_see_the_gradients_of_scikit_learn(hook, how):
     for a, b in zip(expected, seen, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
     assert_close(theirs, found)
+
+
+@pytest.mark.parametrize("name", list(AROUND)[:3])
+@pytest.mark.parametrize("cls", PAIR, ids=["patched", "ours"])
+def test_hooks_without_a_frame_of_their_own_are_seen(cls, name, monkeypatch):
+    """A function that Cython has compiled has none; nor has a partial one, which stands for it."""
+    monkeypatch.setattr(ours._Gradients, "add", lambda *_: pytest.fail("the hook got sums"))
+    estimator = perceptron(cls, max_iter=2)
+    with patched():
+        setattr(estimator, name, functools.partial(getattr(estimator, name)))
+        estimator.fit(X, Y)
 
 
 def with_epochs(cls, at_epoch, **options):

@@ -375,6 +375,8 @@ class _Gradients(list[Any]):
             isinstance(optimizer, _FusedUpdate)
             and optimizer.takes_sums()
             and estimator.coefs_[layer] is self.coefs[layer]  # so the step's penalty is of the same
+            and _is_from(globals(), estimator._compute_loss_grad)
+            and _is_from(vars(_multilayer_perceptron), estimator._backprop)
             and _is_from(vars(_multilayer_perceptron), theirs)
             and _is_from(vars(extmath), _multilayer_perceptron.safe_sparse_dot)
             and _is_called_by("_backprop", "_fit_stochastic")
@@ -401,7 +403,8 @@ def _is_called_by(*names: str) -> bool:
     """Tell whether these functions of scikit-learn's module, the innermost first, have led here.
 
     That tells of all who could see gradients, in whatever way they came between: in a subclass, on
-    the instance, on the class, for a single call.
+    the instance, on the class, for a single call. Compiled functions leave no trace in the stack:
+    they are found where they are looked up.
     """
     theirs, frame = vars(_multilayer_perceptron), cast(Any, sys._getframe())
     while frame and frame.f_globals is globals():
@@ -431,7 +434,8 @@ def _with_room_for_sums(theirs: Any, estimator: Any, *args: Any) -> tuple[Any, .
     """Return the arguments of `_fit_stochastic`, with gradients that may be sums if nobody sees."""
     *before, coef_grads, intercept_grads, layer_units, incremental = args
     if (
-        _is_from(vars(_multilayer_perceptron), theirs)
+        _is_from(globals(), estimator._fit_stochastic)
+        and _is_from(vars(_multilayer_perceptron), theirs)
         and _is_called_by("_fit")
         and _match(estimator.coefs_ + estimator.intercepts_, coef_grads + intercept_grads)
     ):
