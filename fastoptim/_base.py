@@ -603,7 +603,8 @@ class Optimizer:
     def ema(self) -> Any:
         """The average of the parameters, in containers like theirs; None without `ema_decay`.
 
-        Until the first step, it is what the parameters are, within their bounds and masks.
+        Until the first step, it is what the parameters are, within their bounds and masks, and what
+        is written to it is lost with that step; `load_state_dict` brings another average.
         """
         self._settled()
         arrays = iter(self._state.values())
