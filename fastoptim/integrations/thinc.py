@@ -238,8 +238,9 @@ class Optimizer(thinc.optimizers.Optimizer):
         planned = self._planned.get(key) or self._idle.get(key)
         if not (planned and planned.rule is step.rule and all(map(is_, planned.arrays, arrays))):
             planned = self._plan(key, step.rule, arrays)
-        group = Clipped(step, planned, gradient, [*changes, *self._after_step(key, t, planned)])
-        planned.plan.step((gradient,), (group,), 1.0, group.judge)
+        group = Clipped(step, clipping_factor(step, planned, gradient))
+        changes = [*changes, *self._after_step(key, t, planned)]
+        planned.plan.step((gradient,), (group,), 1.0, lambda scale: (scale, changes))
 
     def step_schedules(self) -> None:
         """Go on to the next values of the schedules.
@@ -329,35 +330,34 @@ def _step_of(t: int, use_radam: bool, decays: bool, *hyper: float) -> Step:
     return Step(rule, lambda _: scalars, 0.0 if decays else l2, limit)
 
 
-class Clipped:
-    """A step whose gradient is clipped once it is checked, the sum of it and the penalty.
+class Clipped(NamedTuple):
+    """A step whose gradient is multiplied by a factor, the sum of it and the penalty.
 
     The penalty becomes a part of the step, and the gradient stays as it is until then.
     """
 
-    def __init__(
-        self, step: Step, planned: Planned, gradient: Array, changes: "list[Change]"
-    ) -> None:
-        self.step, self.planned, self.gradient, self.changes = step, planned, gradient, changes
-        self.factor = 1.0
-
-    def judge(self, scale: float) -> tuple[float, "list[Change]"]:
-        limit = self.step.limit
-        if limit:
-            norm = self._norm(scale)
-            if norm >= limit:
-                self.factor = limit / norm
-        return scale * self.factor, self.changes
-
-    def _norm(self, scale: float) -> float:
-        if not self.step.penalty:
-            return norm_of(self.planned.plan, scale)[0]
-        with np.errstate(all="ignore"):
-            return global_norm([self.gradient + self.step.penalty * self.planned.arrays[0]])
+    step: Step
+    factor: float
 
     def scalars(self, t: int) -> tuple[Scalars, Scalars, Scalars]:
         (scale, decay, *rest), after, own = self.step.scalars(t)
-        return (scale, decay + self.factor * scale * self.step.penalty, *rest), after, own
+        scale = self.factor * scale
+        return (scale, decay + scale * self.step.penalty, *rest), after, own
+
+
+def clipping_factor(step: Step, planned: Planned, gradient: Array) -> float:
+    """Return what clips a gradient, the sum of it and the penalty, by its norm."""
+    if not step.limit:
+        return 1.0
+
+    def norm() -> float:
+        if not step.penalty:
+            return norm_of(planned.plan, 1.0)[0]
+        with np.errstate(all="ignore"):
+            return global_norm([gradient + step.penalty * planned.arrays[0]])
+
+    found = planned.plan.measure((gradient,), norm)
+    return step.limit / found if found >= step.limit else 1.0
 
 
 def _plain(name: str, value: Any) -> float:
