@@ -155,6 +155,7 @@ def code(text: str) -> list[str]:
 
 EVOLUTION = "from fastoptim.examples.evolution import climb_rastrigin; climb_rastrigin(2)"
 BENCH = ["fastoptim", "bench", "--quick"]
+DIGITS = ["python", "-m", "fastoptim.examples.autograd_digits"]
 DENORMALS = str(ROOT / "bench" / "bench_denormals.py")
 
 EXTRAS = {
@@ -165,10 +166,7 @@ EXTRAS = {
     "plot": Extra([code(PLOT)]),
     "bench,plot": Extra([[*BENCH, "--scale", "--plot", "scale.png"]], ages=("newest",)),
     "sklearn": Extra([code(SKLEARN)], suite="test_sklearn.py"),
-    "autograd": Extra([code(AUTOGRAD)], suite="test_autograd.py"),
-    "autograd,sklearn": Extra(
-        [["python", "-m", "fastoptim.examples.autograd_digits"]], ages=("newest",)
-    ),
+    "autograd": Extra([code(AUTOGRAD), DIGITS], suite="test_autograd.py"),
     "thinc": Extra([code(THINC)], suite="test_thinc.py", suite_ages=("newest", "oldest")),
     # spaCy 3.8.2 imports click, which came with typer then
     "spacy": Extra([code(THINC), code(SPACY)], ages=("newest",)),
@@ -260,7 +258,7 @@ class Environment(NamedTuple):
         for command in extra.commands:
             self.run(place, place / "venv" / "bin" / command[0], *command[1:])
         if extra.suite and self.age in extra.suite_ages:
-            self.install(place, "pytest", "hypothesis")
+            self.install(place, "pytest", "pytest-timeout", "hypothesis")
             # Libraries of different ages warn of each other.
             options = "-q", "-p", "no:cacheprovider", "-W", "default::DeprecationWarning"
             suite = ROOT / "tests" / extra.suite
