@@ -1282,7 +1282,8 @@ print(type(estimator._optimizer).__module__)
 )
 def test_scikit_learns_own_tests(tmp_path, how, tests):
     here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent), *sys.path])
+    installed = Path(ours.__file__).parents[2]  # which need not be the source tree
+    path = os.pathsep.join([str(here), str(installed), *sys.path])
     done = subprocess.run(
         [
             *(
