@@ -52,3 +52,13 @@ def test_one_line_examples_of_the_options():
         result = eval(example, names)
         if isinstance(result, fastoptim.Optimizer):
             result.step([np.ones_like(p) for p in params] if "params" in example else np.ones(10))
+
+
+def test_first_block_prints_a_loss_that_falls(capsys):
+    block = README.partition("```python\n")[2].partition("```")[0]
+    exec(compile(block, "README.md", "exec"), {})
+    printed = re.findall(r"^step \d+: loss (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    said = re.search(r"# from (\S+) down to (\S+)", block)
+    assert said
+    assert [printed[0], printed[-1]] == list(said.groups())
+    assert float(printed[0]) > 10 * float(printed[-1])
