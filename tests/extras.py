@@ -166,7 +166,8 @@ EXTRAS = {
     "plot": Extra([code(PLOT)]),
     "bench,plot": Extra([[*BENCH, "--scale", "--plot", "scale.png"]], ages=("newest",)),
     "sklearn": Extra([code(SKLEARN)], suite="test_sklearn.py"),
-    "autograd": Extra([code(AUTOGRAD), DIGITS], suite="test_autograd.py"),
+    "autograd": Extra([code(AUTOGRAD)], suite="test_autograd.py"),
+    "autograd,sklearn": Extra([DIGITS], ages=("newest",)),  # which brings SciPy, too
     "thinc": Extra([code(THINC)], suite="test_thinc.py", suite_ages=("newest", "oldest")),
     # spaCy 3.8.2 imports click, which came with typer then
     "spacy": Extra([code(THINC), code(SPACY)], ages=("newest",)),
