@@ -158,12 +158,14 @@ def _prepared() -> ctypes._NamedFuncPointer:
     return set_callback
 
 
+# Looked up once: Python 3.10 ignores an interrupt that comes while a module is looked up.
+_NUMPY = import_module("numpy._core._multiarray_umath").__file__
 _EXPECTED = "share_blas_threads: expected NumPy with OpenBLAS 0.3.29 or newer and its own threads"
 
 
 def _library() -> ctypes.CDLL:
     """Return NumPy's core: a look-up in it searches the libraries that it was linked with."""
-    return ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
+    return ctypes.CDLL(_NUMPY)
 
 
 def _function(name: str) -> ctypes._NamedFuncPointer:
