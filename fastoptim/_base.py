@@ -460,10 +460,10 @@ class Optimizer:
     State read back is what the next step goes on from. Where `params` is a list or a mapping, it
     must go on holding the arrays that it held: if another array takes the place of one, as in
     ``params["w"] = w``, which steps would never reach, `step`, `save`, `load` and `use_ema` raise.
-    The optimizer goes on with an array
-    as it was given, if its shape or dtype is set later. A gradient may be a NumPy scalar where the
-    parameter has no axes; a hyperparameter is no array, not even one without axes. What the
-    caller's own code raises, such as a schedule, comes through, and nothing has changed.
+    The optimizer goes on with an array as it was given, if its shape or dtype is set later. A
+    gradient may be a NumPy scalar where the parameter has no axes; a hyperparameter is no array,
+    not even one without axes. What the caller's own code raises, such as a schedule, comes through,
+    and nothing has changed.
 
     ``copy.deepcopy`` and ``pickle`` take everything along: the parameters, state, step counts,
     hyperparameters with their schedules, masks, and what belongs to the optimizer as a whole. The
@@ -1262,14 +1262,15 @@ def _checked_for_group(rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any]:
     return rule.check(hyper)
 
 
-def _watched(groups: Sequence[ParamGroup]) -> list[tuple[Any, list[Array], Callable[[], None]]]:
+def _watched(groups: Sequence[ParamGroup]) -> list[tuple[Any, list[Any], Callable[[], None]]]:
     """Return the caller's lists and mappings of parameters, as a plan watches them."""
-    return [
-        (container.given, container.arrays, partial(container.check_given, label))
-        for number, container in enumerate(group.container for group in groups)
-        for label in (f"params[{number}]" if len(groups) > 1 else "params",)
-        if container.given is not None
-    ]
+    found: list[tuple[Any, list[Any], Callable[[], None]]] = []
+    for number, group in enumerate(groups):
+        container, label = group.container, f"params[{number}]" if len(groups) > 1 else "params"
+        if container.given is not None:
+            check = partial(container.check_given, label)
+            found.append((container.given, container.arrays, check))
+    return found
 
 
 def _shown_call(chosen: Mapping[str, Any], contents: str) -> str:

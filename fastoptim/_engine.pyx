@@ -1294,9 +1294,8 @@ cdef class Plan:
         p, *state, ema = self.copies(i)
         if self.tensors[i].stepped:
             self.update_one(i, p, state, None, scalars)
-            after(p, ema, self.masks[i], *scalars[1])
-        else:  # the parameter stays, and so does its state
-            after(p, ema, self.masks[i], *scalars[1])
+        after(p, ema, self.masks[i], *scalars[1])
+        if not self.tensors[i].stepped:  # only the average moves
             p, state = None, [None] * len(state)
         return [p, *state, *[None] * (STATE - len(state)), ema]
 
@@ -1670,15 +1669,23 @@ cdef void gather(
         memcpy(&out[i], base, sizeof(out[0]))  # the source may be misaligned
         if zeroing:
             memset(base, 0, sizeof(out[0]))
-        k = walk.axes - 1
-        while k >= 0:
-            index[k] += 1
-            base += walk.strides[k]
-            if index[k] < walk.shape[k]:
-                break
-            base -= walk.shape[k] * walk.strides[k]
-            index[k] = 0
-            k -= 1
+        advance(walk, walk.axes, &index[0], &base)
+
+
+cdef inline bint advance(
+    const Walk* walk, int axes, Py_ssize_t* index, char** base
+) noexcept nogil:
+    """Go on to the next index over the first axes of a walk, and its address; False at the end."""
+    cdef int k = axes - 1
+    while k >= 0:
+        index[k] += 1
+        base[0] += walk.strides[k]
+        if index[k] < walk.shape[k]:
+            return True
+        base[0] -= walk.shape[k] * walk.strides[k]
+        index[k] = 0
+        k -= 1
+    return False
 
 
 cdef void clip_array(
@@ -1688,28 +1695,19 @@ cdef void clip_array(
     cdef Py_ssize_t[AXES] index
     cdef Py_ssize_t n = 1, stride = itemsize
     cdef int last = walk.axes - 1, k
+    cdef bint more = True
     if last >= 0:
         n, stride = walk.shape[last], walk.strides[last]
     for k in range(walk.axes):
         index[k] = 0
         if walk.shape[k] == 0:
             return
-    while True:
+    while more:
         if itemsize == sizeof(float):
             clip_line(base, n, stride, <float> factor, <float> limit)
         else:
             clip_line(base, n, stride, factor, limit)
-        k = last - 1
-        while k >= 0:
-            index[k] += 1
-            base += walk.strides[k]
-            if index[k] < walk.shape[k]:
-                break
-            base -= walk.shape[k] * walk.strides[k]
-            index[k] = 0
-            k -= 1
-        if k < 0:
-            return
+        more = advance(walk, last, &index[0], &base)
 
 
 cdef void clip_line(
