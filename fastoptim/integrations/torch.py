@@ -350,9 +350,7 @@ class Optimizer(torch.optim.Optimizer):
         found = {name: plain(name, group[name]) for name in names}
         for name in SCHEDULED:
             if name in found and is_negative(found[name]):
-                found[name] = rounded(
-                    found[name], roundings(name, group, defaults or self.defaults)
-                )
+                found[name] = rounded(found[name], roundings(name, group, defaults))
         return found
 
     def _update(self, scale: float) -> None:
