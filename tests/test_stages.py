@@ -252,6 +252,17 @@ class TestAverage:
         assert optimizer.ema.tolist() == [1.25]
 
     @pytest.mark.parametrize("backend", BACKENDS)
+    def test_keeps_the_decay_of_what_it_was(self, backend):
+        """Not the other part: with a decay of one half the two could change places."""
+        p, q = np.array([8.0]), np.array([4.0])
+        optimizer = fo.SGD([p, q], lr=8.0, ema_decay=0.75, backend=backend)
+        optimizer.step([np.ones(1), None])  # p = 0
+        assert [e.tolist() for e in optimizer.ema] == [[6.0], [4.0]]
+        q[...] = 0.0
+        optimizer.step([-np.ones(1), None])  # p = 8
+        assert [e.tolist() for e in optimizer.ema] == [[6.5], [3.0]]
+
+    @pytest.mark.parametrize("backend", BACKENDS)
     def test_is_where_bounds_and_mask_let_the_parameters_be(self, backend):
         p, q = np.array([-1.0, 3.0, 0.1]), np.array([5.0, 7.0])
         optimizer = fo.SGD(
