@@ -443,13 +443,13 @@ def as_array(label, value):
     return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
 
 
-def array_at(uintptr_t address, tuple shape, tuple strides, cnp.dtype dtype, owner):
+def array_at(uintptr_t address, shape, strides, cnp.dtype dtype, owner):
     """Return an array over memory that its owner keeps; the strides count elements."""
     cdef cnp.npy_intp[AXES] lengths, steps
-    cdef int axis, axes = len(shape)
+    cdef int axis, axes = len(shape), itemsize = dtype.itemsize
     for axis in range(axes):
         lengths[axis] = shape[axis]
-        steps[axis] = strides[axis] * dtype.itemsize
+        steps[axis] = <cnp.npy_intp> strides[axis] * itemsize
     array = PyArray_New(
         np.ndarray, axes, lengths, dtype.num, steps, <void*> address, 0,
         cnp.NPY_ARRAY_WRITEABLE, NULL
@@ -811,8 +811,8 @@ cdef class Plan:
         scale : float, optional
             What all gradients are multiplied by.
         judge : function, optional
-            ``judge(scale)`` is called once the gradients are checked and `sum_of_squares` may be
-            asked; it returns the scale to take the step with, or None to take none, and what to
+            ``judge(scale)`` may ask for `sum_of_squares`, which checks the gradients; it returns
+            the scale to take the step with, or None to take none, and what to
             `change` together with the step.
         flush : bool, default False
             Take denormal numbers for zero in the loops, and only there.
@@ -836,7 +836,6 @@ cdef class Plan:
             if self.unstarted_count > 0:
                 self.start_from_rows()
             if judge is not None:
-                self.bind()
                 judged, changes = judge(scale)
                 if judged is None:
                     change(changes)
@@ -1309,12 +1308,12 @@ cdef class Plan:
     def sum_of_squares(self, double scale):
         """Return the sum of the squares of scale times all gradients of the step under way.
 
-        It is summed in an order that depends on the shapes and layouts of the parameters alone.
+        They are checked first. It is summed in an order that depends on the shapes and layouts of
+        the parameters alone.
         """
         cdef Py_ssize_t tile
         cdef double total = 0
         if self.loops is None:
-            self.bind()
             return self.reference_squares(scale)
         self.cut_tiles()
         self.squares_scale = scale
@@ -1325,6 +1324,7 @@ cdef class Plan:
 
     cdef reference_squares(self, double scale):
         parts = []
+        self.bind()
         with Loops(self.flush):
             for i in range(self.count):
                 if self.tensors[i].stepped:

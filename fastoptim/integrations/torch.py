@@ -394,14 +394,14 @@ class Optimizer(torch.optim.Optimizer):
             found.append(len(group["params"]))
             for p in group["params"]:
                 found += p.data_ptr(), p.dtype, p.shape, p.stride()
-                for value in self.state.get(p, {}).values():
-                    if isinstance(value, Tensor):
-                        found += id(value), value.data_ptr()
+                tensors = [v for v in self.state.get(p, {}).values() if isinstance(v, Tensor)]
+                found += map(id, tensors)
+                found += [tensor.data_ptr() for tensor in tensors]
         return found
 
     def _count(self, inner: fo.Optimizer, groups: list[dict[str, Any]]) -> None:
         """Let the steps taken be what the state holds, which anybody may have changed."""
-        if not self._counts:
+        if not self._counts or [count.item() for count in self._counts] == self._shown:
             return
         keys = (key for key, _ in chain.from_iterable(keyed(groups)))
         taken = [steps_taken(c, key) for c, key in zip(self._counts, keys, strict=True)]
@@ -487,7 +487,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         taken = inner._plan.steps
         counted: list[Change] = [
-            (count, {...: count + count.dtype.type(1)})
+            (count, {...: count.item() + 1})  # rounded as torch rounds it
             for count, now, before in zip(self._counts, taken, self._shown, strict=False)
             if now != before
         ]
@@ -997,6 +997,10 @@ def arrays_of(groups: Sequence[Mapping[str, Any]]) -> list[dict[Any, Array]]:
 
 def gradient_of(tensor: Tensor, key: Any) -> Array:
     """Return an array of the numbers of a gradient, in its own memory unless that has others."""
+    dtype = DTYPES.get(tensor.dtype)
+    if dtype is not None and has_memory(tensor):
+        array: Array = view_of(tensor, dtype, tensor)  # for this step, in which nobody moves it
+        return array
     # a tensor with the negative bit stands for minus what is in its memory
     return array_of(tensor.resolve_neg() if tensor.is_neg() else tensor, "grads", key)
 
@@ -1007,7 +1011,7 @@ def array_of(tensor: Tensor, label: str, key: Any = None) -> Array:
     The tensor's own method would leave a storage that can no longer be resized.
     """
     if tensor.dtype in DTYPES and has_memory(tensor):
-        array: Array = view_of(tensor, DTYPES[tensor.dtype])
+        array: Array = view_of(tensor, DTYPES[tensor.dtype], tensor.detach())
         return array
     index = "" if key is None else f"[{key!r}]"
     negative = ", with the negative bit (see torch.resolve_neg)" if tensor.is_neg() else ""
@@ -1027,10 +1031,9 @@ def has_memory(tensor: Tensor) -> bool:
         return False
 
 
-def view_of(tensor: Tensor, dtype: np.dtype[Any]) -> Any:
-    """Return an array over the memory of a tensor, whose storage it keeps."""
-    shape, strides = tuple(tensor.shape), tensor.stride()
-    return array_at(tensor.data_ptr(), shape, strides, dtype, tensor.detach())
+def view_of(tensor: Tensor, dtype: np.dtype[Any], owner: Tensor) -> Any:
+    """Return an array over the memory of a tensor, whose storage the owner keeps."""
+    return array_at(tensor.data_ptr(), tensor.shape, tensor.stride(), dtype, owner)
 
 
 def memory_of(tensor: Tensor) -> tuple[int, int]:
@@ -1056,7 +1059,7 @@ def count_of(value: Any) -> Any:
     """Return an array over the memory of a step count, or a new one of what has none."""
     if isinstance(value, Tensor) and value.numel() == 1:
         if value.dtype in COUNTS and has_memory(value):
-            return view_of(value, COUNTS[value.dtype])
+            return view_of(value, COUNTS[value.dtype], value.detach())
         value = value.item()
     return np.array(value, np.float32)
 
