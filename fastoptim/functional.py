@@ -23,8 +23,9 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from . import _levels, optimizers
-from ._base import Array, Optimizer
+from ._containers import Array
 from ._docs import function_doc
+from ._optimizer import Optimizer
 from ._rule import Scheduled, ScheduledPair
 from .optimizers import Form
 

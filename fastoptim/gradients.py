@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from . import _levels
-from ._base import Array, Container
+from ._containers import Array, Container
 from ._engine import Plan, as_array, check_target, clip
 from ._kinds import Real, checked
 from ._stages import clip_factor, norm_of

@@ -20,7 +20,7 @@ from zoo import (
 )
 
 import fastoptim as fo
-from fastoptim import _base, _engine, _stages
+from fastoptim import _engine, _stages, _stepper
 
 pytestmark = pytest.mark.skipif(not _engine.can_flush, reason="the CPU has no such mode")
 
@@ -230,7 +230,7 @@ class TestSetting:
         optimizer = fo.SGD(np.ones(1))
         with pytest.raises(TypeError, match="flush_denormals: expected True or False, found 1"):
             optimizer.flush_denormals = 1
-        monkeypatch.setattr(_base, "can_flush", False)
+        monkeypatch.setattr(_stepper, "can_flush", False)
         with pytest.raises(ValueError, match="flush_denormals: expected False on this CPU"):
             optimizer.flush_denormals = True
         with pytest.raises(ValueError, match="flush_denormals: expected False on this CPU"):

@@ -24,7 +24,8 @@ from zoo import (
 )
 
 import fastoptim as fo
-from fastoptim._base import SETTINGS, Options
+from fastoptim._optimizer import Options
+from fastoptim._settings import SETTINGS
 
 ONES = np.ones(3)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastoptim import schedules
-from fastoptim._base import Optimizer
+from fastoptim._optimizer import Optimizer
 
 from .digits import SEED, Digits
 from .network import Network, Weights

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastoptim import _levels, reference
-from fastoptim._base import Array, chosen_backend
+from fastoptim._containers import Array
 from fastoptim._engine import Plan, check_target
 from fastoptim._kinds import Kind, Real, checked, number, shown
 from fastoptim._rule import Rule, ScalarsOfStep
+from fastoptim._settings import chosen_backend
 from fastoptim._stages import Scalars, after_scalars, before_scalars, norm_of
 from fastoptim.gradients import global_norm
 
