@@ -27,7 +27,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ._kinds import entry, shown
+from ._kinds import entry, expect, shown
+from ._loading import matched
 
 __all__ = ["blaming", "path_of", "read", "read_without_data", "write"]  # what optimizers call
 
@@ -143,7 +144,7 @@ def _read(
     wanted = [group["params"] for group in like["param_groups"]]
     with _opened(path, _room(expected.values(), len(wanted))) as file:
         text, rest = _rest_of(file)
-        _expect("optimizer", like["optimizer"], rest.get("optimizer"))
+        expect("optimizer", like["optimizer"], rest.get("optimizer"))
         steps = _steps_in(rest, wanted)
         arrays = arrays_of(file, text, _specs_in(file, expected))
     state: dict[Any, dict[str, Any]] = {key: {"step": steps[key]} for key in params}
@@ -154,39 +155,6 @@ def _read(
     if values and len(values) < len(params):
         raise ValueError(f"expected {len(params)} parameters or none, found {len(values)}")
     return {**rest, "state": state}, values
-
-
-def matched(label: str, wanted: Sequence[Sequence[Any]], saved: Any) -> list[Mapping[str, Any]]:
-    """Return saved param groups in the order of those wanted, each with the same names.
-
-    The names of a group may come in any order. They are only ever looked up among those wanted: a
-    file could hold names that a dict of their own takes hours for.
-    """
-    if not isinstance(saved, Sequence):
-        raise TypeError(f"{label}: expected a sequence, found {type(saved).__name__}")
-    names = [entry(f"{label}[{number}]", group, "params") for number, group in enumerate(saved)]
-    number_of = {name: number for number, group in enumerate(wanted) for name in group}
-    found = {_group_with(group, wanted, number_of): i for i, group in enumerate(names)}
-    if len(names) != len(wanted) or found.keys() != set(range(len(wanted))):
-        lists = [list(group) if isinstance(group, tuple) else group for group in names]
-        raise ValueError(f"{label}: expected groups of {shown(wanted)}, found {shown(lists)}")
-    return [saved[found[number]] for number in range(len(wanted))]
-
-
-def _group_with(
-    names: Any, wanted: Sequence[Sequence[Any]], number_of: Mapping[Any, int]
-) -> int | None:
-    """Return the number of the group that has just these names, or None."""
-    if not isinstance(names, (list, tuple)):
-        return None
-    try:
-        numbers = {number_of[name] for name in names}
-    except (LookupError, TypeError):  # unknown, or nothing that a mapping could have
-        return None
-    if len(numbers) != 1:
-        return None
-    (number,) = numbers
-    return number if len(names) == len(set(names)) == len(wanted[number]) else None
 
 
 def _library() -> Any:
@@ -244,11 +212,6 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _with_tuples(item) for name, item in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
-def _expect(label: str, expected: Any, found: Any) -> None:
-    if found != expected:
-        raise ValueError(f"{label}: expected {expected}, found {shown(found)}")
 
 
 def _spec(name: str, array: np.ndarray[Any, Any]) -> Spec:
@@ -351,7 +314,7 @@ def _rest_of(file: Any) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"expected JSON in its metadata, found {error}") from None
     if not isinstance(rest, dict):
         raise ValueError(f"expected a mapping in its metadata, found {type(rest).__name__}")
-    _expect("version", VERSION, rest.get("version"))
+    expect("version", VERSION, rest.get("version"))
     return text, rest
 
 
@@ -378,7 +341,7 @@ def _specs_in(file: Any, expected: Mapping[str, Spec]) -> list[Spec]:
     for name, *found in specs:
         if name not in expected:
             raise ValueError(f"expected the arrays of this optimizer, found also {shown(name)}")
-        _expect(f"{name!r}", list(expected[name][1:]), found)
+        expect(f"{name!r}", list(expected[name][1:]), found)
     return sorted(specs, key=_place)
 
 

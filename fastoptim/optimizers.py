@@ -6,15 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import reference
-from ._base import (
-    FlagAttribute,
-    Hyperparameter,
-    NumberAttribute,
-    Optimizer,
-    Options,
-    PairAttribute,
-    Params,
-)
+from ._containers import Params
+from ._groups import FlagAttribute, Hyperparameter, NumberAttribute, PairAttribute
+from ._optimizer import Optimizer, Options
 from ._rule import Scheduled, ScheduledPair
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._base import Container
+from ._containers import Container, Mask
 from ._engine.arrays import as_array
 from ._kinds import Closed, checked
 
@@ -19,7 +19,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-Mask = NDArray[np.bool_]
 Name = TypeVar("Name")
 
 

@@ -6,8 +6,9 @@ import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from zoo import LEVELS, OPTIMIZERS, hyperparameters, name_of
+from zoo import DTYPES, LEVELS, OPTIMIZERS, hyperparameters, name_of
 
 import fastoptim as fo
 from fastoptim import _levels
@@ -27,12 +28,12 @@ def test_every_class_is_public():
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
 def test_class_has_a_kernel_at_each_level(cls, level):
-    assert set(_levels.load(level)[cls.rule.kernel]) == {4, 8}
+    assert set(_levels.load(level)[cls.rule.loop]) == set(map(np.dtype, DTYPES))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_kernel_has_a_twin(level):
-    assert set(_levels.load(level)) == {rule.kernel for rule in RULES} | {"after", "squares"}
+    assert set(_levels.load(level)) == {rule.loop for rule in RULES} | {None}
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)

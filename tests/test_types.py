@@ -18,7 +18,7 @@ from zoo import OPTIMIZERS, name_of
 
 import fastoptim
 from fastoptim import functional
-from fastoptim._base import Hyperparameter
+from fastoptim._groups import Hyperparameter
 
 PROGRAM = Path(__file__).with_name("typed_program.py")
 needs_mypy = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="no mypy here")

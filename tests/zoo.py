@@ -13,15 +13,14 @@ import numpy as np
 
 import fastoptim as fo
 from fastoptim import _levels, optimizers
+from fastoptim._engine import compiled
 from fastoptim._engine.threads import set_grain, set_limit, set_openmp
 from fastoptim._kinds import Choice, Flag, Real
 
 OPTIMIZERS = [getattr(optimizers, name) for name in optimizers.__all__]
 DTYPES = [np.float32, np.float64]
 LEVELS = _levels.available()
-
-TASK = 16384  # elements of a task, as in _engine.pyx
-TILE = 512  # elements of a gathered gradient at a time
+TILE, TASK = compiled.tile_size, compiled.task_size
 
 # 0 to 65 hold every count of lanes and every tail up to AVX-512 float32, four vectors deep; then
 # the edges of tiles and tasks, and a size with an odd tail that several threads share.
@@ -137,17 +136,17 @@ def engine(
 ) -> Iterator[None]:
     """Run on a level and a number of threads, OpenMP's or our own, however small the work."""
     kernels, grain, limit = (
-        _levels.kernels,
+        _levels.loops,
         set_grain(1),
         set_limit(threads or 0),
     )
     workers = set_openmp(openmp, False)
     try:
         if level is not None:
-            _levels.kernels = _levels.load(level)
+            _levels.loops = _levels.load(level)
         yield
     finally:
-        _levels.kernels = kernels
+        _levels.loops = kernels
         set_openmp(*workers)
         set_limit(limit)
         set_grain(grain)

@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from fastoptim import optimizers
-from fastoptim._base import Array, Optimizer
+from fastoptim._containers import Array
+from fastoptim._optimizer import Optimizer
 
 from . import numpy_plain
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastoptim import schedules
-from fastoptim._base import Optimizer
+from fastoptim._optimizer import Optimizer
 
 from .digits import SEED, Digits
 from .network import Network, Weights
@@ -120,7 +120,7 @@ def numpy_step(optimizer: Optimizer) -> Callable[[Weights], None]:
     may be interrupted. Rules that sum up norms take such steps, for the order of the sum.
     """
     rule, (group,) = optimizer.rule, optimizer.param_groups
-    if rule.trust:
+    if rule.rescale:
         return optimizer.step
     arrays = list(zip(optimizer.state.items(), group["params"], strict=True))
     steps = count(1)

@@ -45,19 +45,14 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 import fastoptim as fo
-from fastoptim._base import (
-    DEFAULT_SETTINGS,
-    EMA,
-    SETTINGS,
-    STEPS,
-    Array,
-    Nonfinite,
-    Setting,
-    _allocated,
-)
+from fastoptim._containers import Array
 from fastoptim._engine.arrays import array_at
 from fastoptim._engine.changes import change
+from fastoptim._groups import EMA
 from fastoptim._kinds import checked
+from fastoptim._loading import STEPS
+from fastoptim._settings import Nonfinite, WithSettings, pop_settings
+from fastoptim._state import allocated
 from fastoptim.optimizers import refuse_idle_nesterov
 from fastoptim.threads import share_openmp_workers
 
@@ -103,7 +98,7 @@ class Extras(TypedDict, total=False):
     flush_denormals: bool
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(WithSettings, torch.optim.Optimizer):
     """What the optimizers here share; the subclasses give it a fastoptim optimizer and names.
 
     Parameters
@@ -145,9 +140,6 @@ class Optimizer(torch.optim.Optimizer):
 
     method: ClassVar[type[fo.Optimizer]]
     names: ClassVar[Mapping[str, str]]  # of what the state holds: fastoptim's and torch's
-    max_grad_norm = Setting[float | None]("max_grad_norm")
-    nonfinite = Setting[Nonfinite]("nonfinite")
-    flush_denormals = Setting[bool]("flush_denormals")
 
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
 
@@ -164,8 +156,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, **defaults: Any) -> None:
         self._ranges = []
-        settings = {n: defaults.pop(n, default) for n, default in DEFAULT_SETTINGS.items()}
-        self._settings = {n: checked(n, SETTINGS[n], value) for n, value in settings.items()}
+        self._settings = pop_settings(defaults)
         self.method.rule.check({n: plain(n, v) for n, v in defaults.items() if n not in FLAGS})
         super().__init__(params, defaults)
 
@@ -327,10 +318,6 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__({**state, "state": defaultdict(dict, copies)})
         self._made_from, self._loaded = None, True
 
-    def _adopting(self, settings: dict[str, Any]) -> Change:
-        """Return what to change to take settings that have been checked, for `Setting`."""
-        return self, {"_settings": settings}
-
     def _refuse_while_ema_shows(self, what: str) -> None:
         if self._inner:
             self._inner._refuse_while_ema_shows(what)
@@ -476,7 +463,7 @@ class Optimizer(torch.optim.Optimizer):
                     )
                 else:
                     copies[key, name] = params[key], array
-        for key, arrays in _allocated(found, copies).items():
+        for key, arrays in allocated(found, copies).items():
             found[key].update(arrays)
         return found
 
