@@ -14,7 +14,7 @@ from ._groups import EMA, ParamGroup, each_param
 from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
 from ._rule import Rule
 from ._settings import SETTINGS
-from ._state import Wanted, keys_of
+from ._state import Wanted, keys_of, names_of
 
 FORMAT = 1  # of a state dict
 STEPS = Count(0, bits=62)  # the engine counts on from there
@@ -105,17 +105,11 @@ def _state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted
     return wanted, steps
 
 
-def names_of(groups: Sequence[ParamGroup]) -> list[list[Any]]:
-    """Return the keys of the parameters of each group."""
-    keys = iter(keys_of(groups))
-    return [[next(keys) for _ in group.container.arrays] for group in groups]
-
-
 def matched(label: str, wanted: Sequence[Sequence[Any]], saved: Any) -> list[Mapping[str, Any]]:
     """Return saved param groups in the order of those wanted, each with the same names.
 
-    The names of a group may come in any order. They are only ever looked up among those wanted: a
-    file could hold names that a dict of their own takes hours for.
+    The names of a group may come in any order. They are looked up among those wanted, and no dict
+    is made of them: with names whose hashes collide, as a file could hold, that would take hours.
     """
     if not isinstance(saved, Sequence):
         raise TypeError(f"{label}: expected a sequence, found {type(saved).__name__}")
@@ -136,7 +130,7 @@ def _group_with(
         return None
     try:
         numbers = {number_of[name] for name in names}
-    except (LookupError, TypeError):  # unknown, or nothing that a mapping could have
+    except (LookupError, TypeError):  # not among those wanted, or nothing that can be looked up
         return None
     if len(numbers) != 1:
         return None
