@@ -6,9 +6,11 @@ module is imported, all steps run on OpenMP's workers, which torch keeps awake (
 brought an OpenMP runtime of its own).
 
 To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time, also
-from another process. So it is here: a fastoptim optimizer that works on the same memory is made
-when a step needs it, and made anew when that memory is no longer what it was made from. Step
-counts are read from the state before each step and counted on there.
+from another process. So it is here: each step starts from what they are then, and works on their
+own memory.
+
+The classes are here; `_optimizer` has what they share, `_link` ties torch's state to what takes the
+steps, and `_tensors` and `_hyperparameters` say what these are in fastoptim.
 
 Examples
 --------
@@ -64,21 +66,13 @@ class SGD(Optimizer):
     ----------
     params, lr, momentum, dampening, weight_decay, nesterov, maximize
         As ``torch.optim.SGD`` has them, with its defaults.
-    foreach, differentiable, fused
+    foreach, differentiable, fused, **extras
         As `Optimizer` says.
-    **extras
-        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
 
     Attributes
     ----------
     state : dict
         For each parameter that has had a gradient ``"momentum_buffer"``, if momentum > 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     Examples
     --------
@@ -135,22 +129,14 @@ class RMSprop(Optimizer):
     ----------
     params, lr, alpha, eps, weight_decay, momentum, centered, maximize
         As ``torch.optim.RMSprop`` has them, with its defaults.
-    capturable, foreach, differentiable
+    capturable, foreach, differentiable, **extras
         As `Optimizer` says.
-    **extras
-        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
 
     Attributes
     ----------
     state : dict
         For each parameter that has had a gradient ``"step"`` and ``"square_avg"``; if centered
         ``"grad_avg"``, if momentum > 0 ``"momentum_buffer"``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     Examples
     --------
@@ -207,21 +193,13 @@ class Adagrad(Optimizer):
     ----------
     params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize
         As ``torch.optim.Adagrad`` has them, with its defaults.
-    foreach, differentiable, fused
+    foreach, differentiable, fused, **extras
         As `Optimizer` says.
-    **extras
-        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
 
     Attributes
     ----------
     state : dict
         For each parameter that has had a gradient ``"step"`` and ``"sum"``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     Examples
     --------
@@ -286,22 +264,14 @@ class Adam(Optimizer):
     ----------
     params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
         As ``torch.optim.Adam`` has them, with its defaults.
-    foreach, capturable, differentiable, fused
+    foreach, capturable, differentiable, fused, **extras
         As `Optimizer` says.
-    **extras
-        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
 
     Attributes
     ----------
     state : dict
         For each parameter that has had a gradient ``"step"``, ``"exp_avg"`` and ``"exp_avg_sq"``;
         with amsgrad ``"max_exp_avg_sq"``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     Examples
     --------
@@ -359,21 +329,13 @@ class AdamW(Adam):
     ----------
     params, lr, betas, eps, weight_decay, amsgrad, maximize
         As ``torch.optim.AdamW`` has them, with its defaults.
-    foreach, capturable, differentiable, fused
+    foreach, capturable, differentiable, fused, **extras
         As `Optimizer` says.
-    **extras
-        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
 
     Attributes
     ----------
     state : dict
         As that of `Adam`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     Examples
     --------
@@ -435,18 +397,12 @@ class Lion(Optimizer):
     params, lr, betas, weight_decay, maximize, decoupled_weight_decay
         As `fastoptim.Lion` has them, with its defaults.
     **extras
-        What every optimizer here takes: ``max_grad_norm``, ``ema_decay`` and so on.
+        As `Optimizer` says.
 
     Attributes
     ----------
     state : dict
         For each parameter that has had a gradient ``"step"`` and ``"exp_avg"``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     Examples
     --------

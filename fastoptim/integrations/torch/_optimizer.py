@@ -36,7 +36,10 @@ class Extras(TypedDict, total=False):
 
 
 class Optimizer(WithSettings, torch.optim.Optimizer):
-    """What the optimizers here share; the subclasses give it a fastoptim optimizer and names.
+    """What the optimizers here share: options beside torch's, and what is refused.
+
+    A subclass names the fastoptim class whose rule takes the steps (`method`), and what the arrays
+    of its state are called in torch (`names`).
 
     Parameters
     ----------
@@ -76,14 +79,15 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
     """
 
     method: ClassVar[type[fo.Optimizer]]
-    names: ClassVar[Mapping[str, str]]  # of what the state holds: fastoptim's and torch's
+    names: ClassVar[Mapping[str, str]]  # of state, fastoptim's to torch's
 
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
 
-    _link: Link | None = None  # to what takes the steps
-    _loaded = False  # whether the state was loaded, and no step has been taken since
-    _skipped = 0  # steps that were not taken before there was a link
-    _places: Places | None = None  # of the parameters in memory, as far as they are known
+    # torch unpickles an optimizer without calling __init__, hence the defaults.
+    _link: Link | None = None  # to what takes the steps, made when it is needed
+    _loaded = False  # whether the state was loaded, and nothing has been made of it since
+    _skipped = 0  # steps that were not taken, unless there is a link, which counts them
+    _places: Places | None = None  # of the parameters in memory; None where they are not known
 
     def __init__(self, params: Any, **defaults: Any) -> None:
         self._places = Places()
@@ -132,7 +136,8 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # torch.amp.GradScaler sets both; where it finds no gradients, found_inf is the number 0
+        # torch.amp.GradScaler sets both attributes: grad_scale is None where it has divided the
+        # gradients itself, and found_inf is a tensor, or the number 0 if there were no gradients.
         if not getattr(self, "found_inf", None):
             scale = getattr(self, "grad_scale", None)
             self._update(1.0 if scale is None else float(scale))
@@ -161,13 +166,13 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
             if link.holds(self.param_groups, self.state):
                 shown.__exit__(None, None, None)
             else:
-                self._swap_back(link)
+                self._swap_back(link, params)
             increment_version(params)
 
     @torch.no_grad()
-    def _swap_back(self, link: Link) -> None:
-        """Let the parameters hold their own values again, which have moved to other memory."""
-        for p, average in link.averages(params_of(self.param_groups), self.state):
+    def _swap_back(self, link: Link, params: Sequence[Tensor]) -> None:
+        """Let parameters that have moved to other memory meanwhile hold their own values again."""
+        for p, average in link.averages(params, self.state):
             kept = p.clone()
             p.copy_(average)
             average.copy_(kept)
@@ -217,7 +222,8 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what was loaded or unpickled, once it is checked.
 
-        Its tensors are copied, unless an optimizer came from another process with shared ones.
+        The tensors of its state are copied, except those that an optimizer which came from another
+        process shares with that.
         """
         self._refuse_while_ema_shows("load_state_dict")
         groups = state["param_groups"]
