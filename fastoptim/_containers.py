@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._engine import as_array
+from ._engine.arrays import as_array
 from ._kinds import NO_SEQUENCES, with_other_names
 
 Array = NDArray[np.float32] | NDArray[np.float64]

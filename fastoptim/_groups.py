@@ -12,12 +12,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ._containers import Array, Container
-from ._engine import as_array, change, check_target
+from ._engine.arrays import as_array, check_target
+from ._engine.changes import change
 from ._rule import Rule, ScalarsOfStep, Scheduled, ScheduledPair, is_schedule
 from ._settings import SETTINGS
 
 if TYPE_CHECKING:
-    from ._engine import Change
+    from ._engine.changes import Change
     from ._optimizer import Optimizer
 
 Read = TypeVar("Read")

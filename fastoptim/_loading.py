@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ._engine import as_array, change
+from ._engine.arrays import as_array
+from ._engine.changes import change
 from ._groups import EMA, ParamGroup, each_param
 from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
 from ._rule import Rule

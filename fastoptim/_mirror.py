@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 from numpy.lib.array_utils import byte_bounds
 
 from ._containers import Array
-from ._engine import change, check_target
+from ._engine.arrays import check_target
+from ._engine.changes import change
 from ._groups import new_groups
 from ._rule import Rule
 from ._settings import chosen_backend
 from ._stepper import Stepper
 
 if TYPE_CHECKING:
-    from ._engine import Change
+    from ._engine.changes import Change
 
 
 class Mirror(Stepper):

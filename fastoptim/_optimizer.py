@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from . import checkpoint
 from ._containers import Array, Masks, Params, is_sequence
-from ._engine import Plan, change, check_target
+from ._engine.arrays import check_target
+from ._engine.changes import change
+from ._engine.plan import Plan
 from ._groups import (
     EMA,
     FlagAttribute,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from ._engine import change
+from ._engine.changes import change
 from ._kinds import Choice, Flag, Kind, Maybe, Real, checked, environment
 
 if TYPE_CHECKING:
-    from ._engine import Change
+    from ._engine.changes import Change
 
 Nonfinite = Literal["ignore", "raise", "skip"]
 Read = TypeVar("Read")

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import _levels
 from ._containers import Array, Grads
-from ._engine import Plan, ShownEma, can_flush, change
+from ._engine.changes import change
+from ._engine.plan import Plan, ShownEma
+from ._engine.threads import can_flush
 from ._groups import EMA, ParamGroup, watched
 from ._kinds import Divisor, checked
 from ._rule import Rule
@@ -24,7 +26,7 @@ from ._stages import clip_factor, norm_of
 from ._state import fill_in, kept
 
 if TYPE_CHECKING:
-    from ._engine import Change
+    from ._engine.changes import Change
 
 DIVISOR = Divisor(0)
 ONE = 1.0  # the default of grad_scale, which need not be checked: `is` tells it from another 1.0

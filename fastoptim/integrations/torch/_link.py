@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fastoptim._containers import Array
-from fastoptim._engine import change
+from fastoptim._engine.changes import change
 from fastoptim._groups import EMA
 from fastoptim._kinds import checked
 from fastoptim._loading import STEPS
@@ -31,7 +31,7 @@ from fastoptim._state import allocated
 from ._tensors import arrays_of, count_of, fits, keyed, state_of
 
 if TYPE_CHECKING:
-    from fastoptim._engine import Change
+    from fastoptim._engine.changes import Change
 
 STEP = "step"
 UNCOUNTED = {EMA: EMA}  # what is in the state of every optimizer

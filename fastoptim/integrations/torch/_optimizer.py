@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 
 import fastoptim as fo
 from fastoptim._containers import Array
-from fastoptim._engine import change
+from fastoptim._engine.changes import change
 from fastoptim._mirror import Places
 from fastoptim._settings import Nonfinite, WithSettings, pop_settings
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastoptim._containers import Array
-from fastoptim._engine import array_at
+from fastoptim._engine.arrays import array_at
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
