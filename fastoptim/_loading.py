@@ -42,15 +42,15 @@ def accepted(
     checked("state_dict['optimizer']", Choice((name,)), found)
     number = checked("state_dict['format']", Count(), entry("state_dict", state_dict, "format"))
     expect("state_dict['format']", FORMAT, number)
-    groups = _groups(rule, groups, entry("state_dict", state_dict, "param_groups"))
-    settings = _settings(entry("state_dict", state_dict, "settings"))
+    groups = _loaded_groups(rule, groups, entry("state_dict", state_dict, "param_groups"))
+    settings = _loaded_settings(entry("state_dict", state_dict, "settings"))
     skipped = entry("state_dict", state_dict, "skipped_steps")
     skipped = checked("state_dict['skipped_steps']", STEPS, skipped)
-    wanted, steps = _state(rule, groups, entry("state_dict", state_dict, "state"))
+    wanted, steps = _loaded_state(rule, groups, entry("state_dict", state_dict, "state"))
     return Accepted(groups, settings, skipped, wanted, steps)
 
 
-def _groups(rule: Rule, groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
+def _loaded_groups(rule: Rule, groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
     """Return groups with the hyperparameters of the saved ones, and the schedules there are."""
     label = "state_dict['param_groups']"
     loaded = []
@@ -67,14 +67,14 @@ def _groups(rule: Rule, groups: Sequence[ParamGroup], saved: Any) -> tuple[Param
     return tuple(loaded)
 
 
-def _settings(saved: Any) -> dict[str, Any]:
+def _loaded_settings(saved: Any) -> dict[str, Any]:
     label = "state_dict['settings']"
     if isinstance(saved, Mapping):  # flush_denormals is younger than the first state dicts
         saved = {"flush_denormals": False, **saved}
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 
-def _state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted, list[int]]:
+def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted, list[int]]:
     """Return the saved state arrays that are to be allocated, and the step counts."""
     where = "state_dict['state']"
     keys = keys_of(groups)

@@ -63,7 +63,7 @@ class Mirror(Stepper):
         skipped: int = 0,
     ) -> None:
         self.rule = rule
-        self._begin(chosen_backend(), settings)
+        super().__init__(chosen_backend(), settings)
         given = [{"params": p, **hyper} for p, hyper in zip(params, hypers, strict=True)]
         groups = tuple(new_groups(rule, given, rule.defaults))
         self._hypers = list(hypers)

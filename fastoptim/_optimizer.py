@@ -161,7 +161,7 @@ class Optimizer(Stepper):
         if type(self) is Optimizer:
             raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
         chosen = self._chosen_backend(backend)
-        self._begin(chosen, pop_settings(hyper))
+        super().__init__(chosen, pop_settings(hyper))
         for name in hyper:
             if name not in self.rule.kinds:
                 raise TypeError(unknown(name, type(self).__name__, self._arguments()))

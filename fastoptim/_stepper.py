@@ -36,20 +36,17 @@ class Stepper(WithSettings):
     """What takes the steps of a rule on param groups."""
 
     rule: Rule
-    _backend: str
     _judges: bool  # whether the settings want the gradients measured before a step is taken
     _flushes: bool  # whether denormal numbers are zero in a step
-    _norm: float | None  # of the gradients of the last step, if it was measured
-    _skipped: int  # steps that were not taken, as gradients were not finite
-    _groups: tuple[ParamGroup, ...]
-    _state: dict[Any, dict[str, Array]]  # by the keys of the parameters
-    _plan: Plan
 
-    def _begin(self, backend: str, settings: dict[str, Any]) -> None:
-        """Start without param groups; `_lay_out` brings some in."""
-        start: dict[str, Any] = {"_norm": None, "_skipped": 0, "_groups": (), "_state": {}}
-        change([(self, {"_backend": backend, "_plan": Plan([]), **start})])
+    def __init__(self, backend: str, settings: dict[str, Any]) -> None:
+        self._backend = backend
         change([self._adopting(settings)])
+        self._norm: float | None = None  # of the gradients of the last step, if it was measured
+        self._skipped = 0  # steps that were not taken, as gradients were not finite
+        self._groups: tuple[ParamGroup, ...] = ()  # `_lay_out` brings them in
+        self._state: dict[Any, dict[str, Array]] = {}  # by the keys of the parameters
+        self._plan = Plan([])
 
     @property
     def grad_norm(self) -> float | None:

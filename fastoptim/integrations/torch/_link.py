@@ -12,7 +12,7 @@ shows no state of a parameter that has not been stepped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,10 +153,10 @@ class Link:
         are counted on, not set: another process may have done so since they were read.
         """
         taken = self.mirror.steps
+        moved = [now != before for now, before in zip(taken, self._shown, strict=True)]
         counted: list[Change] = [
             (count, {...: count.item() + 1})  # rounded as torch rounds it
-            for count, now, before in zip(self._counts, taken, self._shown, strict=False)
-            if now != before
+            for count in compress(self._counts, moved)
         ]
         disclosed, hidden = self._disclosed(state, taken)
         change([*counted, *disclosed, (self, {"_shown": taken, "_hidden": hidden})])
