@@ -75,6 +75,12 @@ class ParamGroup(MutableMapping[str, Any]):
             "scalars": self._rule.scalars_of(hyper),
         }
 
+    def with_hyper(self, hyper: Mapping[str, Any]) -> ParamGroup:
+        """Return a group of the same arrays and masks with other hyperparameters."""
+        group = ParamGroup(self._rule, self.container, hyper)
+        change([(group, {"masks": self.masks})])
+        return group
+
     def __getstate__(self) -> dict[str, Any]:
         hyper = dict(self.hyper)
         masks = self.container.like(list(self.masks))

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ._engine.arrays import as_array
-from ._engine.changes import change
 from ._groups import EMA, ParamGroup, each_param
 from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
 from ._rule import Rule
@@ -42,7 +41,7 @@ def accepted(
     checked("state_dict['optimizer']", Choice((name,)), found)
     number = checked("state_dict['format']", Count(), entry("state_dict", state_dict, "format"))
     expect("state_dict['format']", FORMAT, number)
-    groups = _loaded_groups(rule, groups, entry("state_dict", state_dict, "param_groups"))
+    groups = _loaded_groups(groups, entry("state_dict", state_dict, "param_groups"))
     settings = _loaded_settings(entry("state_dict", state_dict, "settings"))
     skipped = entry("state_dict", state_dict, "skipped_steps")
     skipped = checked("state_dict['skipped_steps']", STEPS, skipped)
@@ -50,7 +49,7 @@ def accepted(
     return Accepted(groups, settings, skipped, wanted, steps)
 
 
-def _loaded_groups(rule: Rule, groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
+def _loaded_groups(groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
     """Return groups with the hyperparameters of the saved ones, and the schedules there are."""
     label = "state_dict['param_groups']"
     loaded = []
@@ -62,8 +61,7 @@ def _loaded_groups(rule: Rule, groups: Sequence[ParamGroup], saved: Any) -> tupl
                 f"{label}: hyperparameters: expected {', '.join(group.hyper)}, "
                 f"found {with_other_names(group.hyper, hyper)}"
             )
-        loaded.append(ParamGroup(rule, group.container, hyper))
-        change([(loaded[-1], {"masks": group.masks})])
+        loaded.append(group.with_hyper(hyper))
     return tuple(loaded)
 
 
