@@ -23,7 +23,7 @@ Masks = Mask | Sequence[Mask | None] | Mapping[Any, Mask | None]
 
 
 def is_sequence(value: Any) -> bool:
-    """Tell whether a value has items in an order, though perhaps for one reading."""
+    """Tell whether a value has items in an order, be it an iterator that gives them once."""
     no = (np.ndarray, Mapping, Set, *NO_SEQUENCES)
     return isinstance(value, Iterable) and not isinstance(value, no)
 
@@ -31,7 +31,7 @@ def is_sequence(value: Any) -> bool:
 class Container:
     """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
 
-    # The caller's own list or mapping, in which an array may be replaced at any time; else None.
+    # The caller's own list or mapping, if there is one: an array in it may be replaced at any time.
     given: Any = None
 
     def __init__(self, label: str, params: Any, at_least: int = 1) -> None:
@@ -54,7 +54,7 @@ class Container:
             raise ValueError(f"{label}: expected at least one array, found none")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out a container of a type that need not pickle."""
+        """Leave out what the caller gave unless it is a list or a dict, which always pickle."""
         keep = type(self.given) in (list, dict)
         return {k: value for k, value in vars(self).items() if keep or k != "given"}
 
@@ -93,7 +93,7 @@ class Container:
             return (grads,)
         if self.names is not None:
             return self._order_names(label, grads)
-        # the types that are common, and quick to tell, first
+        # list and tuple come first: to tell whether a value is one of them takes next to no time
         if not isinstance(grads, (list, tuple, Sequence)) or isinstance(grads, str):
             raise TypeError(
                 f"{label}: expected a sequence as params is, found {type(grads).__name__}"
@@ -112,7 +112,8 @@ class Container:
         found: list[Any] = []
         for index, p, m in zip(self.indices(), self.arrays, self.order("mask", mask), strict=True):
             if m is not None:
-                label = f"mask{index}"  # comparing 0-d arrays gives scalars
+                label = f"mask{index}"
+                # A comparison such as p > 0 of an array without axes gives a scalar.
                 m = np.asarray(m) if isinstance(m, np.generic) else as_array(label, m)
                 if m.dtype != bool:
                     raise TypeError(f"{label}: expected an array of bool, found {m.dtype}")

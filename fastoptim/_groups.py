@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Read = TypeVar("Read")
 Given = TypeVar("Given")
 
-EMA = "ema"  # the name of the average among the state arrays
+EMA = "ema"  # the name, among the state arrays, of the average of the parameter
 
 
 class ParamGroup(MutableMapping[str, Any]):
@@ -41,8 +41,8 @@ class ParamGroup(MutableMapping[str, Any]):
     hyper: Mapping[str, Any]
     state_names: tuple[str, ...]
     masks: tuple[Any, ...]  # of each array, or None
-    planned: bool  # whether the optimizer's plan has this state, and these masks
-    schedules: set[str]
+    planned: bool  # whether the plan of the steps was made with this state and these masks
+    schedules: set[str]  # the names of the hyperparameters that are schedules
     scalars: ScalarsOfStep
 
     def __init__(
@@ -51,7 +51,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self._begin(rule, container, _checked_for_group(rule, hyper), mask)
 
     def _begin(self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any) -> None:
-        """Take what a group is made of, its hyperparameters checked."""
+        """Take what a group is made of; the hyperparameters have been checked."""
         masks = container.masks(mask)
         own = {"_rule": rule, "container": container, "masks": masks}
         change([(self, own | {"state_names": (), "planned": False})])
@@ -75,14 +75,21 @@ class ParamGroup(MutableMapping[str, Any]):
             "scalars": self._rule.scalars_of(hyper),
         }
 
+    def with_hyper(self, hyper: Mapping[str, Any]) -> ParamGroup:
+        """Return a group of the same arrays and masks with other hyperparameters."""
+        group = ParamGroup(self._rule, self.container, hyper)
+        change([(group, {"masks": self.masks})])
+        return group
+
     def __getstate__(self) -> dict[str, Any]:
         hyper = dict(self.hyper)
         masks = self.container.like(list(self.masks))
         return {"rule": self._rule, "container": self.container, "hyper": hyper, "mask": masks}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        # The masks are copied, for the arrays may have another layout now. The hyperparameters were
-        # checked before, and no schedule may be called until all is there.
+        # NumPy may have unpickled the arrays in another layout, which the masks take over here. The
+        # hyperparameters are not checked again: that would call schedules, of which some parts may
+        # not be unpickled yet.
         self._begin(state["rule"], state["container"], state["hyper"], state["mask"])
 
     def __getitem__(self, name: str) -> Any:
@@ -142,8 +149,8 @@ class ParamGroup(MutableMapping[str, Any]):
 class Hyperparameter(Generic[Read, Given]):
     """An attribute that reads and sets a hyperparameter of all param groups.
 
-    To a type checker it reads as a number, say, though it may be a schedule: with a union of the
-    two, ``opt.lr * 0.5`` would be an error.
+    For a type checker the attribute is, say, a number, though it may be a schedule, too. With a
+    union of the two, ``opt.lr * 0.5`` would be an error.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of arguments: what each expects, and the error that says so."""
+"""The kinds of arguments: what each expects, and errors that say what was expected and found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-NO_SEQUENCES = str, bytes, bytearray, memoryview  # of numbers, though Python calls them sequences
+NO_SEQUENCES = str, bytes, bytearray, memoryview  # Python's sequences that are none of numbers
 SHOWN = reprlib.Repr()
 SHOWN.maxstring = SHOWN.maxlong = SHOWN.maxother = 200
 
@@ -268,7 +268,7 @@ def checked(name: str, kind: Kind, value: Any) -> Any:
 
 
 def entry(label: str, mapping: Any, name: str) -> Any:
-    """Return what a mapping has under a name; say what it has where that is missing."""
+    """Return what a mapping has under a name, or raise an error that says which names it has."""
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
     if name not in mapping:

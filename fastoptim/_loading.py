@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ._engine.arrays import as_array
-from ._engine.changes import change
 from ._groups import EMA, ParamGroup, each_param
 from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
 from ._rule import Rule
 from ._settings import SETTINGS
-from ._state import Wanted, keys_of
+from ._state import Wanted, keys_of, names_of
 
 FORMAT = 1  # of a state dict
 STEPS = Count(0, bits=62)  # the engine counts on from there
@@ -42,15 +41,15 @@ def accepted(
     checked("state_dict['optimizer']", Choice((name,)), found)
     number = checked("state_dict['format']", Count(), entry("state_dict", state_dict, "format"))
     expect("state_dict['format']", FORMAT, number)
-    groups = _groups(rule, groups, entry("state_dict", state_dict, "param_groups"))
-    settings = _settings(entry("state_dict", state_dict, "settings"))
+    groups = _loaded_groups(groups, entry("state_dict", state_dict, "param_groups"))
+    settings = _loaded_settings(entry("state_dict", state_dict, "settings"))
     skipped = entry("state_dict", state_dict, "skipped_steps")
     skipped = checked("state_dict['skipped_steps']", STEPS, skipped)
-    wanted, steps = _state(rule, groups, entry("state_dict", state_dict, "state"))
+    wanted, steps = _loaded_state(rule, groups, entry("state_dict", state_dict, "state"))
     return Accepted(groups, settings, skipped, wanted, steps)
 
 
-def _groups(rule: Rule, groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
+def _loaded_groups(groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
     """Return groups with the hyperparameters of the saved ones, and the schedules there are."""
     label = "state_dict['param_groups']"
     loaded = []
@@ -62,19 +61,18 @@ def _groups(rule: Rule, groups: Sequence[ParamGroup], saved: Any) -> tuple[Param
                 f"{label}: hyperparameters: expected {', '.join(group.hyper)}, "
                 f"found {with_other_names(group.hyper, hyper)}"
             )
-        loaded.append(ParamGroup(rule, group.container, hyper))
-        change([(loaded[-1], {"masks": group.masks})])
+        loaded.append(group.with_hyper(hyper))
     return tuple(loaded)
 
 
-def _settings(saved: Any) -> dict[str, Any]:
+def _loaded_settings(saved: Any) -> dict[str, Any]:
     label = "state_dict['settings']"
     if isinstance(saved, Mapping):  # flush_denormals is younger than the first state dicts
         saved = {"flush_denormals": False, **saved}
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 
-def _state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted, list[int]]:
+def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted, list[int]]:
     """Return the saved state arrays that are to be allocated, and the step counts."""
     where = "state_dict['state']"
     keys = keys_of(groups)
@@ -106,17 +104,11 @@ def _state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted
     return wanted, steps
 
 
-def names_of(groups: Sequence[ParamGroup]) -> list[list[Any]]:
-    """Return the keys of the parameters of each group."""
-    keys = iter(keys_of(groups))
-    return [[next(keys) for _ in group.container.arrays] for group in groups]
-
-
 def matched(label: str, wanted: Sequence[Sequence[Any]], saved: Any) -> list[Mapping[str, Any]]:
     """Return saved param groups in the order of those wanted, each with the same names.
 
-    The names of a group may come in any order. They are only ever looked up among those wanted: a
-    file could hold names that a dict of their own takes hours for.
+    The names of a group may come in any order. They are looked up among those wanted, and no dict
+    is made of them: with names whose hashes collide, as a file could hold, that would take hours.
     """
     if not isinstance(saved, Sequence):
         raise TypeError(f"{label}: expected a sequence, found {type(saved).__name__}")
@@ -137,7 +129,7 @@ def _group_with(
         return None
     try:
         numbers = {number_of[name] for name in names}
-    except (LookupError, TypeError):  # unknown, or nothing that a mapping could have
+    except (LookupError, TypeError):  # not among those wanted, or nothing that can be looked up
         return None
     if len(numbers) != 1:
         return None

@@ -30,10 +30,10 @@ from ._groups import (
     shown_call,
 )
 from ._kinds import Flag, checked, unknown
-from ._loading import FORMAT, Accepted, accepted, names_of
+from ._loading import FORMAT, Accepted, accepted
 from ._rule import Scheduled, ScheduledPair
 from ._settings import DEFAULT_SETTINGS, SETTINGS, Nonfinite, chosen_backend, pop_settings
-from ._state import allocated, copied
+from ._state import allocated, copied, names_of
 from ._stepper import Stepper
 
 
@@ -161,7 +161,7 @@ class Optimizer(Stepper):
         if type(self) is Optimizer:
             raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
         chosen = self._chosen_backend(backend)
-        self._begin(chosen, pop_settings(hyper))
+        super().__init__(chosen, pop_settings(hyper))
         for name in hyper:
             if name not in self.rule.kinds:
                 raise TypeError(unknown(name, type(self).__name__, self._arguments()))
@@ -176,7 +176,7 @@ class Optimizer(Stepper):
         self._add_groups([{"params": params, "mask": mask}])
 
     def _chosen_backend(self, backend: str | None) -> str:
-        """Return the backend that is asked for, or the one that there is for the rule."""
+        """Return the backend that is asked for, or the only one that the rule has."""
         chosen = chosen_backend(backend)
         if chosen == "compiled" and self.rule.loop is None:
             if backend is not None:
@@ -271,7 +271,8 @@ class Optimizer(Stepper):
         """
         self._refuse_while_ema_shows("state_dict")
         with self._settled():
-            # No comprehension here: in Python 3.13 an interrupt in one would not leave the plan.
+            # The copies are made in a function: after an interrupt within a comprehension, Python
+            # 3.13 would not leave the plan.
             found = self._described()
             found["state"] = copied(found["state"])
         return found
@@ -417,7 +418,7 @@ class Optimizer(Stepper):
         """Go on from a state, and from these values of the parameters, or those that there are."""
         found, others = self._accepted(state_dict)
         for key, p in self._params().items() if values else ():
-            check_target(f"params[{key!r}]", p)  # it may have been made read-only since
+            check_target(f"params[{key!r}]", p)  # somebody may have made it read-only
         state = allocated(self._state, found.wanted)
         self._lay_out(found.groups, state, found.steps, others, values)
 
@@ -454,13 +455,13 @@ class Optimizer(Stepper):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in cls.rule.kinds:
-            if not hasattr(cls, name):  # what a subclass says itself, stays
+            if not hasattr(cls, name):  # a class may define such an attribute itself
                 setattr(cls, name, Hyperparameter(name))
 
-    if not TYPE_CHECKING:  # a type checker that sees it lets any name pass
+    if not TYPE_CHECKING:  # seeing this method, a type checker would let any name pass
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """Refuse what looks like a hyperparameter and is none, unless a subclass wants it."""
+            """Refuse a misspelt hyperparameter. Other packages' classes may set any name."""
             ours = type(self).__module__.startswith(f"{__package__}.")
             if ours and not (name.startswith("_") or hasattr(type(self), name)):
                 known = (*self.rule.kinds, *SETTINGS)
@@ -483,11 +484,6 @@ class Optimizer(Stepper):
     def _arguments(cls) -> list[str]:
         """Return the names of all keyword arguments."""
         return [*cls.rule.kinds, *SETTINGS, "mask", "backend"]
-
-    def _names(self) -> list[list[Any]]:
-        """Return the keys of the parameters of each group."""
-        keys = iter(self._state)
-        return [[next(keys) for _ in group.container.arrays] for group in self._groups]
 
     def _params(self) -> dict[Any, Array]:
         """Return the parameters by their keys."""

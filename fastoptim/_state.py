@@ -6,7 +6,7 @@ completed and copied; what a step makes of it is the engine's and the rule's con
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,12 @@ def keys_of(groups: Iterable[ParamGroup]) -> list[Any]:
                 )
             keys[key] = None
     return list(keys)
+
+
+def names_of(groups: Sequence[ParamGroup]) -> list[list[Any]]:
+    """Return the keys of the parameters of each group."""
+    keys = iter(keys_of(groups))
+    return [[next(keys) for _ in group.container.arrays] for group in groups]
 
 
 def kept(
@@ -80,7 +86,8 @@ def allocated(keys: Iterable[Any], wanted: Wanted) -> dict[Any, dict[str, Array]
         start = -block.ctypes.data % LINE
         for (place, p, value), size in zip(entries, sizes, strict=True):
             array = found[place] = np.ndarray(p.shape, p.dtype, block, start, p.strides)
-            if isinstance(value, np.ndarray) or value != 0:  # the memory is zero, yet untouched
+            # Memory that is to be zero is left alone: the system gives it only once it is touched.
+            if isinstance(value, np.ndarray) or value != 0:
                 with np.errstate(over="ignore"):  # float32 may round it to infinity
                     array[...] = value
             start += size

@@ -28,27 +28,25 @@ from ._state import fill_in, kept
 if TYPE_CHECKING:
     from ._engine.changes import Change
 
-DIVISOR, ONE = Divisor(0), 1.0
+DIVISOR = Divisor(0)
+ONE = 1.0  # the default of grad_scale, which need not be checked: `is` tells it from another 1.0
 
 
 class Stepper(WithSettings):
     """What takes the steps of a rule on param groups."""
 
     rule: Rule
-    _backend: str
-    _judges: bool  # whether the gradients are measured before a step is taken
-    _flushes: bool
-    _norm: float | None
-    _skipped: int
-    _groups: tuple[ParamGroup, ...]
-    _state: dict[Any, dict[str, Array]]
-    _plan: Plan
+    _judges: bool  # whether the settings want the gradients measured before a step is taken
+    _flushes: bool  # whether denormal numbers are zero in a step
 
-    def _begin(self, backend: str, settings: dict[str, Any]) -> None:
-        """Start without groups, to which `_lay_out` changes them."""
-        start: dict[str, Any] = {"_norm": None, "_skipped": 0, "_groups": (), "_state": {}}
-        change([(self, {"_backend": backend, "_plan": Plan([]), **start})])
+    def __init__(self, backend: str, settings: dict[str, Any]) -> None:
+        self._backend = backend
         change([self._adopting(settings)])
+        self._norm: float | None = None  # of the gradients of the last step, if it was measured
+        self._skipped = 0  # steps that were not taken, as gradients were not finite
+        self._groups: tuple[ParamGroup, ...] = ()  # `_lay_out` brings them in
+        self._state: dict[Any, dict[str, Array]] = {}  # by the keys of the parameters
+        self._plan = Plan([])
 
     @property
     def grad_norm(self) -> float | None:
@@ -135,7 +133,9 @@ class Stepper(WithSettings):
         judge = self._judge if self._judges else None
         for group in self._groups:
             if not group.planned:
-                with self._plan as plan:  # until the step is taken
+                # A new plan takes the step, and takes over only if it does. Until then the plan
+                # that there is keeps other threads out.
+                with self._plan as plan:
                     new, changes = self._planned(
                         self._groups, self._state, plan.steps, unstarted=self._unstarted()
                     )
@@ -162,8 +162,8 @@ class Stepper(WithSettings):
     def _settled(self) -> Plan:
         """Return the plan, once it has what a next step would go on from.
 
-        That is the state which hyperparameters that were set since the last step call for, and
-        averages that are to start with that step. While the plan is in use it stays as it is.
+        Hyperparameters that were set since the last step may call for more state, and averages may
+        be about to start. While another call uses the plan, it is returned as it is.
         """
         plan = self._plan
         if plan.in_use:
@@ -194,9 +194,17 @@ class Stepper(WithSettings):
     ) -> None:
         """Allocate the state that is missing and plan the steps; then change all at once.
 
-        Attributes of the optimizer that change, too, are in `others`, and what the parameters
-        become in `values`, unless they stay. Averages in the state go on from there, except those
-        of the keys in `unstarted`.
+        Parameters
+        ----------
+        groups, state, steps
+            What the steps are to go on from; the counts are in the order of the parameters.
+        others
+            Attributes of this object that change, too.
+        values
+            What the parameters become; without any, they stay.
+        unstarted
+            The keys of parameters whose averages in the state do not count: they start anew with
+            the next step. All others in the state go on from what they are.
         """
         _, changes = self._planned(groups, state, steps, others, unstarted)
         self._plan.retire(changes, list(values))
@@ -209,7 +217,7 @@ class Stepper(WithSettings):
         others: Mapping[str, Any] = MappingProxyType({}),
         unstarted: Collection[Any] = (),
     ) -> tuple[Plan, list[Change]]:
-        """Return a plan of the steps, and what to change to take it and the state it has added."""
+        """Return a plan, as `_lay_out` says, and what to change so that it takes the steps."""
         complete = kept(groups, state)
         going_on = {key for key in complete if EMA in complete[key] and key not in unstarted}
         fill_in(self.rule, groups, complete)
@@ -275,9 +283,10 @@ class Stepper(WithSettings):
         return self, {"_settings": settings, "_judges": judges, "_flushes": flushes}
 
     def _judge(self, norm: float, bad: str | None) -> tuple[float | None, list[Change]]:
-        """Return what to scale gradients by, given their norm, or None to take no step.
+        """Judge the gradients of a step by their norm, and the name of one that is not finite.
 
-        With it comes what to change in the end. `bad` is the name of one that is not finite.
+        Return what to multiply them by, or None for no step; and what to change together with the
+        step, or instead of it.
         """
         nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
         if bad and nonfinite == "raise":

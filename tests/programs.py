@@ -2,7 +2,7 @@
 
 Each file in `saved` was written once, by the version in its name, and stays as it is:
 
-    python tests/programs.py 0.1 [torch]
+    python tests/programs.py 0.1 [thinc | torch]
 
 All powers in them are exact, so that the bits do not depend on a library of mathematics.
 """
@@ -131,6 +131,30 @@ def write_torch(version):
     (SAVED / f"{version}-torch.pickle").write_bytes(pickle.dumps((saved, tensors_of(optimizer)), 4))
 
 
+def thinc_adam():
+    from fastoptim.integrations.thinc import Adam
+
+    options = {"beta1": 0.5, "beta2": 0.75, "L2": 0.125, "grad_clip": 2.0, "use_averages": True}
+    weights = np.linspace(-1, 1, 8, dtype=np.float32)
+    return weights, Adam(0.25, **options)
+
+
+def go_on_thinc(weights, optimizer, start):
+    """Take three steps, and return the weights and the state."""
+    for t in range(start, start + STEPS):
+        weights, _ = optimizer((1, "W"), weights, gradient(weights, t))
+    state = optimizer.mom1, optimizer.mom2, optimizer.averages
+    return [weights.tobytes(), *(arrays[1, "W"].tobytes() for arrays in state)]
+
+
+def write_thinc(version):
+    weights, optimizer = thinc_adam()
+    go_on_thinc(weights, optimizer, 0)
+    saved = pickle.dumps((weights, optimizer), 4)
+    expected = go_on_thinc(weights, optimizer, STEPS)
+    (SAVED / f"{version}-thinc.pickle").write_bytes(pickle.dumps((saved, expected), 4))
+
+
 if __name__ == "__main__":
     version, *more = sys.argv[1:]
-    write_torch(version) if more else write(version)
+    {"": write, "thinc": write_thinc, "torch": write_torch}["".join(more)](version)

@@ -80,3 +80,13 @@ def test_optimizers_of_torch(version):
     optimizer = pickle.loads(saved)
     programs.go_on_torch(optimizer, programs.STEPS)
     assert programs.tensors_of(optimizer) == expected
+
+
+@every_version
+def test_optimizers_of_thinc(version):
+    thinc = pytest.importorskip("thinc", reason="thinc is not installed")
+    if not thinc.__version__.startswith("8.3."):
+        pytest.skip("pickled by thinc 8.3")
+    saved, expected = pickle.loads((SAVED / f"{version}-thinc.pickle").read_bytes())
+    weights, optimizer = pickle.loads(saved)
+    assert programs.go_on_thinc(weights, optimizer, programs.STEPS) == expected
