@@ -156,7 +156,7 @@ def _adam_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr, 1 / root, eps
 
 
-@rule(_adam_scalars, needs={"v_max": "amsgrad"})
+@rule(_adam_scalars, needs={"v_max": "amsgrad"}, decoupled="decoupled_weight_decay")
 def adam(p, g, m, v, v_max, /, decay, b1, a1, b2, a2, lr, r2, eps):
     """Adam, with or without amsgrad; see `fastoptim.Adam` and `fastoptim.AdamW`."""
     m[...] = b1 * m + a1 * g
@@ -172,6 +172,7 @@ adamw = Rule(
     adam.update,
     adam.scalars,
     needs=adam.needs,
+    decoupled=adam.decoupled,
     name="adamw",
     defaults={"weight_decay": 0.01, "decoupled_weight_decay": True},
 )
@@ -259,7 +260,7 @@ def _nadam_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr_g, lr_m, r2, eps
 
 
-@rule(_nadam_scalars)
+@rule(_nadam_scalars, decoupled="decoupled_weight_decay")
 def nadam(p, g, m, v, /, decay, b1, a1, b2, a2, lr_g, lr_m, r2, eps):
     """Adam with Nesterov's momentum; see `fastoptim.NAdam`."""
     m[...] = b1 * m + a1 * g
@@ -288,7 +289,7 @@ def _radam_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr, float(rectified), eps
 
 
-@rule(_radam_scalars)
+@rule(_radam_scalars, decoupled="decoupled_weight_decay")
 def radam(p, g, m, v, /, decay, b1, a1, b2, a2, lr, rectified, eps):
     """Adam that waits until its mean square can be relied upon; see `fastoptim.RAdam`."""
     m[...] = b1 * m + a1 * g
@@ -360,7 +361,7 @@ def _lion_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr
 
 
-@rule(_lion_scalars)
+@rule(_lion_scalars, decoupled="decoupled_weight_decay")
 def lion(p, g, m, /, decay, b1, a1, b2, a2, lr):
     """Sign of a momentum; see `fastoptim.Lion`."""
     c = b1 * m + a1 * g
@@ -383,7 +384,7 @@ def _adabelief_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**step), r2, eps, eps_root
 
 
-@rule(_adabelief_scalars)
+@rule(_adabelief_scalars, decoupled="decoupled_weight_decay")
 def adabelief(p, g, m, s, /, decay, b1, a1, b2, a2, lr, r2, eps, eps_root):
     """Adam with a variance for its mean square; see `fastoptim.AdaBelief`."""
     m[...] = b1 * m + a1 * g
@@ -406,7 +407,7 @@ def _lamb_scalars(
     return lr, 1.0, wd, b1, 1 - b1, b2, 1 - b2, r1, r2, eps
 
 
-@rule(_lamb_scalars, trust=True)
+@rule(_lamb_scalars, decoupled="decoupled_weight_decay", trust=True)
 def lamb(p, g, m, v, u, /, lr, trust, wd, b1, a1, b2, a2, r1, r2, eps):
     """Adam with a learning rate for each array; see `fastoptim.LAMB`."""
     m_new = b1 * m + a1 * g
