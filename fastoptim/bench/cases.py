@@ -53,19 +53,19 @@ SIZES = (
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A rule with hyperparameters, and what is done around it."""
+    """A rule with hyperparameters, and the options of the optimizer that go around the rule."""
 
     name: str
     optimizer: type[Optimizer]
     hyper: dict[str, Any]
-    around: dict[str, Any] = field(default_factory=dict)
+    around: dict[str, Any] = field(default_factory=dict)  # clipping and the average, or nothing
     # The number of arrays that must be read, for norms, before the step can begin: those of
     # `AHEAD`; for clipping, g.
     ahead: int = 0
 
     @property
     def states(self) -> int:
-        """The number of state arrays, an average among them."""
+        """The number of state arrays of a parameter, the average included."""
         return len(self.optimizer(np.zeros(1), **self.hyper, **self.around).state[0])
 
 
