@@ -31,7 +31,7 @@ RAISES = """\
 TypeError, ValueError
     If an argument is not as described; the message names it, what was found and what was
     expected."""
-ORDER = ("Parameters", "Attributes", "Raises", "See Also", "References", "Examples")
+ORDER = ("Parameters", "Attributes", "Raises", "See Also", "Notes", "References", "Examples")
 
 
 def complete(cls: type) -> None:
@@ -39,7 +39,7 @@ def complete(cls: type) -> None:
     if cls.__doc__ is None:  # Python leaves it out with -OO
         return
     own = sections(cls.__doc__)
-    described = entries(SHARED.strip()) | entries(own["Parameters"])
+    described = entries(SHARED.strip()) | entries(own.get("Parameters", ""))
     names = (
         "**options" if name == "options" else name for name in inspect.signature(cls).parameters
     )
@@ -106,7 +106,8 @@ def sections(doc: str) -> dict[str, str]:
 
 def joined(parts: dict[str, str]) -> str:
     """Return the docstring that has these parts: the inverse of `sections`, in numpydoc's order."""
-    texts = (f"{title}\n{'-' * len(title)}\n{parts[title]}" for title in ORDER if parts.get(title))
+    titles = sorted((title for title in parts if title and parts[title]), key=ORDER.index)
+    texts = (f"{title}\n{'-' * len(title)}\n{parts[title]}" for title in titles)
     return "\n\n".join((parts[""], *texts))
 
 
