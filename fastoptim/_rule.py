@@ -12,7 +12,7 @@ from . import _stages
 from ._engine.entry import Entry
 from ._engine.plan import Plan, most_state
 from ._engine.scalars import most_scalars
-from ._kinds import Count, Kind, checked, unknown
+from ._kinds import Count, Flag, Kind, checked, unknown
 from ._stages import After, Before, Scalars
 
 # What a step of a group is made of: the scalars of both stages, and those of the rule between them.
@@ -80,6 +80,10 @@ class Rule:
         If it is not the update's name.
     defaults : mapping, optional
         Defaults that are not those of the scalars' signature.
+    decoupled : bool or str, default False
+        Whether the scalars take ``weight_decay``, and the update decays p by it: always (True), or
+        where a flag among the hyperparameters, named here, is True. The gradient then has no L2
+        penalty from the stage before the rule.
     trust : bool, default False
         Whether the learning rate of each array is multiplied by a trust ratio. The last array of
         the update is then ``u``; given u, it only writes the direction of the step there. Among its
@@ -88,7 +92,8 @@ class Rule:
     Raises
     ------
     ValueError
-        If the update has more than 3 arrays of state (and u), or more than 16 scalars.
+        If the update has more than 3 arrays of state (and u), or more than 16 scalars; if
+        ``decoupled`` and the scalars' signature contradict each other.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Rule:
         starts: Mapping[str, str] | None = None,
         name: str | None = None,
         defaults: Mapping[str, Any] | None = None,
+        decoupled: bool | str = False,
         trust: bool = False,
     ) -> None:
         kinds, own_defaults = hyperparameters(scalars)
@@ -116,6 +122,7 @@ class Rule:
         self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | dict(defaults or {})
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
         self.state = tuple(arrays[:-1] if trust else arrays)
+        self.decoupled = decoupled
         self.rescale = self._rescaled if trust else None
         self._scalar_names = [a.name for a in rest if a.kind is not a.POSITIONAL_ONLY]
         self.scalar_count = len(self._scalar_names)
@@ -125,6 +132,7 @@ class Rule:
         ):
             if found > most:
                 raise ValueError(f"{self.name}: expected at most {most} {label}, found {found}")
+        self._check_decoupled()
 
         self.__name__ = self.name
         self.__module__ = scalars.__module__
@@ -146,6 +154,30 @@ class Rule:
             if name not in self.starts.values() and name not in AFTER
         ]
         return inspect.Signature([*arrays, *keywords])
+
+    def _check_decoupled(self) -> None:
+        """Refuse a weight decay that would be taken twice or never, and a flag that is none."""
+        if "weight_decay" in self.own and not self.decoupled:
+            raise ValueError(
+                f"{self.name}: expected decoupled=True, or the name of a flag, with scalars that "
+                f"take weight_decay, found decoupled={self.decoupled!r}"
+            )
+        if self.decoupled and "weight_decay" not in self.own:
+            raise ValueError(
+                f"{self.name}: expected scalars that take weight_decay with "
+                f"decoupled={self.decoupled!r}, found {', '.join(self.own)}"
+            )
+        if isinstance(self.decoupled, str) and not (
+            self.decoupled in self.own and isinstance(self.kinds[self.decoupled], Flag)
+        ):
+            raise ValueError(
+                f"{self.name}: expected decoupled to be True, False, or the name of a flag among "
+                f"the hyperparameters of its scalars, found {self.decoupled!r}"
+            )
+
+    def decouples(self, hyper: Mapping[str, Any]) -> bool:
+        """Tell whether weight decay with these hyperparameters is decoupled from the gradient."""
+        return bool(hyper[self.decoupled] if isinstance(self.decoupled, str) else self.decoupled)
 
     def __repr__(self) -> str:
         return f"<rule {self.name}{self.__signature__}>"
@@ -225,7 +257,7 @@ class Rule:
         if any(map(is_schedule, hyper.values())):
             return lambda t: self.scalars_of(self.at(hyper, t - 1))(t)
         first = {name: hyper[name] for name in BEFORE}
-        if hyper.get("decoupled_weight_decay"):
+        if self.decouples(hyper):
             first["weight_decay"] = 0.0
         before = _stages.before_scalars(1.0, **first)
         after = _stages.after_scalars(**{name: hyper[name] for name in AFTER})

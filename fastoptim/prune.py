@@ -46,8 +46,8 @@ def magnitude(arrays: Any, sparsity: float) -> Any:
     Returns
     -------
     ndarray, list, tuple or dict
-        For each array a mask of its shape, True for a weight to keep, in the container that
-        ``arrays`` is.
+        For each array a mask of its shape, True for a weight to keep, in a container of the kind
+        that ``arrays`` is.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def magnitudes_of(label: str, array: Any) -> NDArray[Any]:
 
 
 def largest(magnitudes: NDArray[Any], sparsity: float) -> Mask:
-    """Return a mask of all but a share of the smallest magnitudes, of equal ones the first."""
+    """Return a mask that drops a share of the magnitudes: the smallest, of equals the first."""
     pruned = round(sparsity * magnitudes.size)
     if pruned == 0:
         return np.ones(magnitudes.shape, np.bool_)

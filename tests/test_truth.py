@@ -161,6 +161,12 @@ BY_HAND = [
 ]
 
 
+def test_every_class_is_worked_out_by_hand():
+    found = {cls for cls, *_ in BY_HAND} | {fo.LAMB, fo.LARS}  # these two in tests of their own
+    missing = [cls.__name__ for cls in OPTIMIZERS if cls not in found]
+    assert missing == [], f"tests/test_truth.py, BY_HAND: expected two steps of {missing}"
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("cls", "kwargs", "expected"), BY_HAND, ids=lambda v: name_of(v))
 def test_first_steps_by_hand(cls, kwargs, expected, backend):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from zoo import LEVELS
 
-from fastoptim import _engine, _levels
+from fastoptim import _engine, _levels, reference
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64"
@@ -23,23 +26,18 @@ pytestmark = pytest.mark.skipif(
 
 REGISTER = {"base": "xmm", "v3": "ymm"}
 LETTER = {32: "s", 64: "d"}
-KERNELS = {  # the slowest operations of each
-    "sgd": {"mul"},
-    "rmsprop": {"div", "sqrt"},
-    "adagrad": {"div", "sqrt"},
-    "adam": {"div", "sqrt"},
-    "adadelta": {"div", "sqrt"},
-    "adamax": {"div"},
-    "nadam": {"div", "sqrt"},
-    "radam": {"div", "sqrt"},
-    "rprop": {"mul"},
-    "asgd": {"mul"},
-    "lion": {"mul"},
-    "adabelief": {"div", "sqrt"},
-    "lamb": {"div", "sqrt"},
-    "lars": {"mul"},
-    "after": {"mul"},
-}
+
+
+def slowest(update: Callable[..., None]) -> set[str]:
+    """Return the slowest operations of an update: what its source divides and takes roots of."""
+    nodes = list(ast.walk(ast.parse(inspect.getsource(update))))
+    found = {"div" for node in nodes if isinstance(node, ast.Div)}
+    found |= {"sqrt" for node in nodes if isinstance(node, ast.Attribute) and node.attr == "sqrt"}
+    return found or {"mul"}
+
+
+RULES = [rule for rule in vars(reference).values() if isinstance(rule, reference.Rule)]
+KERNELS = {rule.loop: slowest(rule.update) for rule in RULES} | {"after": {"mul"}}
 
 
 def disassembly(level: str, bits: int) -> dict[str, str]:

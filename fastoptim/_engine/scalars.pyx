@@ -66,7 +66,11 @@ cdef class ScalarTable:
             raise TypeError(f"scalars: expected a tuple, found {type(part).__name__}")
         count = PyTuple_GET_SIZE(part)
         if not least <= count <= most:
-            raise ValueError(f"scalars: expected {least} to {most} of them, found {count}")
+            before, after, own = self.lines[at // SCALARS]
+            raise ValueError(
+                f"scalars: expected {BEFORE}, {AFTER} and at most {OWN} of them, "
+                f"found {len(before)}, {len(after)} and {len(own)}"
+            )
         for k in range(count):
             self.doubles[at + k] = PyFloat_AsDouble(PyTuple_GET_ITEM(part, k))
             self.singles[at + k] = <float> self.doubles[at + k]
