@@ -256,7 +256,9 @@ def kernel_modules():
 
 def sources():
     """Return all modules, once Cython has written their sources in C."""
-    modules = [module(name, f"fastoptim/{name}.pyx") for name in ("_engine", "_pool", "_roofline")]
+    rooms = [f"_engine.{room.stem}" for room in sorted(Path("fastoptim/_engine").glob("*.pyx"))]
+    names = [*rooms, "_pool", "_roofline"]
+    modules = [module(name, f"fastoptim/{name.replace('.', '/')}.pyx") for name in names]
     modules += kernel_modules()
     levels = {extension.name: extension.level for extension in modules}
     extensions = cythonize(

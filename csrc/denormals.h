@@ -11,27 +11,27 @@ typedef unsigned long long fo_mode;
 #include <xmmintrin.h>
 #define FO_CAN_FLUSH 1
 enum { FO_FLUSH = 0x8040 }; /* of MXCSR: flush to zero, denormals are zero */
-static fo_mode fo_get_mode(void) { return _mm_getcsr(); }
-static void fo_set_mode(fo_mode mode) { _mm_setcsr((unsigned)mode); }
+static inline fo_mode fo_get_mode(void) { return _mm_getcsr(); }
+static inline void fo_set_mode(fo_mode mode) { _mm_setcsr((unsigned)mode); }
 
 #elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
 
 #define FO_CAN_FLUSH 1
 enum { FO_FLUSH = 1 << 24 }; /* of FPCR: flush to zero */
-static fo_mode fo_get_mode(void)
+static inline fo_mode fo_get_mode(void)
 {
     fo_mode mode;
     __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
     return mode;
 }
-static void fo_set_mode(fo_mode mode) { __asm__ __volatile__("msr fpcr, %0" : : "r"(mode)); }
+static inline void fo_set_mode(fo_mode mode) { __asm__ __volatile__("msr fpcr, %0" : : "r"(mode)); }
 
 #else
 
 #define FO_CAN_FLUSH 0
 enum { FO_FLUSH = 0 };
-static fo_mode fo_get_mode(void) { return 0; }
-static void fo_set_mode(fo_mode mode) { (void)mode; }
+static inline fo_mode fo_get_mode(void) { return 0; }
+static inline void fo_set_mode(fo_mode mode) { (void)mode; }
 
 #endif
 #endif

@@ -23,7 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _levels, checkpoint
-from ._engine import Plan, ShownEma, as_array, can_flush, change, check_target
+from ._engine.arrays import as_array, check_target
+from ._engine.changes import change
+from ._engine.plan import Plan, ShownEma
+from ._engine.threads import can_flush
 from ._kinds import (
     NO_SEQUENCES,
     Choice,
@@ -43,7 +46,7 @@ from ._rule import Rule, ScalarsOfStep, Scheduled, ScheduledPair, is_schedule
 from ._stages import clip_factor, norm_of
 
 if TYPE_CHECKING:
-    from ._engine import Change
+    from ._engine.changes import Change
 
 Array = NDArray[np.float32] | NDArray[np.float64]
 Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]

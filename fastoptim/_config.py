@@ -8,24 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from . import _engine, _levels
+from . import _levels
+from ._engine import threads
 
 __version__ = version("fastoptim")
 
 
 def config() -> dict[str, Any]:
     """Return what `show_config` prints."""
-    threads, reason = _engine.explain_limit()
+    limit, reason = threads.explain_limit()
     return {
         "fastoptim": __version__,
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
-        "compiler": _engine.compiler,
-        "OpenMP": _engine.openmp or "none",
-        "threads": threads,
+        "compiler": threads.compiler,
+        "OpenMP": threads.openmp or "none",
+        "threads": limit,
         "limited by": reason,
-        "workers": _engine.workers(),
+        "workers": threads.workers(),
         "level": _levels.active,
         "levels": " ".join(_levels.available()),
     }

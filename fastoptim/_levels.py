@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from . import _engine
+from ._engine import threads
 from ._kinds import environment
 
 Kernels = dict[str, dict[int, Any]]
@@ -32,7 +32,7 @@ MODULES = {"base": _base, "v3": _v3}
 
 def available() -> list[str]:
     """Return the levels that were built and that this CPU runs, lowest first."""
-    return [name for name in MODULES if _engine.cpu_supports(name) and _is_built(name)]
+    return [name for name in MODULES if threads.cpu_supports(name) and _is_built(name)]
 
 
 def _is_built(name: str) -> bool:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
 from . import _stages
-from ._engine import Plan, most_scalars, most_state
+from ._engine.plan import Plan, most_scalars, most_state
 from ._kinds import Count, Kind, checked, unknown
 from ._stages import Scalars
 

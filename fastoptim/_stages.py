@@ -30,7 +30,7 @@ import numpy as np
 from ._kinds import MaybeFraction, MaybeLimits, MaybeNonNegative, NonNegative, Switch
 
 if TYPE_CHECKING:
-    from ._engine import Plan
+    from ._engine.plan import Plan
 
 Scalars = tuple[float, ...]
 

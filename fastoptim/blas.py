@@ -10,7 +10,8 @@ from types import TracebackType
 
 import numpy as np
 
-from . import _engine, _pool
+from . import _pool
+from ._engine import threads as engine
 from ._kinds import Flag, checked
 
 __all__ = ["share_blas_threads"]
@@ -109,7 +110,7 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
                 _switch(self._before)
 
     def __repr__(self) -> str:
-        return f"<BLAS threads {'shared' if _engine.is_shared() else 'not shared'}>"
+        return f"<BLAS threads {'shared' if engine.is_shared() else 'not shared'}>"
 
 
 _switching = threading.Lock()
@@ -118,12 +119,12 @@ _blocks: list[share_blas_threads] = []  # that are open, in the order in which t
 
 def _switch(share: bool) -> bool:
     """Share the threads or not, for a caller that holds the lock; return what was before."""
-    before = _engine.is_shared()
+    before = engine.is_shared()
     if share != before:
         set_callback = _prepared() if share else _function("set_threads_callback_function")
         _pool.set_spin(SPIN if share else _pool.spin)
         address = ctypes.cast(set_callback, ctypes.c_void_p).value
-        _engine.share(share, address or 0, _pool.blas_callback)
+        engine.share(share, address or 0, _pool.blas_callback)
     return before
 
 
@@ -141,7 +142,7 @@ def _prepared() -> ctypes._NamedFuncPointer:
         raise RuntimeError(f"{_EXPECTED}, found one without threads of its own")
     if not _pool.supported:
         raise RuntimeError("share_blas_threads: not supported on this platform")
-    if _engine.threads_are_bound():  # each to the CPU of the thread that calls, then
+    if engine.threads_are_bound():  # each to the CPU of the thread that calls, then
         raise RuntimeError(
             "share_blas_threads: expected threads that may run on any CPU, found OMP_PROC_BIND, "
             "OMP_PLACES or GOMP_CPU_AFFINITY, which bind them"

@@ -16,7 +16,9 @@ from numpy.lib.array_utils import byte_bounds
 
 from . import _levels
 from ._base import Array, Container
-from ._engine import Plan, as_array, check_target, clip
+from ._engine.arrays import as_array, check_target
+from ._engine.changes import clip
+from ._engine.plan import Plan
 from ._kinds import Real, checked
 from ._stages import clip_factor, norm_of
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._base import Container
-from ._engine import as_array
+from ._engine.arrays import as_array
 from ._kinds import Closed, checked
 
 __all__ = ["magnitude"]

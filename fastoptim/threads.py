@@ -33,7 +33,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import _engine, _pool
+from . import _pool
+from ._engine import threads as engine
 from ._kinds import Count, checked, environment
 
 __all__ = ["get_num_threads", "num_threads", "set_num_threads"]
@@ -71,7 +72,7 @@ def set_num_threads(n: int | None) -> None:
     1
     >>> fo.set_num_threads(None)
     """
-    _engine.set_limit(_default if n is None else checked("n", THREADS, n))
+    engine.set_limit(_default if n is None else checked("n", THREADS, n))
 
 
 @contextmanager
@@ -105,19 +106,19 @@ def num_threads(n: int) -> Iterator[None]:
     ...     fo.get_num_threads()
     1
     """
-    limit = _engine.Limit(checked("n", THREADS, n))
-    still = (other for other in _engine.limit_here.get() if not other.over)
-    token = _engine.limit_here.set((*still, limit))
+    limit = engine.Limit(checked("n", THREADS, n))
+    still = (other for other in engine.limit_here.get() if not other.over)
+    token = engine.limit_here.set((*still, limit))
     try:
         yield
     finally:
-        others = tuple(other for other in _engine.limit_here.get() if other is not limit)
+        others = tuple(other for other in engine.limit_here.get() if other is not limit)
         try:
-            _engine.limit_here.reset(token)
+            engine.limit_here.reset(token)
         except ValueError:  # a generator may be closed in another context, where it cannot be reset
             limit.end()
         else:
-            _engine.limit_here.set(others)  # some of which may have been opened since
+            engine.limit_here.set(others)  # some of which may have been opened since
 
 
 def get_num_threads() -> int:
@@ -143,7 +144,7 @@ def get_num_threads() -> int:
     `set_num_threads` or `num_threads`; by default it steps on one, since those who fork have
     usually shared out the cores.
     """
-    return _engine.explain_limit()[0]
+    return engine.explain_limit()[0]
 
 
 def share_openmp_workers(library: str) -> None:
@@ -152,11 +153,11 @@ def share_openmp_workers(library: str) -> None:
     Between two of its operations they are awake, and would take the core from others. It may also
     have brought an OpenMP runtime of its own.
     """
-    files = library, _engine.__file__
+    files = library, engine.__file__
     with suppress(AttributeError, OSError):  # it has none
         theirs, ours = (_address(ctypes.CDLL(file).omp_get_max_threads) for file in files)
         if theirs == ours:
-            _engine.set_openmp(chosen=True, awake=_workers_spin(default=True))
+            engine.set_openmp(chosen=True, awake=_workers_spin(default=True))
 
 
 def _address(function: Any) -> int | None:
@@ -210,11 +211,11 @@ def _granted(group: Path) -> float:
     return math.inf
 
 
-_engine.set_pool(_pool.run_region)
+engine.set_pool(_pool.run_region)
 _default = _threads_of_environment()
 set_num_threads(None)
 # Who has told OpenMP's workers to stay awake, or where to run, gets those.
 _spin = _workers_spin(default=False)
-_engine.set_openmp(_spin or _engine.threads_are_bound() or not _pool.supported, _spin)
+engine.set_openmp(_spin or engine.threads_are_bound() or not _pool.supported, _spin)
 # Read once: it takes some 50 us, and a container has its quota before its processes start.
-_engine.set_quota(_cgroup_quota())
+engine.set_quota(_cgroup_quota())

@@ -11,7 +11,7 @@ import pytest
 
 from fastoptim import _engine
 
-needs_openmp = pytest.mark.skipif(not _engine.openmp, reason="built without OpenMP")
+needs_openmp = pytest.mark.skipif(not _engine.threads.openmp, reason="built without OpenMP")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 # For code that imports os: the exit status of a child of this process that does some work.

@@ -402,12 +402,12 @@ def test_what_would_take_minutes_is_not_timed(monkeypatch):
 
 
 def test_a_large_step_uses_more_threads():
-    before = _engine.set_limit(2)
+    before = _engine.threads.set_limit(2)
     try:
-        assert _engine.threads_for(1000) == 1
-        assert _engine.threads_for(1 << 30) == fo.get_num_threads()
+        assert _engine.threads.threads_for(1000) == 1
+        assert _engine.threads.threads_for(1 << 30) == fo.get_num_threads()
     finally:
-        _engine.set_limit(before)
+        _engine.threads.set_limit(before)
 
 
 def recorded(*argv, file):

@@ -28,7 +28,7 @@ import fastoptim as fo
 from fastoptim import _engine, _pool, blas
 blas._function("set_num_threads")(2)
 fo.set_num_threads(2)
-_engine.set_grain(1)
+_engine.threads.set_grain(1)
 rng = np.random.default_rng(0)
 
 class Work:
@@ -154,8 +154,8 @@ def test_one_thread_at_a_time_switches(monkeypatch):
         another = fo.share_blas_threads()
     assert seen == [True] * 5  # three calls to share, two to share no longer
     with another:  # which found them shared when it was made
-        assert _engine.is_shared()
-    assert not _engine.is_shared()
+        assert _engine.threads.is_shared()
+    assert not _engine.threads.is_shared()
     assert seen == [True] * 10
 
 
@@ -172,13 +172,13 @@ def test_blocks_that_overlap():
             blocks = [block(share) for share in shares]
             for each, share in zip(blocks, shares, strict=True):
                 next(each)
-                assert _engine.is_shared() == share
+                assert _engine.threads.is_shared() == share
             open_blocks = set(range(3))
             for number in order:
                 blocks[number].close()
                 open_blocks.remove(number)
                 expected = shares[max(open_blocks)] if open_blocks else False
-                assert _engine.is_shared() == expected
+                assert _engine.threads.is_shared() == expected
 
 
 @needs_openblas
@@ -349,7 +349,7 @@ def test_a_step_whose_threads_are_busy_runs_alone():
         None, ctypes.c_int, type(job), ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
     )(_pool.blas_callback)
     holder = threading.Thread(target=callback, args=(1, job, 1, 0, None, 0))
-    grain = _engine.set_grain(1)
+    grain = _engine.threads.set_grain(1)
     try:
         with fo.share_blas_threads():
             fo.set_num_threads(2)
@@ -361,7 +361,7 @@ def test_a_step_whose_threads_are_busy_runs_alone():
     finally:
         free.set()
         holder.join(60)
-        _engine.set_grain(grain)
+        _engine.threads.set_grain(grain)
         fo.set_num_threads(None)
     assert not holder.is_alive()
 
@@ -477,11 +477,11 @@ def test_an_interrupt_leaves_it_switched_or_not():
         try:
             if not interrupted(fo.share_blas_threads, n):
                 break
-            assert _engine.is_shared() == (callback.value is not None)
+            assert _engine.threads.is_shared() == (callback.value is not None)
         finally:
             fo.share_blas_threads(False)
         assert callback.value is None
-        assert not _engine.is_shared()
+        assert not _engine.threads.is_shared()
     assert n > 3
 
 
@@ -489,4 +489,5 @@ def test_import_changes_nothing():
     assert output("import fastoptim as fo; print(fo.share_blas_threads(False))") == (
         "<BLAS threads not shared>"
     )
-    assert python("import fastoptim; fastoptim._engine.is_shared() and 1 / 0").returncode == 0
+    asking = "from fastoptim._engine import threads; threads.is_shared() and 1 / 0"
+    assert python(asking).returncode == 0

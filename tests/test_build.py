@@ -62,9 +62,9 @@ tiny, half = np.full(4, 2.0**-1060), np.full(4, 2.0**-1061)
 import fastoptim as fo
 from fastoptim import _engine, _levels
 assert fo.__file__.startswith(sys.argv[1]), fo.__file__
-assert sys.argv[2] != "clang" or "clang" in _engine.compiler, _engine.compiler
+assert sys.argv[2] != "clang" or "clang" in _engine.threads.compiler, _engine.threads.compiler
 assert (tiny * 0.5).tobytes() == half.tobytes()  # what takes denormals for zero has == do so, too
-assert _engine.openmp if sys.argv[3] == "on" else fo.get_num_threads() == 1
+assert _engine.threads.openmp if sys.argv[3] == "on" else fo.get_num_threads() == 1
 from fastoptim.demo.digits import read_digits
 assert len(read_digits()[1]) == 1797
 if hasattr(os, "sched_setaffinity"):
@@ -73,7 +73,7 @@ if hasattr(os, "sched_setaffinity"):
     assert fo.get_num_threads() == 1
     os.sched_setaffinity(0, mine)
     assert fo.get_num_threads() == before
-_engine.set_grain(1)
+_engine.threads.set_grain(1)
 fo.set_num_threads(4)
 rng = np.random.default_rng(0)
 
@@ -122,7 +122,7 @@ def test_sdist_builds_a_correct_wheel(source, tmp_path, compiler, openmp):
     assert headers <= names
     assert {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md"} <= names
     assert "fastoptim/_kernels.pxi" in names
-    assert {"tests/test_build.py", "fastoptim/py.typed", "fastoptim/_engine.pyi"} <= names
+    assert {"tests/test_build.py", "fastoptim/py.typed", "fastoptim/_engine/plan.pyi"} <= names
     built = {name for name in names if name.endswith((".c", ".so")) or name.startswith("build/")}
     assert built == {"tests/pool.c"}
 

@@ -450,7 +450,7 @@ def content(path):
 def plant(opt, **hyper):
     """Give the first group hyperparameters that nobody has checked."""
     group = opt.param_groups[0]
-    _engine.change([(group, {"hyper": {**group.hyper, **hyper}})])
+    _engine.changes.change([(group, {"hyper": {**group.hyper, **hyper}})])
 
 
 class TestReplacing:

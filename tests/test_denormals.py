@@ -22,7 +22,7 @@ from zoo import (
 import fastoptim as fo
 from fastoptim import _base, _engine, _stages
 
-pytestmark = pytest.mark.skipif(not _engine.can_flush, reason="the CPU has no such mode")
+pytestmark = pytest.mark.skipif(not _engine.threads.can_flush, reason="the CPU has no such mode")
 
 N = 20_011
 
@@ -135,7 +135,7 @@ def test_the_mode_ends_with_the_loops(threads, backend):
 def test_the_mode_of_the_caller_does_not_matter_and_comes_back(threads, backend):
     both = halves()
     kept = [p.copy() for p, _, _ in both]
-    with engine(threads=threads), _engine.Loops(True):
+    with engine(threads=threads), _engine.plan.Loops(True):
         assert flushes_here() == [True, True]
         for (p, g, _), q in zip(both, kept, strict=True):
             fo.SGD(p, lr=1.0, flush_denormals=True, backend=backend).step(g)
@@ -153,7 +153,7 @@ def test_the_mode_ends_with_an_error():
         raise ZeroDivisionError
 
     seen = []
-    plan = _engine.Plan([(("p", "g"), 0, 0, np.ones(3), (), None, None)], update)
+    plan = _engine.plan.Plan([(("p", "g"), 0, 0, np.ones(3), (), None, None)], update)
     scalars = _stages.before_scalars(1.0), _stages.after_scalars(), ()
     with pytest.raises(ZeroDivisionError):
         plan.step([np.ones(3)], [SimpleNamespace(scalars=lambda t: scalars)], flush=True)

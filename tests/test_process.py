@@ -55,7 +55,7 @@ import numpy as np
 import fastoptim as fo
 from fastoptim import _engine
 
-_engine.set_grain(1)
+_engine.threads.set_grain(1)
 G = [np.full(50_000, 0.5 - k, "float32") for k in range(4)]
 
 def train(optimizer):
@@ -219,7 +219,7 @@ class TestEnvironmentVariables:
     @pytest.mark.parametrize("value", ["", " "])
     def test_an_empty_one_is_as_good_as_none(self, value):
         variables = ("FASTOPTIM_NUM_THREADS", "FASTOPTIM_ISA", "FASTOPTIM_BACKEND")
-        code = self.LEVEL + "; print(_levels._engine.explain_limit()); " + self.BACKEND
+        code = self.LEVEL + "; print(_levels._engine.threads.explain_limit()); " + self.BACKEND
         assert output(code, **dict.fromkeys(variables, value)) == output(code)
 
     def test_each_is_read_by_one_function(self):
@@ -236,7 +236,7 @@ def test_show_config(capsys):
         assert word in text
     with fo.num_threads(1):
         fo.show_config()
-    expected = "num_threads" if _engine.openmp else "built without OpenMP"
+    expected = "num_threads" if _engine.threads.openmp else "built without OpenMP"
     assert f"threads    1\nlimited by {expected}\n" in capsys.readouterr().out
 
 

@@ -33,7 +33,7 @@ import os, sys, threading
 import numpy as np
 import fastoptim as fo
 from fastoptim import _engine
-_engine.set_grain(1)
+_engine.threads.set_grain(1)
 p = np.zeros(200_000, np.float32); g = np.ones_like(p)
 opt = fo.Adam(p, lr=0.5)
 tasks = lambda: len(os.listdir('/proc/self/task'))
@@ -102,7 +102,7 @@ first, *_ = mine = os.sched_getaffinity(0)
 os.sched_setaffinity(0, {first})
 opt.step(g)
 assert tasks() == alone, tasks()
-print(before == len(mine), fo.get_num_threads(), _engine.explain_limit()[1])
+print(before == len(mine), fo.get_num_threads(), _engine.threads.explain_limit()[1])
 os.sched_setaffinity(0, mine)
 opt.step(g)
 print(tasks() - alone == len(mine) - 1, fo.get_num_threads() == before)
@@ -134,15 +134,15 @@ with threadpool_limits(1):
         assert output(code).splitlines() == ["1 0", "True True", "1"]
 
     def test_quota_caps_what_nobody_asked_for(self):
-        old = _engine.set_quota(1)
+        old = _engine.threads.set_quota(1)
         try:
             with engine():
                 assert fo.get_num_threads() == 1
                 with fo.num_threads(3):
                     assert fo.get_num_threads() == 3
-                    assert _engine.threads_for(1 << 30) == 3
+                    assert _engine.threads.threads_for(1 << 30) == 3
         finally:
-            _engine.set_quota(old)
+            _engine.threads.set_quota(old)
 
     @pytest.mark.parametrize(
         ("environment", "threads"),
@@ -160,7 +160,7 @@ with threadpool_limits(1):
 import fastoptim as fo
 from fastoptim import _engine
 fo.set_num_threads(2)
-print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
+print(_engine.threads.threads_for(2 << 20), _engine.threads.threads_for(32 << 20))
 """
         assert output(code, **environment) == f"{threads} 2"
 
@@ -182,14 +182,14 @@ print(_engine.threads_for(2 << 20), _engine.threads_for(32 << 20))
         ids=str,
     )
     def test_whose_workers(self, environment, workers):
-        code = STEP + "opt.step(g); assert (p == -0.5).all(); print(_engine.workers())"
+        code = STEP + "opt.step(g); assert (p == -0.5).all(); print(_engine.threads.workers())"
         assert output(code, FASTOPTIM_NUM_THREADS="2", **environment) == workers
 
     @pytest.mark.parametrize("library", ["nothing.so", _ctypes.__file__])
     def test_workers_of_a_library_without_our_openmp_are_left_alone(self, library):
-        before = _engine.workers()
+        before = _engine.threads.workers()
         share_openmp_workers(library)
-        assert _engine.workers() == before
+        assert _engine.threads.workers() == before
 
     @on_linux
     def test_workers_of_a_library_with_an_openmp_of_its_own_are_left_alone(
@@ -201,19 +201,19 @@ from fastoptim import _engine, threads
 {load_openmp}
 other = shutil.copy(openmp._name, {str(tmp_path / "libother.so")!r})
 threads.share_openmp_workers(other)
-print(_engine.workers())
+print(_engine.threads.workers())
 threads.share_openmp_workers(openmp._name)
-print(_engine.workers())
+print(_engine.threads.workers())
 """
         assert output(code).splitlines() == ["fastoptim's own", "OpenMP's"]
 
     def test_workers_of_a_library_with_our_openmp(self):
-        before = _engine.set_openmp(False, False)
+        before = _engine.threads.set_openmp(False, False)
         try:
-            share_openmp_workers(_engine.__file__)
-            assert _engine.workers() == "OpenMP's"
+            share_openmp_workers(_engine.threads.__file__)
+            assert _engine.threads.workers() == "OpenMP's"
         finally:
-            _engine.set_openmp(*before)
+            _engine.threads.set_openmp(*before)
 
     @on_linux
     def test_the_openmp_runtime_waits_as_it_does_without_fastoptim(self, load_openmp):
@@ -261,7 +261,7 @@ found = []
 def work(_):
     p = np.zeros(200_000, np.float32)
     fo.SGD(p, lr=1.0).step(g)
-    found.append((_engine.explain_limit(), bool((p == -1).all())))
+    found.append((_engine.threads.explain_limit(), bool((p == -1).all())))
 function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)
 before = tasks()
 openmp.GOMP_parallel(function, None, 2, 0)
@@ -379,7 +379,7 @@ print(tasks() - before)
     def test_they_round_as_the_caller_does(self, openmp):
         code = f"""
 import ctypes, ctypes.util
-_engine.set_openmp({openmp}, False)
+_engine.threads.set_openmp({openmp}, False)
 upward = 0x800
 assert ctypes.CDLL(ctypes.util.find_library("m")).fesetround(upward) == 0
 found = []
@@ -490,7 +490,7 @@ class TestNumThreads:
             pool.submit(generator.close).result()
         assert fo.get_num_threads() == before
         with fo.num_threads(3):
-            assert len(_engine.limit_here.get()) == 1  # a loop of these piles up nothing
+            assert len(_engine.threads.limit_here.get()) == 1  # a loop of these piles up nothing
 
     def test_asynchronous_generators_that_are_left_open(self):
         """Asyncio closes them at its end, in another task."""
@@ -596,7 +596,8 @@ def test_fork_after_a_parallel_step():
         SECOND
         + """
 def alone():
-    assert _engine.explain_limit() == (1, "child of fork()"), _engine.explain_limit()
+    found = _engine.threads.explain_limit()
+    assert found == (1, "child of fork()"), found
     second()
 def grandchild():
     assert fork(alone) == 0

@@ -1320,9 +1320,9 @@ def test_steps_run_on_the_workers_that_torch_keeps_awake(first):
     code = f"""
 import {first}, torch, fastoptim
 from fastoptim import _engine
-before = _engine.workers()
+before = _engine.threads.workers()
 import fastoptim.integrations.torch
-print(before, _engine.workers(), sep=", ")
+print(before, _engine.threads.workers(), sep=", ")
 """
     assert output(code) == "fastoptim's own, OpenMP's"
 

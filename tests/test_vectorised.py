@@ -15,7 +15,7 @@ from fastoptim import _engine, _levels
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64"
-    or not _engine.compiler.startswith("gcc")
+    or not _engine.threads.compiler.startswith("gcc")
     or not shutil.which("objdump")
     or not sys.platform.startswith("linux"),
     reason="needs objdump, and what GCC makes of the loops on x86-64 Linux",

@@ -23,7 +23,7 @@ from zoo import (
 
 import fastoptim as fo
 from fastoptim import _base
-from fastoptim._engine import Plan
+from fastoptim._engine.plan import Plan
 
 BACKENDS = ["compiled", "reference"]
 WRITABLE = [name for name in GRADIENT_LAYOUTS if name != "read-only"]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 import fastoptim as fo
-from fastoptim import _engine, _levels, optimizers
+from fastoptim import _levels, optimizers
+from fastoptim._engine.threads import set_grain, set_limit, set_openmp
 from fastoptim._kinds import Choice, Flag, Real
 
 OPTIMIZERS = [getattr(optimizers, name) for name in optimizers.__all__]
@@ -135,17 +136,21 @@ def engine(
     level: str | None = None, threads: int | None = None, openmp: bool = False
 ) -> Iterator[None]:
     """Run on a level and a number of threads, OpenMP's or our own, however small the work."""
-    kernels, grain, limit = _levels.kernels, _engine.set_grain(1), _engine.set_limit(threads or 0)
-    workers = _engine.set_openmp(openmp, False)
+    kernels, grain, limit = (
+        _levels.kernels,
+        set_grain(1),
+        set_limit(threads or 0),
+    )
+    workers = set_openmp(openmp, False)
     try:
         if level is not None:
             _levels.kernels = _levels.load(level)
         yield
     finally:
         _levels.kernels = kernels
-        _engine.set_openmp(*workers)
-        _engine.set_limit(limit)
-        _engine.set_grain(grain)
+        set_openmp(*workers)
+        set_limit(limit)
+        set_grain(grain)
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:

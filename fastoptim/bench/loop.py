@@ -17,7 +17,7 @@ import numpy as np
 
 import fastoptim as fo
 from fastoptim._base import Array
-from fastoptim._engine import threads_for
+from fastoptim._engine.threads import threads_for
 from fastoptim.demo.network import cross_entropy
 from fastoptim.init import kaiming_normal
 

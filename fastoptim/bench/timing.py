@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastoptim._engine import threads_for
+from fastoptim._engine.threads import threads_for
 from fastoptim._roofline import read, stream
 
 from .cases import Cell, Size

@@ -48,7 +48,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from fastoptim import _levels, reference
-from fastoptim._engine import Plan
+from fastoptim._engine.plan import Plan
 from fastoptim._rule import Rule
 from fastoptim._stages import Scalars, after_scalars, before_scalars
 
@@ -66,7 +66,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from fastoptim._engine import Change
+    from fastoptim._engine.changes import Change
 
 __all__ = ["MLPClassifier", "MLPRegressor", "patch", "patched", "unpatch"]
 

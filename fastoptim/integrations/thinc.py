@@ -30,7 +30,8 @@ import numpy as np
 
 from fastoptim import _levels, reference
 from fastoptim._base import Array, chosen_backend
-from fastoptim._engine import Plan, check_target
+from fastoptim._engine.arrays import check_target
+from fastoptim._engine.plan import Plan
 from fastoptim._kinds import Kind, Real, checked, number, shown
 from fastoptim._rule import Rule, ScalarsOfStep
 from fastoptim._stages import Scalars, after_scalars, before_scalars, norm_of
@@ -45,7 +46,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from fastoptim._engine import Change
+    from fastoptim._engine.changes import Change
 
 __all__ = ["SGD", "Adam", "Optimizer", "RAdam"]
 

@@ -55,7 +55,8 @@ from fastoptim._base import (
     Setting,
     _allocated,
 )
-from fastoptim._engine import array_at, change
+from fastoptim._engine.arrays import array_at
+from fastoptim._engine.changes import change
 from fastoptim._kinds import checked
 from fastoptim.optimizers import refuse_idle_nesterov
 from fastoptim.threads import share_openmp_workers
@@ -63,7 +64,7 @@ from fastoptim.threads import share_openmp_workers
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from fastoptim._engine import Change
+    from fastoptim._engine.changes import Change
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
 

@@ -18,10 +18,9 @@ depends neither on the number of threads nor on who ran which task.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
-from cpython.object cimport PyObject, PyObject_GenericSetAttr, PyObject_SetItem
+from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_get_thread_ident
-from cython.parallel cimport prange
 from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
@@ -30,11 +29,17 @@ from libc.string cimport memcpy, memset
 cimport cython
 cimport numpy as cnp
 
+from fastoptim._engine.arrays cimport (
+    AXES, Range, Walk, advance, as_array, check_layout, check_mask, check_state, check_zeroed, fits,
+    memory_of, memory_order, raise_unfit, same_strides, size_of
+)
+from fastoptim._engine.changes cimport change, swap
+from fastoptim._engine.threads cimport (
+    flushing, fo_get_mode, fo_mode, fo_set_mode, forks, run, task_t, threads_for
+)
 from fastoptim._kernel cimport (
     after32, after64, f32, f64, kernel32, kernel64, squares32, squares64
 )
-
-from contextvars import ContextVar
 
 import numpy as np
 
@@ -44,34 +49,6 @@ cnp.import_array()
 
 cdef extern from "Python.h":
     PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: an item of our own list stays
-
-cdef extern from "cpu.h":
-    int fo_cpu_v3()
-    int fo_cpu_v4()
-
-cdef extern from "parallel.h":
-    int FO_OPENMP
-    const char* FO_COMPILER
-    int fo_forks
-    int fo_install_fork_guard()
-    Py_ssize_t fo_take(Py_ssize_t* next) nogil
-    int fo_openmp_threads() nogil
-    int fo_cpus() nogil
-    int omp_in_parallel() nogil
-    int omp_get_proc_bind() nogil
-
-cdef extern from "denormals.h":
-    ctypedef unsigned long long fo_mode
-    int FO_CAN_FLUSH
-    int FO_FLUSH
-    fo_mode fo_get_mode() nogil
-    void fo_set_mode(fo_mode mode) nogil
-
-cdef extern from "numpy/arrayobject.h":
-    object PyArray_New(
-        type subtype, int nd, cnp.npy_intp* dims, int type_num, cnp.npy_intp* strides, void* data,
-        int itemsize, int flags, PyObject* like
-    )
 
 cdef enum:
     STATE = 3  # arrays of a rule, at the most
@@ -85,23 +62,12 @@ cdef enum:
     TASK = 16384  # elements of the flat space that a thread takes at a time
     SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
     BLOCK = 16  # tiles that a thread takes at a time
-    PARTS = 64  # of the tasks of a loop, at the most
-    AXES = 64  # of a NumPy array, at the most
+
+most_state, most_scalars = STATE, OWN  # of a rule
 
 ctypedef fused real:
     f32
     f64
-
-ctypedef fused number:
-    float
-    double
-
-cdef struct Walk:
-    # How to read a gradient whose layout is not its parameter's: axes in the order of the
-    # parameter's memory, slowest first, those of length 1 left out.
-    int axes
-    Py_ssize_t[AXES] shape
-    Py_ssize_t[AXES] strides
 
 cdef struct Tensor:
     (PyObject*)[ARRAYS] arrays  # p and the state arrays as given, NULL where there is none
@@ -126,435 +92,6 @@ cdef struct Tensor:
     uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
     uintptr_t gap_high
 
-cdef struct Part:
-    # Tasks that one thread takes before all others do; on a cache line of its own.
-    Py_ssize_t next
-    Py_ssize_t end
-    char[48] padding
-
-cdef struct Range:
-    uintptr_t low
-    uintptr_t high
-    Py_ssize_t owner
-    Py_ssize_t k  # which of its arrays
-
-cdef enum:
-    # The bytes of memory traffic that a further thread must be given where idle threads are awake:
-    # those shared with the BLAS, and OpenMP's where they spin. Two broke even with one at 0.5 to
-    # 0.9 MB in all.
-    GRAIN_AWAKE = 1 << 19
-    # The bytes of traffic from which on a step lets go of the GIL. Below, a step takes less than
-    # 10 us, and beside a thread that computes in Python, getting the GIL back took far longer.
-    UNLOCK = 1 << 18
-
-# The same of threads that sleep, which take some 80 us to wake up. Alone, two threads broke even
-# with one at 8 to 50 MB in all, by machine and rule; in a training loop, where the BLAS's own
-# workers keep the second core, they were no faster at 52 MB. Tests lower it.
-cdef Py_ssize_t grain = 12 << 20
-cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
-cdef int limit_forks = 0  # when it was set: a child does not inherit it
-cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
-limit_here = ContextVar("fastoptim.num_threads", default=())  # of `num_threads`, the inner last
-
-# Runs regions on the workers of pool.h, unless they are busy.
-ctypedef void (*job_t)(int i, void* work) noexcept nogil
-ctypedef int (*region_t)(job_t job, int n, void* work) noexcept nogil
-cdef region_t pool = NULL
-cdef bint shared = False  # with the BLAS
-cdef bint openmp_chosen = False  # to run regions, where it can
-cdef bint openmp_awake = False  # whether its idle workers spin
-
-ctypedef void (*task_t)(void* plan, Py_ssize_t k) noexcept nogil
-
-most_state, most_scalars = STATE, OWN  # of a rule
-openmp = FO_OPENMP
-can_flush = bool(FO_CAN_FLUSH)
-compiler = FO_COMPILER.decode()
-
-
-def cpu_supports(level):
-    """Tell whether this CPU runs the code of an instruction-set level."""
-    return {"base": True, "v3": bool(fo_cpu_v3()), "v4": bool(fo_cpu_v4())}[level]
-
-
-cdef class Limit:
-    """The most threads that a step uses inside of one `num_threads`, in one process."""
-
-    cdef int n, forks
-    cdef readonly bint over
-
-    def __init__(self, int n):
-        self.n, self.forks = n, fo_forks
-
-    def end(self):
-        """Let it hold no longer, in whatever context it is still found."""
-        self.over = True
-
-
-def set_limit(int n):
-    """Set the most threads that a step uses, 0 for the OpenMP runtime's; return the old value."""
-    global limit, limit_forks
-    old, limit = limit, n
-    limit_forks = fo_forks
-    return old
-
-
-def set_pool(uintptr_t address):
-    """Set the C function that runs regions on the workers of pool.h."""
-    global pool
-    pool = <region_t> address
-
-
-def share(bint on, uintptr_t set_callback, uintptr_t callback):
-    """Let the BLAS share the workers of pool.h with us, or not, by the function that it has for it.
-
-    One call, in which no interrupt comes, does both.
-    """
-    global shared
-    (<void (*)(void*) noexcept nogil> set_callback)(<void*> callback if on else NULL)
-    shared = on
-
-
-def is_shared():
-    """Tell whether the BLAS shares the workers of pool.h with us."""
-    return shared
-
-
-def set_quota(int n):
-    """Set the number of CPUs that the cgroup of this process grants; return the old value."""
-    global quota
-    old, quota = quota, n
-    return old
-
-
-def set_openmp(bint chosen, bint awake):
-    """Say whether OpenMP's workers run steps, not those of pool.h, and stay awake when idle.
-
-    Return what was said before.
-    """
-    global openmp_chosen, openmp_awake
-    old = openmp_chosen, openmp_awake
-    openmp_chosen, openmp_awake = chosen, awake
-    return old
-
-
-cdef inline bint on_openmp() noexcept nogil:
-    return openmp_chosen and not shared and not fo_forks
-
-
-def threads_are_bound():
-    """Tell whether OpenMP binds threads to CPUs, of which those of others may inherit one."""
-    return omp_get_proc_bind() != 0
-
-
-def workers():
-    """Say whose workers run steps."""
-    if on_openmp():
-        return "OpenMP's"
-    return "shared with BLAS" if shared else "fastoptim's own"
-
-
-cpdef tuple explain_limit():
-    """Return the most threads that a step uses, now and from this thread, and what decides it."""
-    cdef int n, cpus
-    cdef Limit inner
-    if not FO_OPENMP:
-        return 1, "built without OpenMP"
-    if omp_in_parallel():
-        return 1, "inside a parallel region"
-    for inner in reversed(limit_here.get()):
-        if inner.forks == fo_forks and not inner.over:
-            return inner.n, "num_threads"
-    if limit and limit_forks == fo_forks:
-        return limit, "set_num_threads or FASTOPTIM_NUM_THREADS"
-    if fo_forks:
-        return 1, "child of fork()"
-    n, cpus, why = fo_openmp_threads(), fo_cpus(), "OpenMP runtime"
-    if cpus < n:
-        n, why = cpus, "CPU affinity"
-    if 0 < quota < n:
-        n, why = quota, "cgroup quota"
-    return n, why
-
-
-cpdef int threads_for(Py_ssize_t traffic):
-    """Return how many threads a step uses that moves so many bytes; one asks nobody."""
-    cdef bint awake = shared or (on_openmp() and openmp_awake)
-    cdef Py_ssize_t most = traffic // (min(grain, <Py_ssize_t> GRAIN_AWAKE) if awake else grain)
-    return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
-
-
-def set_grain(Py_ssize_t n):
-    """Set the bytes of memory traffic that a further thread must be given; return the old value."""
-    global grain
-    old, grain = grain, n
-    return old
-
-
-def change(changes):
-    """Give objects new attributes, and dicts and arrays new items: all of them, or none.
-
-    An interrupt of the main thread raises between two instructions of Python; here are none. (Nor
-    is there an object's ``__dict__``: once made, it slows each attribute of the object down.)
-
-    Parameters
-    ----------
-    changes : iterable of tuples
-        ``(object, attributes)``, the attributes or items a dict. (Of an array it is ``...``.)
-    """
-    for target, attributes in list(changes):
-        for name, value in (<dict> attributes).items():
-            if isinstance(target, (dict, np.ndarray)):
-                PyObject_SetItem(target, name, value)
-            else:
-                PyObject_GenericSetAttr(target, name, value)  # runs no __setattr__ in Python
-
-
-def clip(list arrays, double factor, double limit):
-    """Multiply arrays of any layout by a factor, then clip each element: of all arrays, or of none.
-
-    As in `change`, no instruction of Python runs here, and nothing that might fail. It needs no
-    `np.errstate` around it, which an interrupt might leave on.
-
-    Parameters
-    ----------
-    arrays : list of ndarray
-        float32 or float64, writable, in this machine's byte order, without elements in common.
-    factor : float
-        Rounded to the type of each array, as NumPy rounds a Python number.
-    limit : float
-        The largest magnitude, rounded likewise. A NaN stays.
-    """
-    cdef cnp.ndarray a
-    cdef Walk walk
-    cdef char* base
-    cdef Py_ssize_t itemsize
-    for a in arrays:
-        base, itemsize = cnp.PyArray_BYTES(a), cnp.PyArray_ITEMSIZE(a)
-        memory_order(&walk, a, a)
-        if is_dense(a):
-            walk.axes, walk.shape[0], walk.strides[0] = 1, size_of(a), itemsize
-        if size_of(a) * itemsize < UNLOCK:
-            clip_array(&walk, base, itemsize, factor, limit)
-        else:
-            with nogil:
-                clip_array(&walk, base, itemsize, factor, limit)
-
-
-cdef inline bint is_dense(cnp.ndarray a):
-    """Tell whether the elements fill one block of memory without gaps, whatever the axis order."""
-    cdef Walk walk
-    cdef Py_ssize_t expected = cnp.PyArray_ITEMSIZE(a)
-    cdef int k
-    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a):
-        return True
-    memory_order(&walk, a, a)
-    for k in range(walk.axes - 1, -1, -1):
-        if walk.strides[k] != expected:
-            return False
-        expected *= walk.shape[k]
-    return True
-
-
-cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like):
-    """Fill in the axes of `a`, in the order in which the memory of `like` runs."""
-    cdef Py_ssize_t[AXES] keys
-    cdef Py_ssize_t key, length, stride
-    cdef int axis, k, count = 0
-    for axis in range(cnp.PyArray_NDIM(a)):
-        length = cnp.PyArray_DIM(a, axis)
-        if length == 1:
-            continue
-        key = abs(cnp.PyArray_STRIDE(like, axis))
-        stride = cnp.PyArray_STRIDE(a, axis)
-        k = count
-        while k > 0 and keys[k - 1] < key:
-            keys[k] = keys[k - 1]
-            walk.shape[k] = walk.shape[k - 1]
-            walk.strides[k] = walk.strides[k - 1]
-            k -= 1
-        keys[k] = key
-        walk.shape[k] = length
-        walk.strides[k] = stride
-        count += 1
-    walk.axes = count
-
-
-cdef inline bint same_strides(cnp.ndarray a, cnp.ndarray b):
-    """Tell whether two arrays of one shape run through memory in the same way."""
-    cdef int axis
-    for axis in range(cnp.PyArray_NDIM(a)):
-        if (
-            cnp.PyArray_STRIDE(a, axis) != cnp.PyArray_STRIDE(b, axis)
-            and cnp.PyArray_DIM(a, axis) != 1
-        ):
-            return size_of(a) == 0
-    return True
-
-
-cdef inline Py_ssize_t size_of(cnp.ndarray a):
-    """Return the number of elements; NumPy's function cannot be inlined."""
-    cdef Py_ssize_t size = 1
-    cdef int axis
-    for axis in range(cnp.PyArray_NDIM(a)):
-        size *= cnp.PyArray_DIM(a, axis)
-    return size
-
-
-cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b):
-    cdef int axis
-    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
-        return False
-    for axis in range(cnp.PyArray_NDIM(a)):
-        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
-            return False
-    return True
-
-
-cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k):
-    """Return the range of addresses from an array's lowest byte to its highest."""
-    cdef Range r
-    cdef Py_ssize_t reach
-    cdef int axis
-    r.owner = owner
-    r.k = k
-    r.low = <uintptr_t> cnp.PyArray_BYTES(a)
-    r.high = r.low
-    if size_of(a) == 0:
-        return r
-    for axis in range(cnp.PyArray_NDIM(a)):
-        reach = (cnp.PyArray_DIM(a, axis) - 1) * cnp.PyArray_STRIDE(a, axis)
-        if reach < 0:
-            r.low += reach
-        else:
-            r.high += reach
-    r.high += cnp.PyArray_ITEMSIZE(a)
-    return r
-
-
-def as_array(label, value):
-    """Return an ndarray over the same memory, or say why there is none."""
-    if cnp.PyArray_CheckExact(value):
-        return value
-    if not cnp.PyArray_Check(value):
-        raise TypeError(f"{label}: expected a NumPy array, found {type(value).__name__}")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{label}: expected an array without a mask, found {type(value).__name__}")
-    return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
-
-
-def array_at(uintptr_t address, shape, strides, cnp.dtype dtype, owner):
-    """Return an array over memory that its owner keeps; the strides count elements."""
-    cdef cnp.npy_intp[AXES] lengths, steps
-    cdef int axis, axes = len(shape), itemsize = dtype.itemsize
-    for axis in range(axes):
-        lengths[axis] = shape[axis]
-        steps[axis] = <cnp.npy_intp> strides[axis] * itemsize
-    array = PyArray_New(
-        np.ndarray, axes, lengths, dtype.num, steps, <void*> address, 0,
-        cnp.NPY_ARRAY_WRITEABLE, NULL
-    )
-    cnp.set_array_base(array, owner)
-    return array
-
-
-def check_target(label, array):
-    """Raise unless an array can be updated in place: writable, and as `check_layout` wants it."""
-    if not cnp.PyArray_ISWRITEABLE(array):
-        raise ValueError(f"{label}: expected a writable array, found a read-only one")
-    check_layout(label, array)
-
-
-cdef check_layout(label, array):
-    """Raise unless an array is what the kernels know: float, native, aligned, dense.
-
-    Whether it is writable, each step asks: an unpickled optimizer may have been given memory that
-    it can only read, and is then good for everything but a step.
-    """
-    cdef cnp.ndarray a = array
-    if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
-        raise TypeError(f"{label}: expected dtype float32 or float64, found {array.dtype}")
-    if not cnp.PyArray_ISNOTSWAPPED(a):
-        raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
-    if not cnp.PyArray_ISALIGNED(a):
-        raise ValueError(
-            f"{label}: expected memory aligned to {array.itemsize} bytes, "
-            f"found address {array.ctypes.data:#x}"
-        )
-    if not is_dense(a):
-        raise ValueError(
-            f"{label}: expected a dense array (C or Fortran order), "
-            f"found strides {array.strides} for shape {array.shape}; pass a contiguous copy"
-        )
-
-
-def check_state(label, p_label, array, param):
-    """Raise unless an array can be state of a parameter."""
-    check_layout(label, array)
-    if not fits(array, param):
-        raise_unfit(label, p_label, array, param)
-    if not same_strides(array, param):
-        raise ValueError(
-            f"{label}: expected the memory layout of {p_label} (strides {param.strides}), "
-            f"found strides {array.strides}"
-        )
-
-
-cdef inline bint fits(cnp.ndarray a, cnp.ndarray p):
-    """Tell whether an array has the dtype and the shape of a parameter."""
-    return (
-        cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(p)
-        and cnp.PyArray_ISNOTSWAPPED(a)
-        and same_shape(a, p)
-    )
-
-
-cdef check_zeroed(label, cnp.ndarray a):
-    """Raise unless a step can write a zero wherever it has read an element."""
-    if not cnp.PyArray_ISWRITEABLE(a):
-        raise ValueError(
-            f"{label}: expected a writable array, which the step zeroes, found a read-only one"
-        )
-    if overlaps_itself(a):
-        raise ValueError(
-            f"{label}: expected elements with memory of their own, which the step zeroes, "
-            f"found strides {(<object> a).strides} for shape {(<object> a).shape}"
-        )
-
-
-cdef bint overlaps_itself(cnp.ndarray a):
-    """Tell whether two elements may share memory, so that zeroing one changes the other."""
-    cdef Walk walk
-    cdef Py_ssize_t reach = cnp.PyArray_ITEMSIZE(a)
-    cdef int k
-    memory_order(&walk, a, a)
-    for k in range(walk.axes - 1, -1, -1):
-        if abs(walk.strides[k]) < reach:
-            return size_of(a) > 0
-        reach += (walk.shape[k] - 1) * abs(walk.strides[k])
-    return False
-
-
-cdef check_mask(label, mask, cnp.ndarray p):
-    """Raise unless a mask has a byte for each element of a parameter, in the same order."""
-    cdef cnp.ndarray m
-    cdef int axis
-    if cnp.PyArray_CheckExact(mask):
-        m = mask
-        if cnp.PyArray_TYPE(m) == cnp.NPY_BOOL and same_shape(m, p):
-            for axis in range(cnp.PyArray_NDIM(p)):
-                if cnp.PyArray_DIM(p, axis) != 1 and (
-                    cnp.PyArray_STRIDE(m, axis) * cnp.PyArray_ITEMSIZE(p)
-                    != cnp.PyArray_STRIDE(p, axis)
-                ):
-                    break
-            else:
-                return
-            if size_of(p) == 0:
-                return
-    raise ValueError(f"{label}: expected a mask of bool laid out as its parameter, found another")
-
-
 cdef bint holds(given, list arrays):
     """Tell, quickly, whether a list or dict of the caller starts with these arrays.
 
@@ -576,12 +113,6 @@ cdef bint holds(given, list arrays):
             i += 1
         return i == count
     return False
-
-
-cdef raise_unfit(label, p_label, a, p):
-    if a.dtype != p.dtype:
-        raise TypeError(f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}")
-    raise ValueError(f"{label}: expected shape {p.shape} as {p_label} has, found {a.shape}")
 
 
 cdef class Plan:
@@ -623,9 +154,6 @@ cdef class Plan:
     cdef double* scalars64
     cdef float* scalars32
     cdef Py_ssize_t count, range_count, total, tasks, rows, row_capacity, traffic
-    cdef task_t task  # of the loop under way on several threads
-    cdef Part[PARTS] part
-    cdef int parts
     cdef double squares_scale
     cdef bint busy, retired
     cdef unsigned long user  # the thread that steps, and
@@ -642,7 +170,6 @@ cdef class Plan:
     cdef object update, loops
     cdef bint trust, zeroing
     cdef bint flush  # denormals, in the step under way
-    cdef fo_mode mode  # of the threads, in the loop under way
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(
@@ -890,7 +417,7 @@ cdef class Plan:
                     "which must not use it" if self.user == here else "in another thread"
                 ))
             self.busy = True
-            self.user, self.user_forks = here, fo_forks
+            self.user, self.user_forks = here, forks()
         return 0
 
     @property
@@ -901,7 +428,7 @@ cdef class Plan:
     cdef bint is_in_use(self) noexcept:
         # In a child of fork() all threads of the parent are gone but for the one that forked.
         return self.busy and (
-            self.user_forks == fo_forks or self.user == PyThread_get_thread_ident()
+            self.user_forks == forks() or self.user == PyThread_get_thread_ident()
         )
 
     cdef void leave(self) noexcept:
@@ -1015,9 +542,9 @@ cdef class Plan:
                 if tensor.stepped:
                     self.bind_one(i, tensor, <cnp.ndarray> PyList_GET_ITEM(self.grads, i))
         if self.zeroing:
-            self.check_zeroed(self.grads)
+            self.check_all_zeroed(self.grads)
 
-    cdef check_zeroed(self, list grads):
+    cdef check_all_zeroed(self, list grads):
         """Raise unless the step can zero each element of the gradients, and then no other."""
         cdef Py_ssize_t i
         cdef Range r
@@ -1377,52 +904,7 @@ cdef class Plan:
         """Run task(self, k) for each k below count, on as many threads as the step is worth."""
         cdef int threads = threads_for(self.traffic)
         self.bind()
-        if self.traffic < UNLOCK:
-            self.spread(task, count, threads)
-        else:
-            with nogil:
-                self.spread(task, count, threads)
-
-    cdef void spread(self, task_t task, Py_ssize_t count, int threads) noexcept nogil:
-        cdef Py_ssize_t k
-        cdef int thread
-        cdef fo_mode mode = fo_get_mode()
-        self.mode = flushing(mode, self.flush)
-        if threads == 1:
-            fo_set_mode(self.mode)
-            for k in range(count):
-                task(<void*> self, k)
-            fo_set_mode(mode)
-            return
-        self.task, self.parts = task, min(threads, <int> PARTS)
-        for k in range(self.parts):
-            self.part[k].next = k * count // self.parts
-            self.part[k].end = (k + 1) * count // self.parts
-        if on_openmp():
-            for thread in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                self.take_tasks(thread)
-        elif not pool(take_tasks, threads, <void*> self):
-            self.take_tasks(0)  # alone: the others are busy with what another thread asked for
-
-    cdef void take_tasks(self, int thread) noexcept nogil:
-        """Run the tasks of one's own part, then what is left of the others'.
-
-        A thread meets the elements of the step before, some of which its core's caches still hold:
-        that is 2 to 12 % faster than one queue for all, and unlike fixed shares it does not wait
-        for the share of a thread that has no core.
-        """
-        cdef Part* part
-        cdef Py_ssize_t k
-        cdef int other
-        cdef fo_mode mode = fo_get_mode()
-        fo_set_mode(self.mode)  # the caller's: other threads may round in another way
-        for other in range(self.parts):
-            part = &self.part[(thread + other) % self.parts]
-            k = fo_take(&part.next)
-            while k < part.end:
-                self.task(<void*> self, k)
-                k = fo_take(&part.next)
-        fo_set_mode(mode)
+        run(task, <void*> self, count, threads, self.traffic, self.flush)
 
     cdef void run_task(self, Py_ssize_t task) noexcept nogil:
         cdef Py_ssize_t i = self.first_tensor[task]
@@ -1440,11 +922,6 @@ cdef class Plan:
             left -= n
             start = 0
             i += 1
-
-
-cdef inline fo_mode flushing(fo_mode mode, bint flush) noexcept nogil:
-    """Return a mode in which denormals are zero, or are what they are, and all else is the same."""
-    return mode | FO_FLUSH if flush else mode & ~<fo_mode> FO_FLUSH
 
 
 cdef class Loops:
@@ -1513,10 +990,6 @@ cdef class ShownEma:
             finally:
                 self.plan.leave()
                 self.plan = None
-
-
-cdef void take_tasks(int thread, void* plan) noexcept nogil:
-    (<Plan> plan).take_tasks(thread)
 
 
 cdef void run_task(void* plan, Py_ssize_t task) noexcept nogil:
@@ -1670,75 +1143,3 @@ cdef void gather(
         if zeroing:
             memset(base, 0, sizeof(out[0]))
         advance(walk, walk.axes, &index[0], &base)
-
-
-cdef inline bint advance(
-    const Walk* walk, int axes, Py_ssize_t* index, char** base
-) noexcept nogil:
-    """Go on to the next index over the first axes of a walk, and its address; False at the end."""
-    cdef int k = axes - 1
-    while k >= 0:
-        index[k] += 1
-        base[0] += walk.strides[k]
-        if index[k] < walk.shape[k]:
-            return True
-        base[0] -= walk.shape[k] * walk.strides[k]
-        index[k] = 0
-        k -= 1
-    return False
-
-
-cdef void clip_array(
-    const Walk* walk, char* base, Py_ssize_t itemsize, double factor, double limit
-) noexcept nogil:
-    """Clip what lies along the last axis, once for each index of the other axes."""
-    cdef Py_ssize_t[AXES] index
-    cdef Py_ssize_t n = 1, stride = itemsize
-    cdef int last = walk.axes - 1, k
-    cdef bint more = True
-    if last >= 0:
-        n, stride = walk.shape[last], walk.strides[last]
-    for k in range(walk.axes):
-        index[k] = 0
-        if walk.shape[k] == 0:
-            return
-    while more:
-        if itemsize == sizeof(float):
-            clip_line(base, n, stride, <float> factor, <float> limit)
-        else:
-            clip_line(base, n, stride, factor, limit)
-        more = advance(walk, last, &index[0], &base)
-
-
-cdef void clip_line(
-    char* at, Py_ssize_t n, Py_ssize_t stride, number factor, number limit
-) noexcept nogil:
-    cdef Py_ssize_t i
-    if stride == sizeof(factor):  # a constant, for which the compiler makes a vector loop
-        for i in range(n):
-            clip_one(at + i * <Py_ssize_t> sizeof(factor), factor, limit)
-    else:
-        for i in range(n):
-            clip_one(at + i * stride, factor, limit)
-
-
-cdef inline void clip_one(char* at, number factor, number limit) noexcept nogil:
-    cdef number x
-    memcpy(&x, at, sizeof(x))  # which may be misaligned
-    x = factor * x
-    x = limit if x > limit else (-limit if x < -limit else x)
-    memcpy(at, &x, sizeof(x))
-
-
-cdef void swap(char* a, char* b, Py_ssize_t size) noexcept:
-    cdef char[4096] tile
-    cdef Py_ssize_t start, n
-    for start in range(0, size, <Py_ssize_t> sizeof(tile)):
-        n = min(size - start, <Py_ssize_t> sizeof(tile))
-        memcpy(tile, a + start, n)
-        memcpy(a + start, b + start, n)
-        memcpy(b + start, tile, n)
-
-
-if fo_install_fork_guard() != 0:
-    raise ImportError("fastoptim: cannot install the fork handler (out of memory)")

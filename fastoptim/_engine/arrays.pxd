@@ -1,0 +1,86 @@
+from libc.stdint cimport uintptr_t
+
+cimport numpy as cnp
+
+cdef enum:
+    AXES = 64  # of a NumPy array, at the most
+
+cdef struct Walk:
+    # How to read a gradient whose layout is not its parameter's: axes in the order of the
+    # parameter's memory, slowest first, those of length 1 left out.
+    int axes
+    Py_ssize_t[AXES] shape
+    Py_ssize_t[AXES] strides
+
+cdef struct Range:
+    uintptr_t low
+    uintptr_t high
+    Py_ssize_t owner
+    Py_ssize_t k  # which of its arrays
+
+cdef bint is_dense(cnp.ndarray a)
+cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like)
+cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k)
+cdef bint overlaps_itself(cnp.ndarray a)
+cdef check_layout(label, array)
+cdef check_mask(label, mask, cnp.ndarray p)
+cdef raise_unfit(label, p_label, a, p)
+cpdef as_array(label, value)
+cpdef check_state(label, p_label, array, param)
+cpdef check_zeroed(label, cnp.ndarray a)
+
+
+cdef inline Py_ssize_t size_of(cnp.ndarray a):
+    """Return the number of elements; NumPy's function cannot be inlined."""
+    cdef Py_ssize_t size = 1
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(a)):
+        size *= cnp.PyArray_DIM(a, axis)
+    return size
+
+
+cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b):
+    cdef int axis
+    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
+            return False
+    return True
+
+
+cdef inline bint same_strides(cnp.ndarray a, cnp.ndarray b):
+    """Tell whether two arrays of one shape run through memory in the same way."""
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if (
+            cnp.PyArray_STRIDE(a, axis) != cnp.PyArray_STRIDE(b, axis)
+            and cnp.PyArray_DIM(a, axis) != 1
+        ):
+            return size_of(a) == 0
+    return True
+
+
+cdef inline bint fits(cnp.ndarray a, cnp.ndarray p):
+    """Tell whether an array has the dtype and the shape of a parameter."""
+    return (
+        cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(p)
+        and cnp.PyArray_ISNOTSWAPPED(a)
+        and same_shape(a, p)
+    )
+
+
+cdef inline bint advance(
+    const Walk* walk, int axes, Py_ssize_t* index, char** base
+) noexcept nogil:
+    """Go on to the next index over the first axes of a walk, and its address; False at the end."""
+    cdef int k = axes - 1
+    while k >= 0:
+        index[k] += 1
+        base[0] += walk.strides[k]
+        if index[k] < walk.shape[k]:
+            return True
+        base[0] -= walk.shape[k] * walk.strides[k]
+        index[k] = 0
+        k -= 1
+    return False

@@ -1,0 +1,199 @@
+"""Arrays: what one must be to be stepped, how it runs through memory, and what overlaps what.
+
+It knows arrays one by one, and nothing of optimizers: its callers say what an array is called.
+"""
+
+from libc.stdint cimport uintptr_t
+
+cimport numpy as cnp
+from cpython.object cimport PyObject
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_New(
+        type subtype, int nd, cnp.npy_intp* dims, int type_num, cnp.npy_intp* strides, void* data,
+        int itemsize, int flags, PyObject* like
+    )
+
+
+cpdef as_array(label, value):
+    """Return an ndarray over the same memory, or say why there is none."""
+    if cnp.PyArray_CheckExact(value):
+        return value
+    if not cnp.PyArray_Check(value):
+        raise TypeError(f"{label}: expected a NumPy array, found {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{label}: expected an array without a mask, found {type(value).__name__}")
+    return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
+
+
+def array_at(uintptr_t address, shape, strides, cnp.dtype dtype, owner):
+    """Return an array over memory that its owner keeps; the strides count elements."""
+    cdef cnp.npy_intp[AXES] lengths, steps
+    cdef int axis, axes = len(shape), itemsize = dtype.itemsize
+    for axis in range(axes):
+        lengths[axis] = shape[axis]
+        steps[axis] = <cnp.npy_intp> strides[axis] * itemsize
+    array = PyArray_New(
+        np.ndarray, axes, lengths, dtype.num, steps, <void*> address, 0,
+        cnp.NPY_ARRAY_WRITEABLE, NULL
+    )
+    cnp.set_array_base(array, owner)
+    return array
+
+
+def check_target(label, array):
+    """Raise unless an array can be updated in place: writable, and as `check_layout` wants it."""
+    if not cnp.PyArray_ISWRITEABLE(array):
+        raise ValueError(f"{label}: expected a writable array, found a read-only one")
+    check_layout(label, array)
+
+
+cdef check_layout(label, array):
+    """Raise unless an array is what the kernels know: float, native, aligned, dense.
+
+    Whether it is writable, each step asks: an unpickled optimizer may have been given memory that
+    it can only read, and is then good for everything but a step.
+    """
+    cdef cnp.ndarray a = array
+    if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
+        raise TypeError(f"{label}: expected dtype float32 or float64, found {array.dtype}")
+    if not cnp.PyArray_ISNOTSWAPPED(a):
+        raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
+    if not cnp.PyArray_ISALIGNED(a):
+        raise ValueError(
+            f"{label}: expected memory aligned to {array.itemsize} bytes, "
+            f"found address {array.ctypes.data:#x}"
+        )
+    if not is_dense(a):
+        raise ValueError(
+            f"{label}: expected a dense array (C or Fortran order), "
+            f"found strides {array.strides} for shape {array.shape}; pass a contiguous copy"
+        )
+
+
+cpdef check_state(label, p_label, array, param):
+    """Raise unless an array can be state of a parameter."""
+    check_layout(label, array)
+    if not fits(array, param):
+        raise_unfit(label, p_label, array, param)
+    if not same_strides(array, param):
+        raise ValueError(
+            f"{label}: expected the memory layout of {p_label} (strides {param.strides}), "
+            f"found strides {array.strides}"
+        )
+
+
+cpdef check_zeroed(label, cnp.ndarray a):
+    """Raise unless a step can write a zero wherever it has read an element."""
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(
+            f"{label}: expected a writable array, which the step zeroes, found a read-only one"
+        )
+    if overlaps_itself(a):
+        raise ValueError(
+            f"{label}: expected elements with memory of their own, which the step zeroes, "
+            f"found strides {(<object> a).strides} for shape {(<object> a).shape}"
+        )
+
+
+cdef check_mask(label, mask, cnp.ndarray p):
+    """Raise unless a mask has a byte for each element of a parameter, in the same order."""
+    cdef cnp.ndarray m
+    cdef int axis
+    if cnp.PyArray_CheckExact(mask):
+        m = mask
+        if cnp.PyArray_TYPE(m) == cnp.NPY_BOOL and same_shape(m, p):
+            for axis in range(cnp.PyArray_NDIM(p)):
+                if cnp.PyArray_DIM(p, axis) != 1 and (
+                    cnp.PyArray_STRIDE(m, axis) * cnp.PyArray_ITEMSIZE(p)
+                    != cnp.PyArray_STRIDE(p, axis)
+                ):
+                    break
+            else:
+                return
+            if size_of(p) == 0:
+                return
+    raise ValueError(f"{label}: expected a mask of bool laid out as its parameter, found another")
+
+
+cdef raise_unfit(label, p_label, a, p):
+    if a.dtype != p.dtype:
+        raise TypeError(f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}")
+    raise ValueError(f"{label}: expected shape {p.shape} as {p_label} has, found {a.shape}")
+
+
+cdef bint is_dense(cnp.ndarray a):
+    """Tell whether the elements fill one block of memory without gaps, whatever the axis order."""
+    cdef Walk walk
+    cdef Py_ssize_t expected = cnp.PyArray_ITEMSIZE(a)
+    cdef int k
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a):
+        return True
+    memory_order(&walk, a, a)
+    for k in range(walk.axes - 1, -1, -1):
+        if walk.strides[k] != expected:
+            return False
+        expected *= walk.shape[k]
+    return True
+
+
+cdef bint overlaps_itself(cnp.ndarray a):
+    """Tell whether two elements may share memory, so that zeroing one changes the other."""
+    cdef Walk walk
+    cdef Py_ssize_t reach = cnp.PyArray_ITEMSIZE(a)
+    cdef int k
+    memory_order(&walk, a, a)
+    for k in range(walk.axes - 1, -1, -1):
+        if abs(walk.strides[k]) < reach:
+            return size_of(a) > 0
+        reach += (walk.shape[k] - 1) * abs(walk.strides[k])
+    return False
+
+
+cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like):
+    """Fill in the axes of `a`, in the order in which the memory of `like` runs."""
+    cdef Py_ssize_t[AXES] keys
+    cdef Py_ssize_t key, length, stride
+    cdef int axis, k, count = 0
+    for axis in range(cnp.PyArray_NDIM(a)):
+        length = cnp.PyArray_DIM(a, axis)
+        if length == 1:
+            continue
+        key = abs(cnp.PyArray_STRIDE(like, axis))
+        stride = cnp.PyArray_STRIDE(a, axis)
+        k = count
+        while k > 0 and keys[k - 1] < key:
+            keys[k] = keys[k - 1]
+            walk.shape[k] = walk.shape[k - 1]
+            walk.strides[k] = walk.strides[k - 1]
+            k -= 1
+        keys[k] = key
+        walk.shape[k] = length
+        walk.strides[k] = stride
+        count += 1
+    walk.axes = count
+
+
+cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k):
+    """Return the range of addresses from an array's lowest byte to its highest."""
+    cdef Range r
+    cdef Py_ssize_t reach
+    cdef int axis
+    r.owner = owner
+    r.k = k
+    r.low = <uintptr_t> cnp.PyArray_BYTES(a)
+    r.high = r.low
+    if size_of(a) == 0:
+        return r
+    for axis in range(cnp.PyArray_NDIM(a)):
+        reach = (cnp.PyArray_DIM(a, axis) - 1) * cnp.PyArray_STRIDE(a, axis)
+        if reach < 0:
+            r.low += reach
+        else:
+            r.high += reach
+    r.high += cnp.PyArray_ITEMSIZE(a)
+    return r

@@ -1,0 +1,7 @@
+from collections.abc import Iterable
+from typing import Any
+
+Change = tuple[Any, dict[Any, Any]]
+
+def change(changes: Iterable[Change]) -> None: ...
+def clip(arrays: list[Any], factor: float, limit: float) -> None: ...

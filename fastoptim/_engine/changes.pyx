@@ -1,0 +1,122 @@
+"""Changes: what happens to several objects or arrays at once, or to none of them.
+
+An interrupt of the main thread raises between two instructions of Python. Here are none.
+"""
+
+from libc.string cimport memcpy
+
+cimport numpy as cnp
+from cpython.object cimport PyObject_GenericSetAttr, PyObject_SetItem
+
+from fastoptim._engine.arrays cimport AXES, Walk, advance, is_dense, memory_order, size_of
+from fastoptim._engine.threads cimport UNLOCK
+
+import numpy as np
+
+cnp.import_array()
+
+ctypedef fused number:
+    float
+    double
+
+
+cpdef change(changes):
+    """Give objects new attributes, and dicts and arrays new items: all of them, or none.
+
+    An interrupt of the main thread raises between two instructions of Python; here are none. (Nor
+    is there an object's ``__dict__``: once made, it slows each attribute of the object down.)
+
+    Parameters
+    ----------
+    changes : iterable of tuples
+        ``(object, attributes)``, the attributes or items a dict. (Of an array it is ``...``.)
+    """
+    for target, attributes in list(changes):
+        for name, value in (<dict> attributes).items():
+            if isinstance(target, (dict, np.ndarray)):
+                PyObject_SetItem(target, name, value)
+            else:
+                PyObject_GenericSetAttr(target, name, value)  # runs no __setattr__ in Python
+
+
+def clip(list arrays, double factor, double limit):
+    """Multiply arrays of any layout by a factor, then clip each element: of all arrays, or of none.
+
+    As in `change`, no instruction of Python runs here, and nothing that might fail. It needs no
+    `np.errstate` around it, which an interrupt might leave on.
+
+    Parameters
+    ----------
+    arrays : list of ndarray
+        float32 or float64, writable, in this machine's byte order, without elements in common.
+    factor : float
+        Rounded to the type of each array, as NumPy rounds a Python number.
+    limit : float
+        The largest magnitude, rounded likewise. A NaN stays.
+    """
+    cdef cnp.ndarray a
+    cdef Walk walk
+    cdef char* base
+    cdef Py_ssize_t itemsize
+    for a in arrays:
+        base, itemsize = cnp.PyArray_BYTES(a), cnp.PyArray_ITEMSIZE(a)
+        memory_order(&walk, a, a)
+        if is_dense(a):
+            walk.axes, walk.shape[0], walk.strides[0] = 1, size_of(a), itemsize
+        if size_of(a) * itemsize < UNLOCK:
+            clip_array(&walk, base, itemsize, factor, limit)
+        else:
+            with nogil:
+                clip_array(&walk, base, itemsize, factor, limit)
+
+
+cdef void clip_array(
+    const Walk* walk, char* base, Py_ssize_t itemsize, double factor, double limit
+) noexcept nogil:
+    """Clip what lies along the last axis, once for each index of the other axes."""
+    cdef Py_ssize_t[AXES] index
+    cdef Py_ssize_t n = 1, stride = itemsize
+    cdef int last = walk.axes - 1, k
+    cdef bint more = True
+    if last >= 0:
+        n, stride = walk.shape[last], walk.strides[last]
+    for k in range(walk.axes):
+        index[k] = 0
+        if walk.shape[k] == 0:
+            return
+    while more:
+        if itemsize == sizeof(float):
+            clip_line(base, n, stride, <float> factor, <float> limit)
+        else:
+            clip_line(base, n, stride, factor, limit)
+        more = advance(walk, last, &index[0], &base)
+
+
+cdef void clip_line(
+    char* at, Py_ssize_t n, Py_ssize_t stride, number factor, number limit
+) noexcept nogil:
+    cdef Py_ssize_t i
+    if stride == sizeof(factor):  # a constant, for which the compiler makes a vector loop
+        for i in range(n):
+            clip_one(at + i * <Py_ssize_t> sizeof(factor), factor, limit)
+    else:
+        for i in range(n):
+            clip_one(at + i * stride, factor, limit)
+
+
+cdef inline void clip_one(char* at, number factor, number limit) noexcept nogil:
+    cdef number x
+    memcpy(&x, at, sizeof(x))  # which may be misaligned
+    x = factor * x
+    x = limit if x > limit else (-limit if x < -limit else x)
+    memcpy(at, &x, sizeof(x))
+
+
+cdef void swap(char* a, char* b, Py_ssize_t size) noexcept:
+    cdef char[4096] tile
+    cdef Py_ssize_t start, n
+    for start in range(0, size, <Py_ssize_t> sizeof(tile)):
+        n = min(size - start, <Py_ssize_t> sizeof(tile))
+        memcpy(tile, a + start, n)
+        memcpy(a + start, b + start, n)
+        memcpy(b + start, tile, n)
