@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS
+from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS, examples
 from zoo import OPTIMIZERS, hyperparameters, name_of
 
 import fastoptim
@@ -62,8 +62,7 @@ def test_examples_of_the_readme(tmp_path):
 
 @needs_mypy
 def test_examples_of_the_docstrings(tmp_path):
-    finder = doctest.DocTestFinder()
-    tests = [test for name in MODULES for test in finder.find(importlib.import_module(name))]
+    tests = [test for name in MODULES for test in examples(name)]
     skips = doctest.SKIP  # what needs more than the example says
     found = ["".join(e.source for e in t.examples if not e.options.get(skips)) for t in tests]
     found = [source for source in found if source]
