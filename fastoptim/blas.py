@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 import threading
 from importlib import import_module
 from types import TracebackType
 
 import numpy as np
 
-from . import _pool
 from ._engine import threads as engine
 from ._kinds import Flag, checked
 
@@ -24,7 +24,7 @@ def __dir__() -> list[str]:
 # 0.3.28 has the callback too, but hands some jobs no work buffer.
 OLDEST = (0, 3, 29)
 PTHREADS = 1  # what openblas_get_parallel says of threads of its own
-SPIN = 1_000_000  # ns that idle workers stay awake, for the next product or step
+AWAKE_NS = 1_000_000  # how long shared workers stay awake, for the next product or step
 
 
 class share_blas_threads:  # noqa: N801  # called like a function, used like np.errstate
@@ -122,9 +122,9 @@ def _switch(share: bool) -> bool:
     before = engine.is_shared()
     if share != before:
         set_callback = _prepared() if share else _function("set_threads_callback_function")
-        _pool.set_spin(SPIN if share else _pool.spin)
+        engine.set_awake_ns(AWAKE_NS if share else engine.awake_ns)
         address = ctypes.cast(set_callback, ctypes.c_void_p).value
-        engine.share(share, address or 0, _pool.blas_callback)
+        engine.share(share, address or 0, engine.blas_callback)
     return before
 
 
@@ -140,8 +140,8 @@ def _prepared() -> ctypes._NamedFuncPointer:
         raise RuntimeError(f"{_EXPECTED}, found {config.strip()!r}")
     if _function("get_parallel")() != PTHREADS:
         raise RuntimeError(f"{_EXPECTED}, found one without threads of its own")
-    if not _pool.supported:
-        raise RuntimeError("share_blas_threads: not supported on this platform")
+    if sys.platform == "win32":  # where it has not been tried
+        raise RuntimeError("share_blas_threads: not supported on Windows")
     if engine.threads_are_bound():  # each to the CPU of the thread that calls, then
         raise RuntimeError(
             "share_blas_threads: expected threads that may run on any CPU, found OMP_PROC_BIND, "
@@ -153,9 +153,9 @@ def _prepared() -> ctypes._NamedFuncPointer:
             f"share_blas_threads: expected at most {int(slots[1]) // 2} BLAS threads or CPUs, half "
             f"of what this OpenBLAS was built for, found {threads}"
         )
-    if not _pool.grow(_function("get_num_threads")()):
+    if not engine.grow(_function("get_num_threads")()):
         raise RuntimeError("share_blas_threads: the system refuses further threads")
-    _pool.set_blas_slots(int(slots[1]))
+    engine.set_blas_slots(int(slots[1]))
     return set_callback
 
 
