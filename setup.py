@@ -6,6 +6,7 @@ import sys
 import sysconfig
 import tempfile
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import Cython
@@ -14,37 +15,55 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# The kernels give NumPy's bits only if the compiler neither fuses a multiplication with an
-# addition nor reorders. It must take these; real.h tells MSVC of other versions the same.
+# What each kind of compiler is told, where its version takes it.
+#
+# The kernels give NumPy's bits only if the compiler neither fuses a multiplication with an addition
+# nor reorders. What is required stops the build where it is not taken. (real.h tells the same to
+# versions of MSVC that fuse all the same.)
 REQUIRED = {
-    "gnu": ["-O3", "-ffp-contract=off"],
+    "gcc": ["-O3", "-ffp-contract=off"],
+    "clang": ["-O3", "-ffp-contract=off"],
     "msvc": ["/O2", "/fp:precise", "/std:c11", "/experimental:c11atomics"],
 }
 # Each part of -ffast-math is undone by name, since -fno-fast-math leaves those alone that CFLAGS
 # name. The linker is told, too: where -Ofast or -ffast-math is the last word, it adds code that
 # takes denormals for zero in the whole process.
-EXACT = [
-    "-fp-model=precise",  # of icx, whose default is fast
+SLOW_MATH = [
     "-fno-fast-math",
-    "-fno-unsafe-math-optimizations",
     "-fno-associative-math",
     "-fno-reciprocal-math",
     "-fno-finite-math-only",
     "-fsigned-zeros",
-    "-fdenormal-fp-math=ieee",  # clang's
-    "-mno-daz-ftz",  # of GCC 13 and later
-    "-fno-single-precision-constant",  # GCC's
 ]
+EXACT = {
+    "gcc": [
+        *SLOW_MATH,
+        "-fno-unsafe-math-optimizations",  # with clang it would bring back trapping
+        "-fno-single-precision-constant",
+        "-mno-daz-ftz",
+    ],
+    "clang": ["-fp-model=precise", *SLOW_MATH, "-fdenormal-fp-math=ieee"],  # the first is of icx
+    "msvc": [],
+}
 # Errno and trapping would keep the compiler from vectorising square roots and conditions. The
 # unswitch limits let a loop with options become one vector loop per combination.
-VECTORS = ["-fno-math-errno", "-fno-trapping-math"]
-UNSWITCH = ["--param=max-unswitch-insns=500", "--param=max-unswitch-level=8"]
+VECTORS = {
+    "gcc": [
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "--param=max-unswitch-insns=500",
+        "--param=max-unswitch-level=8",
+    ],
+    "clang": ["-fno-math-errno", "-fno-trapping-math", "-mllvm -unswitch-threshold=500"],
+    "msvc": [],
+}
 DEBUG = os.environ.get("FASTOPTIM_DEBUG") == "1"
 CHECKED = ["-UNDEBUG", "-g"]  # the assertions of Python's and NumPy's headers
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+V3 = ["-march=x86-64-v3"]
 LEVELS = {
-    "base": {"gnu": [], "msvc": []},
-    "v3": {"gnu": ["-march=x86-64-v3"], "msvc": ["/arch:AVX2"]},
+    "base": {"gcc": [], "clang": [], "msvc": []},
+    "v3": {"gcc": V3, "clang": V3, "msvc": ["/arch:AVX2"]},
 }
 PRECISIONS = {32: ("float", "sqrtf", "fabsf"), 64: ("double", "sqrt", "fabs")}
 # A kernel divides as C does also in a debug build: x / 0 is the infinity that NumPy has there.
@@ -73,6 +92,12 @@ MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
 PROGRAM = "int main(void) { return 0; }"
 PYTHON_PROGRAM = f"#include <Python.h>\n{PROGRAM}"
+CLANG_PROGRAM = f"""
+#ifndef __clang__
+#error "is another compiler, or one that derives from another"
+#endif
+{PROGRAM}
+"""
 X86_64_PROGRAM = f"""
 #if !defined(__x86_64__) && !defined(_M_X64)
 #error "compiles for another processor than x86-64"
@@ -91,9 +116,11 @@ class BuildExt(build_ext):
     """Ask the compiler what it can do, then build every module with the flags it accepts."""
 
     def build_extensions(self):
-        self.kind = "msvc" if self.compiler.compiler_type == "msvc" else "gnu"
+        self.kind = "msvc" if self.compiler.compiler_type == "msvc" else "gcc"
         if not self.compiles(PYTHON_PROGRAM):
             raise SystemExit(self.what_is_missing())
+        if self.kind == "gcc" and self.compiles(CLANG_PROGRAM):
+            self.kind = "clang"
         self.choose_levels()
         self.choose_flags()
         # Modules are older than this file, and built anew, where the build before was another.
@@ -131,7 +158,7 @@ class BuildExt(build_ext):
                 )
             checks = checks + SANITIZE
         exact = self.exact_flags()
-        vectors = self.accepted([*VECTORS, *UNSWITCH], exact)
+        vectors = self.accepted(VECTORS[self.kind], exact)
         for extension in self.extensions:
             level = [] if extension.level is None else vectors + LEVELS[extension.level][self.kind]
             extension.extra_compile_args = exact + level + checks
@@ -140,7 +167,7 @@ class BuildExt(build_ext):
     def exact_flags(self):
         """Return the flags by which a compiler computes as NumPy does, or stop the build."""
         required = REQUIRED[self.kind]
-        exact = self.accepted(EXACT, [])
+        exact = self.accepted(EXACT[self.kind], [])
         missing = set(required) - set(self.accepted(required, exact))
         if missing:
             raise SystemExit(
@@ -174,7 +201,8 @@ class BuildExt(build_ext):
         quiet = [*others, "/WX" if self.kind == "msvc" else "-Werror"]
         if not self.compiles(PROGRAM, quiet):  # it warns of what CFLAGS hold
             quiet = others
-        return [flag for flag in flags if self.compiles(PROGRAM, [*quiet, flag])]
+        taken = (flag.split() for flag in flags if self.compiles(PROGRAM, [*quiet, *flag.split()]))
+        return list(chain.from_iterable(taken))
 
     def compiles(self, program, flags=()):
         """Tell whether the compiler takes a program and flags, quietly."""

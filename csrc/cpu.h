@@ -4,20 +4,24 @@
 
 #include <stdint.h>
 
-/* What CPUID and XGETBV say: the features of three leaves, and the registers that the system keeps. */
+/* What CPUID says in three of its leaves, and XGETBV: which registers the system keeps of a thread
+ * that another one follows. */
 typedef struct {
     uint32_t leaf1_c, leaf7_b, extended1_c, kept;
 } fo_features;
 
 enum {
-    /* of leaf 1, register ECX: what the level before has, and what is new */
-    FO_V2_C = 1 << 0 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23, /* SSE3, SSSE3, CX16, SSE4.1,
-                                                                          SSE4.2, POPCNT */
-    FO_V3_C = 1 << 12 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 29, /* FMA, MOVBE, OSXSAVE, AVX, F16C */
-    FO_OSXSAVE = 1 << 27, /* of the same: that XGETBV can be asked */
-    FO_V3_B7 = 1 << 3 | 1 << 5 | 1 << 8, /* of leaf 7, EBX: BMI1, AVX2, BMI2 */
-    FO_V3_C_EXTENDED = 1 << 0 | 1 << 5,  /* of leaf 0x80000001, ECX: LAHF, LZCNT */
-    FO_YMM = 1 << 1 | 1 << 2,            /* of XCR0: the registers of SSE and of AVX */
+    /* Leaf 1, ECX, of the level before: SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT. */
+    FO_V2_C = 1 << 0 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23,
+    /* What is new in it: FMA, MOVBE, OSXSAVE (XGETBV can be asked), AVX, F16C. */
+    FO_OSXSAVE = 1 << 27,
+    FO_V3_C = 1 << 12 | 1 << 22 | FO_OSXSAVE | 1 << 28 | 1 << 29,
+    /* Leaf 7, EBX: BMI1, AVX2, BMI2. */
+    FO_V3_B7 = 1 << 3 | 1 << 5 | 1 << 8,
+    /* Leaf 0x80000001, ECX: LAHF, LZCNT. */
+    FO_V3_C_EXTENDED = 1 << 0 | 1 << 5,
+    /* XCR0: the registers of SSE and of AVX. */
+    FO_YMM = 1 << 1 | 1 << 2,
 };
 
 static int fo_has(uint32_t found, uint32_t expected) { return (found & expected) == expected; }
@@ -41,7 +45,10 @@ static uint32_t fo_xgetbv(void) { return (uint32_t)_xgetbv(0); }
 
 #include <cpuid.h>
 
-static void fo_cpuid(uint32_t leaf, uint32_t r[4]) { __cpuid_count(leaf, 0, r[0], r[1], r[2], r[3]); }
+static void fo_cpuid(uint32_t leaf, uint32_t r[4])
+{
+    __cpuid_count(leaf, 0, r[0], r[1], r[2], r[3]);
+}
 
 static uint32_t fo_xgetbv(void)
 {

@@ -14,7 +14,8 @@ typedef int (*number_t)(void);
 /* The functions of a runtime; vcomp has not all of them, and only some have GOMP_parallel. */
 typedef struct {
     char name[64];
-    number_t max_threads, thread_limit, max_active_levels, in_parallel, proc_bind, num_procs, number;
+    number_t max_threads, thread_limit, max_active_levels, in_parallel, proc_bind, num_procs;
+    fo_gomp_number number;
     fo_gomp_parallel parallel;
 } runtime_t;
 
@@ -163,7 +164,7 @@ static void add(const char *path)
     new->in_parallel = (number_t)look_up(library, "omp_in_parallel");
     new->proc_bind = (number_t)look_up(library, "omp_get_proc_bind");
     new->num_procs = (number_t)look_up(library, "omp_get_num_procs");
-    new->number = (number_t)look_up(library, "omp_get_thread_num");
+    new->number = (fo_gomp_number)look_up(library, "omp_get_thread_num");
     new->parallel = (fo_gomp_parallel)look_up(library, "GOMP_parallel");
     atomic_store_explicit(&count, n + 1, memory_order_release);
 }

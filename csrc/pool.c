@@ -8,9 +8,9 @@
 
 enum {
     MOST_WORKERS = 1024,
-    STACK = 2 << 20,   /* bytes: OpenBLAS's jobs run on our workers, and musl's default is 128 KiB */
-    LINE = 128,        /* bytes that caches fetch together */
-    MOST_CPUS = 8192,  /* that a set of CPUs can name */
+    STACK = 2 << 20,  /* bytes: OpenBLAS's jobs run on our workers, and musl's default is 128 KiB */
+    LINE = 128,       /* bytes that caches fetch together */
+    MOST_CPUS = 8192, /* that a set of CPUs can name */
 };
 
 /* -- The operating system's threads ------------------------------------------------------------ */
