@@ -87,8 +87,9 @@ def set_num_threads(n: int | None) -> None:
 def num_threads(n: int) -> Iterator[None]:
     """Set the most threads that a step uses inside of a ``with``, also if the body raises.
 
-    It holds for the calling thread (or asyncio task) alone, so that two of them do not undo each
-    other's, and wins over `set_num_threads`. Of several that are open, the last opened counts.
+    The limit holds for the calling thread (or asyncio task) alone, so that two of them do not undo
+    each other's, and wins over `set_num_threads`. Of several blocks that are open in one thread, the
+    last to be opened counts.
 
     Parameters
     ----------
@@ -102,10 +103,11 @@ def num_threads(n: int) -> Iterator[None]:
 
     Notes
     -----
-    A generator that yields inside of the ``with`` lends it to whoever runs it, until it is resumed
-    or closed, as it is with `numpy.errstate`. It is better opened around the steps alone. Once it
-    is closed it holds nowhere any more, also if that happens in another thread or task. A task of
-    asyncio that is started inside takes it along, and keeps it until its own end.
+    Where a generator yields inside of the ``with``, the limit holds for whoever runs the generator,
+    until that is resumed or closed, as with `numpy.errstate`. So it is better opened around the
+    steps alone. Once the block has ended, its limit holds nowhere any more, also if it ends in
+    another thread or task. A task of asyncio that is started inside keeps the limit until its own
+    end.
 
     Examples
     --------
@@ -144,14 +146,15 @@ def get_num_threads() -> int:
        than the CPUs that the thread may run on, nor than the CPU quota that the process's cgroup
        had at import.
 
-    A number that fastoptim itself was given is taken as it is, even above the number of CPUs. Of
-    threads that step at the same moment, one gets the others to help and the rest step alone.
+    A number that fastoptim itself was given is taken as it is, even above the number of CPUs. Where
+    several threads step at the same moment, the workers help one of them, and the others step
+    alone.
 
     Notes
     -----
-    A child of ``fork()`` has none of its parent's threads. It gets new ones if it asks for some, by
-    `set_num_threads` or `num_threads`; by default it steps on one, since those who fork have
-    usually shared out the cores.
+    A child of ``fork()`` has none of its parent's threads. By default it steps on one, since those
+    who fork have usually shared out the cores. If it asks for more, by `set_num_threads` or
+    `num_threads`, it gets new ones.
     """
     return engine.explain_limit()[0]
 

@@ -45,17 +45,17 @@ cdef extern from "openmp.h":
 
 cdef enum:
     PARTS = 64  # of the tasks of a loop, at the most
-    # The bytes of memory traffic that a further thread must be given where idle threads are awake:
-    # those shared with the BLAS, and OpenMP's where they spin. Two broke even with one at 0.5 to
-    # 0.9 MB in all.
+    # The bytes of memory traffic that each further thread must be given, where idle threads are
+    # awake: those shared with the BLAS, and OpenMP's where they spin. Two threads broke even with
+    # one where a step moved 0.5 to 0.9 MB in all.
     GRAIN_AWAKE = 1 << 19
 
-# The same of threads that sleep, which take some 80 us to wake up. Alone, two threads broke even
-# with one at 8 to 50 MB in all, by machine and rule; in a training loop, where the BLAS's own
-# workers keep the second core, they were no faster at 52 MB. Tests lower it.
+# The same where idle threads sleep. To wake one up takes some 80 us. Two threads broke even with one
+# where a step moved 8 to 50 MB in all, by machine and rule, if nothing else ran; in a training loop,
+# where the BLAS's own workers hold the second core, they were no faster at 52 MB. Tests lower it.
 cdef Py_ssize_t grain = 12 << 20
-cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
-cdef int limit_forks = 0  # when it was set: a child does not inherit it
+cdef int limit = 0  # by set_num_threads or FASTOPTIM_NUM_THREADS; 0: by neither
+cdef int limit_forks = 0  # of forks() when it was set, for a child does not inherit it
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
 limit_here = ContextVar("fastoptim.num_threads", default=())  # of `num_threads`, the inner last
 controlled_here = ContextVar("fastoptim.controlled", default=0)  # by threadpoolctl; 0: not limited
@@ -88,7 +88,7 @@ cdef struct Job:
 can_flush = bool(FO_CAN_FLUSH)
 compiler = FO_COMPILER.decode()
 awake_ns = FO_AWAKE_NS  # how long an idle worker of ours stays awake, unless somebody sets it
-try_region = <uintptr_t> &fo_pool_try
+try_region = <uintptr_t> &fo_pool_try  # addresses of C functions, for ctypes
 blas_callback = <uintptr_t> &fo_blas_run
 
 
@@ -313,15 +313,15 @@ cdef void spread(
     if on_openmp():
         fo_openmp_run(take_tasks, threads, &job)
     elif not fo_pool_try(take_tasks, threads, &job):
-        take_tasks(0, &job)  # alone: the others are busy with what another thread asked for
+        take_tasks(0, &job)  # alone: the workers are busy for another thread
 
 
 cdef void take_tasks(int thread, void* shared_job) noexcept nogil:
     """Run the tasks of one's own part, then what is left of the others'.
 
-    A thread meets the elements of the step before, some of which its core's caches still hold: that
-    is 2 to 12 % faster than one queue for all, and unlike fixed shares it does not wait for the
-    share of a thread that has no core.
+    So a thread meets the elements that it had in the step before, some of which its core's caches
+    still hold: that is 2 to 12 % faster than one queue for all. And unlike with fixed shares, nobody
+    waits for the share of a thread that has no core.
     """
     cdef Job* job = <Job*> shared_job
     cdef Part* part
