@@ -88,8 +88,8 @@ def num_threads(n: int) -> Iterator[None]:
     """Set the most threads that a step uses inside of a ``with``, also if the body raises.
 
     The limit holds for the calling thread (or asyncio task) alone, so that two of them do not undo
-    each other's, and wins over `set_num_threads`. Of several blocks that are open in one thread, the
-    last to be opened counts.
+    each other's, and wins over `set_num_threads`. Of several blocks that are open, the one that was
+    opened last counts.
 
     Parameters
     ----------

@@ -50,9 +50,10 @@ cdef enum:
     # one where a step moved 0.5 to 0.9 MB in all.
     GRAIN_AWAKE = 1 << 19
 
-# The same where idle threads sleep. To wake one up takes some 80 us. Two threads broke even with one
-# where a step moved 8 to 50 MB in all, by machine and rule, if nothing else ran; in a training loop,
-# where the BLAS's own workers hold the second core, they were no faster at 52 MB. Tests lower it.
+# The same where idle threads sleep. To wake one up takes some 80 us. Two threads broke even with
+# one where a step moved 8 to 50 MB in all, by machine and rule, if nothing else ran; in a training
+# loop, where the BLAS's own workers hold the second core, they were no faster at 52 MB. Tests lower
+# it.
 cdef Py_ssize_t grain = 12 << 20
 cdef int limit = 0  # by set_num_threads or FASTOPTIM_NUM_THREADS; 0: by neither
 cdef int limit_forks = 0  # of forks() when it was set, for a child does not inherit it
@@ -320,8 +321,8 @@ cdef void take_tasks(int thread, void* shared_job) noexcept nogil:
     """Run the tasks of one's own part, then what is left of the others'.
 
     So a thread meets the elements that it had in the step before, some of which its core's caches
-    still hold: that is 2 to 12 % faster than one queue for all. And unlike with fixed shares, nobody
-    waits for the share of a thread that has no core.
+    still hold: that is 2 to 12 % faster than one queue for all. And nobody waits for the share of a
+    thread that has no core, as it would be with fixed shares.
     """
     cdef Job* job = <Job*> shared_job
     cdef Part* part
