@@ -50,6 +50,12 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def read_as_libgomp(load: str) -> None:
+    """Skip a test of what other runtimes read in a way of their own."""
+    if load and "gomp" not in OPENMP:
+        pytest.skip("the runtime here is not libgomp")
+
+
 def refused(call) -> str:
     with pytest.raises(RuntimeError) as caught:
         call()
@@ -60,12 +66,14 @@ class TestLimits:
     @with_and_without_openmp
     @pytest.mark.parametrize("value", ["1", " 1 ", "+1", "1,5", "1 , 5"])
     def test_environment_of_openmp(self, load, value):
+        read_as_libgomp(load)
         assert output(load + THREADS, OMP_NUM_THREADS=value) == "1"
         assert output(load + THREADS, OMP_NUM_THREADS=value, FASTOPTIM_NUM_THREADS="3") == "3"
 
     @with_and_without_openmp
     @pytest.mark.parametrize("value", ["", "0", "-1", "one", "1x", "1,", "1 2"])
     def test_environment_that_openmp_ignores(self, load, value):
+        read_as_libgomp(load)
         assert output(load + THREADS, OMP_NUM_THREADS=value) == str(cpus())
 
     def test_environment(self):
