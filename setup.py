@@ -1,12 +1,12 @@
 """Build the compiled modules: one source of kernels, one module for each instruction-set level."""
 
 import os
-import platform
 import subprocess
 import sys
 import sysconfig
 import tempfile
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import Cython
@@ -15,33 +15,56 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-X86_64 = platform.machine().lower() in ("x86_64", "amd64")
-
-# The kernels give NumPy's bits only if the compiler neither fuses a multiplication with an
-# addition nor reorders. Each part of -ffast-math is undone by name, since -fno-fast-math leaves
-# those alone that CFLAGS ask for by theirs. The linker is told, too: where -Ofast or -ffast-math is
-# the last word, it adds code that takes denormals for zero in the whole process.
-EXACT = [
-    "-O3",
+# What each kind of compiler is told, where its version takes it.
+#
+# The kernels give NumPy's bits only if the compiler neither fuses a multiplication with an addition
+# nor reorders. What is required stops the build where it is not taken. (real.h tells the same to
+# versions of MSVC that fuse all the same.)
+REQUIRED = {
+    "gcc": ["-O3", "-ffp-contract=off"],
+    "clang": ["-O3", "-ffp-contract=off"],
+    "msvc": ["/O2", "/fp:precise", "/std:c11", "/experimental:c11atomics"],
+}
+# Each part of -ffast-math is undone by name, since -fno-fast-math leaves those alone that CFLAGS
+# name. The linker is told, too: where -Ofast or -ffast-math is the last word, it adds code that
+# takes denormals for zero in the whole process.
+SLOW_MATH = [
     "-fno-fast-math",
-    "-fno-unsafe-math-optimizations",
     "-fno-associative-math",
     "-fno-reciprocal-math",
     "-fno-finite-math-only",
     "-fsigned-zeros",
-    "-fdenormal-fp-math=ieee",  # clang's
-    "-mno-daz-ftz",  # of GCC 13 and later
-    "-ffp-contract=off",
 ]
-DOUBLE = ["-fno-single-precision-constant"]  # clang only warns that it has no such option
+EXACT = {
+    "gcc": [
+        *SLOW_MATH,
+        "-fno-unsafe-math-optimizations",  # with clang it would bring back trapping
+        "-fno-single-precision-constant",
+        "-mno-daz-ftz",
+    ],
+    "clang": ["-fp-model=precise", *SLOW_MATH, "-fdenormal-fp-math=ieee"],  # the first is of icx
+    "msvc": [],
+}
 # Errno and trapping would keep the compiler from vectorising square roots and conditions. The
 # unswitch limits let a loop with options become one vector loop per combination.
-VECTORS = ["-fno-math-errno", "-fno-trapping-math"]
-UNSWITCH = ["--param=max-unswitch-insns=500", "--param=max-unswitch-level=8"]
+VECTORS = {
+    "gcc": [
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "--param=max-unswitch-insns=500",
+        "--param=max-unswitch-level=8",
+    ],
+    "clang": ["-fno-math-errno", "-fno-trapping-math", "-mllvm -unswitch-threshold=500"],
+    "msvc": [],
+}
 DEBUG = os.environ.get("FASTOPTIM_DEBUG") == "1"
 CHECKED = ["-UNDEBUG", "-g"]  # the assertions of Python's and NumPy's headers
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
-LEVELS = {"base": [], "v3": ["-march=x86-64-v3"]} if X86_64 else {"base": []}
+V3 = ["-march=x86-64-v3"]
+LEVELS = {
+    "base": {"gcc": [], "clang": [], "msvc": []},
+    "v3": {"gcc": V3, "clang": V3, "msvc": ["/arch:AVX2"]},
+}
 PRECISIONS = {32: ("float", "sqrtf", "fabsf"), 64: ("double", "sqrt", "fabs")}
 # A kernel divides as C does also in a debug build: x / 0 is the infinity that NumPy has there.
 KERNELS = """\
@@ -67,19 +90,25 @@ DIRECTIVES = {
 }
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
-PYTHON_PROGRAM = """
-#include <Python.h>
-int main(void) { return 0; }
+PROGRAM = "int main(void) { return 0; }"
+PYTHON_PROGRAM = f"#include <Python.h>\n{PROGRAM}"
+CLANG_PROGRAM = f"""
+#ifndef __clang__
+#error "is another compiler, or one that derives from another"
+#endif
+{PROGRAM}
 """
-OPENMP_PROGRAM = """
-#include <omp.h>
-int main(void)
-{
-    int threads = 0;
-    #pragma omp parallel num_threads(2) reduction(+:threads)
-    threads += 1;
-    return threads >= 1 && omp_get_max_threads() >= 1 ? 0 : 1;
-}
+X86_64_PROGRAM = f"""
+#if !defined(__x86_64__) && !defined(_M_X64)
+#error "compiles for another processor than x86-64"
+#endif
+{PROGRAM}
+"""
+EXACT_PROGRAM = f"""
+#ifdef __FAST_MATH__
+#error "computes in another way than it is told"
+#endif
+{PROGRAM}
 """
 
 
@@ -87,8 +116,11 @@ class BuildExt(build_ext):
     """Ask the compiler what it can do, then build every module with the flags it accepts."""
 
     def build_extensions(self):
+        self.kind = "msvc" if self.compiler.compiler_type == "msvc" else "gcc"
         if not self.compiles(PYTHON_PROGRAM):
             raise SystemExit(self.what_is_missing())
+        if self.kind == "gcc" and self.compiles(CLANG_PROGRAM):
+            self.kind = "clang"
         self.choose_levels()
         self.choose_flags()
         # Modules are older than this file, and built anew, where the build before was another.
@@ -104,8 +136,12 @@ class BuildExt(build_ext):
             Path(self.get_ext_filename(extension.name)).unlink(missing_ok=True)
 
     def choose_levels(self):
-        """Leave out the levels that the compiler does not know, also those of an earlier build."""
-        levels = {level for level, flags in LEVELS.items() if self.compiles(PYTHON_PROGRAM, flags)}
+        """Leave out the levels that are not for the target, also those of an earlier build."""
+        levels = {
+            level
+            for level, flags in LEVELS.items()
+            if level == "base" or self.compiles(X86_64_PROGRAM, flags[self.kind])
+        }
         levels.add(None)
         self.left_out = [e for e in self.extensions if e.level not in levels]
         self.extensions = [e for e in self.extensions if e.level in levels]
@@ -114,24 +150,36 @@ class BuildExt(build_ext):
 
     def choose_flags(self):
         """Give each module the flags that the compiler takes."""
-        openmp = self.openmp_flags()
         checks = CHECKED if DEBUG else []
         if os.environ.get("FASTOPTIM_SANITIZE") == "1":
-            if not self.compiles(PYTHON_PROGRAM, SANITIZE):
+            if not self.compiles(PROGRAM, SANITIZE):
                 raise SystemExit(
                     "fastoptim: FASTOPTIM_SANITIZE=1, but the compiler has no sanitizers"
                 )
             checks = checks + SANITIZE
-        exact = [flag for flag in EXACT if self.compiles(PYTHON_PROGRAM, [flag])]
-        exact += self.accepted(DOUBLE, exact)
-        vectors = self.accepted([*VECTORS, *UNSWITCH], exact)
+        exact = self.exact_flags()
+        vectors = self.accepted(VECTORS[self.kind], exact)
         for extension in self.extensions:
-            if extension.level is None:
-                compiling, linking = openmp, openmp
-            else:
-                compiling, linking = vectors + LEVELS[extension.level], []
-            extension.extra_compile_args = exact + compiling + checks
-            extension.extra_link_args = exact + linking + checks
+            level = [] if extension.level is None else vectors + LEVELS[extension.level][self.kind]
+            extension.extra_compile_args = exact + level + checks
+            extension.extra_link_args = checks if self.kind == "msvc" else exact + checks
+
+    def exact_flags(self):
+        """Return the flags by which a compiler computes as NumPy does, or stop the build."""
+        required = REQUIRED[self.kind]
+        exact = self.accepted(EXACT[self.kind], [])
+        missing = set(required) - set(self.accepted(required, exact))
+        if missing:
+            raise SystemExit(
+                f"fastoptim: {self.command()} does not take {' '.join(sorted(missing))}, without "
+                "which a step would not have NumPy's bits: set CC to gcc or clang"
+            )
+        if not self.compiles(EXACT_PROGRAM, exact + required):
+            raise SystemExit(
+                f"fastoptim: {self.command()} keeps to fast-math whatever it is told, and a step "
+                "would not have NumPy's bits: set CC to gcc or clang"
+            )
+        return exact + required
 
     def options(self):
         """Return what decides how the modules are compiled, beside their sources."""
@@ -149,65 +197,41 @@ class BuildExt(build_ext):
         return getattr(self.compiler, "compiler_so", ["the C compiler"])[0]
 
     def accepted(self, flags, others):
-        """Return the flags that the compiler takes beside others, without a warning.
-
-        MSVC takes none of these: it is exact.
-        """
-        quiet = [*others, "-Werror"]
-        if not self.compiles(PYTHON_PROGRAM, quiet):  # it warns of what CFLAGS hold
+        """Return the flags that the compiler takes beside others, without a warning."""
+        quiet = [*others, "/WX" if self.kind == "msvc" else "-Werror"]
+        if not self.compiles(PROGRAM, quiet):  # it warns of what CFLAGS hold
             quiet = others
-        return [flag for flag in flags if self.compiles(PYTHON_PROGRAM, [*quiet, flag])]
+        taken = (flag.split() for flag in flags if self.compiles(PROGRAM, [*quiet, *flag.split()]))
+        return list(chain.from_iterable(taken))
 
-    def openmp_flags(self):
-        """Return the flags of the first OpenMP that compiles, links and runs here."""
-        choice = os.environ.get("FASTOPTIM_OPENMP") or "auto"
-        if choice not in ("on", "off", "auto"):
-            raise SystemExit(
-                f"fastoptim: FASTOPTIM_OPENMP: expected on, off or auto, found {choice!r}"
-            )
-        if choice == "off":
-            return []
-        for flags in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"], ["/openmp"]):
-            if self.compiles(OPENMP_PROGRAM, flags, run=True):
-                return flags
-        message = "the compiler has no working OpenMP (a test program did not compile, link or run)"
-        if choice == "on":
-            raise SystemExit(f"fastoptim: FASTOPTIM_OPENMP=on, but {message}")
-        self.warn(f"fastoptim: {message}: building the serial library")
-        return []
-
-    def compiles(self, program, flags=(), run=False):
-        """Compile a program quietly; with `run`, also link it and run it."""
-        if self.compiler.compiler_type != "unix" and any(flag.startswith("-") for flag in flags):
-            return False
+    def compiles(self, program, flags=()):
+        """Tell whether the compiler takes a program and flags, quietly."""
+        if self.kind == "msvc" and any(flag.startswith("-") for flag in flags):
+            return False  # it only warns of most
         with tempfile.TemporaryDirectory() as folder, Quiet():
             source = Path(folder, "probe.c")
             source.write_text(program)
             try:
-                objects = self.compiler.compile(
+                self.compiler.compile(
                     [str(source)],
                     output_dir=folder,
                     include_dirs=[sysconfig.get_path("include"), sysconfig.get_path("platinclude")],
                     extra_postargs=list(flags),
                 )
-                if not run:
-                    return True
-                self.compiler.link_executable(
-                    objects, "probe", output_dir=folder, extra_postargs=list(flags)
-                )
-                probe = next(Path(folder).glob("probe*[!.co]"), Path(folder, "probe"))
-                return subprocess.run([probe], timeout=60, check=False).returncode == 0
             except Exception:  # each compiler class raises its own error for "no"
                 return False
+            return True
 
     def what_is_missing(self):
-        name = getattr(self.compiler, "compiler_so", ["the C compiler"])[0]
-        if self.compiles("int main(void) { return 0; }"):
+        if self.compiles(PROGRAM):
             return (
                 "fastoptim: Python.h is missing: install the headers of "
                 f"Python {sys.version_info[0]}.{sys.version_info[1]} (python3-dev or python3-devel)"
             )
-        return f"fastoptim: no working C compiler ({name} failed): install gcc or clang, or set CC"
+        return (
+            f"fastoptim: no working C compiler ({self.command()} failed): "
+            "install gcc or clang, or set CC"
+        )
 
 
 class Quiet:
@@ -233,10 +257,10 @@ def written(path, text):
     return str(path)
 
 
-def module(name, source, level=None):
+def module(name, *sources, level=None):
     extension = Extension(
         f"fastoptim.{name}",
-        [source],
+        list(sources),
         include_dirs=["csrc", numpy.get_include()],
         define_macros=MACROS,
         depends=[str(header) for header in sorted(Path("csrc").glob("*.h"))],
@@ -251,14 +275,17 @@ def kernel_modules():
         for bits, (real, root, magnitude) in PRECISIONS.items():
             name = f"_kernels_{level}_f{bits}"
             text = KERNELS.format(bits=bits, real=real, root=root, magnitude=magnitude)
-            yield module(name, written(Path("build", f"{name}.pyx"), text), level)
+            yield module(name, written(Path("build", f"{name}.pyx"), text), level=level)
 
 
 def sources():
     """Return all modules, once Cython has written their sources in C."""
     rooms = [f"_engine.{room.stem}" for room in sorted(Path("fastoptim/_engine").glob("*.pyx"))]
-    names = [*rooms, "_pool", "_roofline"]
-    modules = [module(name, f"fastoptim/{name.replace('.', '/')}.pyx") for name in names]
+    c_sources = {"_engine.threads": ["csrc/pool.c", "csrc/openmp.c"]}  # one copy of each a process
+    modules = [
+        module(name, f"fastoptim/{name.replace('.', '/')}.pyx", *c_sources.get(name, []))
+        for name in (*rooms, "_roofline")
+    ]
     modules += kernel_modules()
     levels = {extension.name: extension.level for extension in modules}
     extensions = cythonize(

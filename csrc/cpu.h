@@ -2,35 +2,93 @@
 #ifndef FASTOPTIM_CPU_H
 #define FASTOPTIM_CPU_H
 
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+#include <stdint.h>
+
+/* What CPUID says in three of its leaves, and XGETBV: which registers the system keeps of a thread
+ * that another one follows. */
+typedef struct {
+    uint32_t leaf1_c, leaf7_b, extended1_c, kept;
+} fo_features;
+
+enum {
+    /* Leaf 1, ECX, of the level before: SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT. */
+    FO_V2_C = 1 << 0 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23,
+    /* What is new in it: FMA, MOVBE, OSXSAVE (XGETBV can be asked), AVX, F16C. */
+    FO_OSXSAVE = 1 << 27,
+    FO_V3_C = 1 << 12 | 1 << 22 | FO_OSXSAVE | 1 << 28 | 1 << 29,
+    /* Leaf 7, EBX: BMI1, AVX2, BMI2. */
+    FO_V3_B7 = 1 << 3 | 1 << 5 | 1 << 8,
+    /* Leaf 0x80000001, ECX: LAHF, LZCNT. */
+    FO_V3_C_EXTENDED = 1 << 0 | 1 << 5,
+    /* XCR0: the registers of SSE and of AVX. */
+    FO_YMM = 1 << 1 | 1 << 2,
+};
+
+static int fo_has(uint32_t found, uint32_t expected) { return (found & expected) == expected; }
+
+static int fo_is_v3(fo_features f)
+{
+    return fo_has(f.leaf1_c, FO_V2_C | FO_V3_C) && fo_has(f.leaf7_b, FO_V3_B7)
+        && fo_has(f.extended1_c, FO_V3_C_EXTENDED) && fo_has(f.kept, FO_YMM);
+}
+
+#if defined(__x86_64__) || defined(_M_X64)
+
+#ifdef _MSC_VER
+
+#include <intrin.h>
+
+static void fo_cpuid(uint32_t leaf, uint32_t r[4]) { __cpuidex((int *)r, (int)leaf, 0); }
+static uint32_t fo_xgetbv(void) { return (uint32_t)_xgetbv(0); }
+
+#else
 
 #include <cpuid.h>
 
-/* __builtin_cpu_supports asks the operating system for the wide registers too; the three
- * features that older compilers do not know by name are read from CPUID itself. */
-static int fo_cpu_v3(void)
+static void fo_cpuid(uint32_t leaf, uint32_t r[4])
 {
-    unsigned a, b, c, d, c1;
-    const unsigned fma = 1u << 12, movbe = 1u << 22, f16c = 1u << 29, lzcnt = 1u << 5;
-    __builtin_cpu_init();
-    if (!__get_cpuid(1, &a, &b, &c1, &d) || !__get_cpuid(0x80000001u, &a, &b, &c, &d))
-        return 0;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")
-        && __builtin_cpu_supports("bmi2")
-        && (c1 & (fma | movbe | f16c)) == (fma | movbe | f16c) && (c & lzcnt);
+    __cpuid_count(leaf, 0, r[0], r[1], r[2], r[3]);
 }
 
-static int fo_cpu_v4(void)
+static uint32_t fo_xgetbv(void)
 {
-    return fo_cpu_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl");
+    uint32_t low, high;
+    __asm__ __volatile__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+#endif
+
+static fo_features fo_cpu_features(void)
+{
+    fo_features f = {0};
+    uint32_t r[4]; /* EAX, EBX, ECX, EDX */
+    fo_cpuid(0, r);
+    if (r[0] >= 7) {
+        fo_cpuid(1, r);
+        f.leaf1_c = r[2];
+        fo_cpuid(7, r);
+        f.leaf7_b = r[1];
+    }
+    fo_cpuid(0x80000000u, r);
+    if (r[0] >= 0x80000001u) {
+        fo_cpuid(0x80000001u, r);
+        f.extended1_c = r[2];
+    }
+    if (fo_has(f.leaf1_c, FO_OSXSAVE)) f.kept = fo_xgetbv();
+    return f;
 }
 
 #else
 
-static int fo_cpu_v3(void) { return 0; }
-static int fo_cpu_v4(void) { return 0; }
+static fo_features fo_cpu_features(void)
+{
+    fo_features none = {0};
+    return none;
+}
 
 #endif
+
+static int fo_cpu_v3(void) { return fo_is_v3(fo_cpu_features()); }
+
 #endif

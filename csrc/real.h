@@ -12,6 +12,11 @@
 #error "fastoptim needs float arithmetic in float: on 32-bit x86, add -msse2 -mfpmath=sse to CFLAGS"
 #endif
 
+/* MSVC before Visual Studio 2022 fuses under /fp:precise, too. */
+#if defined(_MSC_VER) && !defined(__clang__)
+#pragma fp_contract(off)
+#endif
+
 typedef float *__restrict fo_f32;
 typedef double *__restrict fo_f64;
 

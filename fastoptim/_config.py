@@ -23,7 +23,7 @@ def config() -> dict[str, Any]:
         "NumPy": np.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
         "compiler": threads.compiler,
-        "OpenMP": threads.openmp or "none",
+        "OpenMP": " ".join(threads.openmp_runtimes()) or "none",
         "threads": limit,
         "limited by": reason,
         "workers": threads.workers(),
@@ -33,11 +33,12 @@ def config() -> dict[str, Any]:
 
 
 def show_config() -> None:
-    """Print versions, the compiler, the instruction-set level, OpenMP (its date) and the threads.
+    """Print versions, the compiler, the instruction-set level, OpenMP and the threads.
 
-    The threads are the most that a step uses, followed by what limits them to that and by whose
-    they are: fastoptim's own, shared with NumPy's BLAS, or OpenMP's, where the program has told
-    those how to wait or where to run, or computes with PyTorch.
+    OpenMP stands for the runtimes of it that other libraries have loaded, which are asked for their
+    limits. The threads are the most that a step uses, followed by what limits them to that and by
+    whose they are: fastoptim's own, shared with NumPy's BLAS, or OpenMP's, where the program has
+    told those how to wait or where to run, or computes with PyTorch.
 
     Examples
     --------

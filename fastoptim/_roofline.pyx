@@ -1,14 +1,14 @@
 # cython: cdivision=False, infer_types=True
 """The memory limit: a loop with the streams of an optimizer step and hardly any arithmetic.
 
-It shares nothing with the engine, so that it can judge it.
+It shares nothing with the engine but its threads, so that it can judge it.
 """
 
-from cython.parallel cimport prange
 from libc.stdint cimport uint64_t
 
 cimport numpy as cnp
 
+from fastoptim._engine.threads cimport job_t, run_region
 from fastoptim._kernel cimport f32, f64
 
 import numpy as np
@@ -19,6 +19,18 @@ ctypedef fused real:
     f32
     f64
 
+cdef struct Streams:
+    (char*)[5] a  # p, g and the state arrays
+    int count  # of the state arrays
+    Py_ssize_t n
+    Py_ssize_t share  # elements of a thread
+
+cdef struct Words:
+    const uint64_t* a
+    uint64_t* totals  # of each thread
+    Py_ssize_t n
+    Py_ssize_t share
+
 
 def stream(p, g, list state, int threads):
     """Read g, and read and write p and each of up to 3 state arrays, in one pass.
@@ -27,52 +39,64 @@ def stream(p, g, list state, int threads):
     """
     cdef Py_ssize_t n = p.size
     cdef int count = len(state)
-    cdef (char*)[5] a
+    cdef Streams streams
+    streams.n, streams.share, streams.count = n, n // threads + 1, count
     if p.dtype not in (np.float32, np.float64):
         raise TypeError(f"p: expected dtype float32 or float64, found {p.dtype}")
     for k, array in enumerate([p, g, *state]):
         if array.dtype != p.dtype or array.size != n or not array.flags.c_contiguous:
             raise ValueError("expected contiguous arrays of one size and dtype")
-        a[k] = cnp.PyArray_BYTES(array)
+        streams.a[k] = cnp.PyArray_BYTES(array)
     for k in range(2 + count, 5):
-        a[k] = a[0]
-    if p.dtype == np.float32:
-        run(<f32> a[0], <f32> a[1], <f32> a[2], <f32> a[3], <f32> a[4], n, count, threads)
-    else:
-        run(<f64> a[0], <f64> a[1], <f64> a[2], <f64> a[3], <f64> a[4], n, count, threads)
+        streams.a[k] = streams.a[0]
+    on_threads(stream32 if p.dtype == np.float32 else stream64, threads, &streams)
 
 
 def read(g, int threads):
     """Read g, and return the sum of its 64-bit words, which takes no time beside the reading."""
-    cdef Py_ssize_t words = g.nbytes // 8
-    cdef Py_ssize_t share = words // threads + 1
-    cdef const uint64_t* a
-    cdef uint64_t total = 0
-    cdef int k
+    cdef Words words
+    cdef uint64_t[::1] totals = np.zeros(threads, np.uint64)
+    words.n = g.nbytes // 8
+    words.share = words.n // threads + 1
+    words.totals = &totals[0]
     if not g.flags.c_contiguous:
         raise ValueError("g: expected a contiguous array")
-    a = <const uint64_t*> cnp.PyArray_BYTES(g)
-    for k in prange(threads, num_threads=threads, schedule="static", nogil=True):
-        total += sum_of(a + k * share, min(share, words - k * share))
-    return total
+    words.a = <const uint64_t*> cnp.PyArray_BYTES(g)
+    on_threads(sum_share, threads, &words)
+    return int(np.sum(totals))
 
 
-cdef uint64_t sum_of(const uint64_t* a, Py_ssize_t n) noexcept nogil:
+cdef on_threads(job_t job, int threads, void* work):
+    cdef bint done
+    with nogil:
+        done = run_region(job, threads, work)
+    if not done:
+        raise RuntimeError(f"the system refuses {threads} threads")
+
+
+cdef void sum_share(int thread, void* work) noexcept nogil:
+    cdef Words* words = <Words*> work
+    cdef Py_ssize_t start = thread * words.share
     cdef uint64_t total = 0
-    for i in range(n):
-        total += a[i]
-    return total
+    for i in range(start, min(start + words.share, words.n)):
+        total += words.a[i]
+    words.totals[thread] = total
 
 
-cdef void run(
-    real p, real g, real a, real b, real c, Py_ssize_t n, int count, int threads
-) noexcept:
-    cdef Py_ssize_t share = n // threads + 1
-    cdef Py_ssize_t start
-    cdef int k
-    for k in prange(threads, num_threads=threads, schedule="static", nogil=True):
-        start = k * share
-        part(p + start, g + start, a + start, b + start, c + start, min(share, n - start), count)
+cdef void stream32(int thread, void* work) noexcept nogil:
+    stream_share(<f32> NULL, thread, <Streams*> work)
+
+
+cdef void stream64(int thread, void* work) noexcept nogil:
+    stream_share(<f64> NULL, thread, <Streams*> work)
+
+
+cdef inline void stream_share(real _, int thread, Streams* s) noexcept nogil:
+    cdef Py_ssize_t start = thread * s.share
+    part(
+        <real> s.a[0] + start, <real> s.a[1] + start, <real> s.a[2] + start,
+        <real> s.a[3] + start, <real> s.a[4] + start, min(s.share, s.n - start), s.count
+    )
 
 
 cdef void part(real p, real g, real a, real b, real c, Py_ssize_t n, int count) noexcept nogil:

@@ -1,16 +1,20 @@
-"""One set of threads for NumPy's products and the steps between them."""
+"""One set of threads for NumPy's products and the steps between them.
+
+It knows OpenBLAS: how to find NumPy's own, what it must be, and the function by which it takes a
+callback. The threads are in ``csrc/pool.c``, whose ``fo_blas_run`` is that callback.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import re
+import sys
 import threading
 from importlib import import_module
 from types import TracebackType
 
 import numpy as np
 
-from . import _pool
 from ._engine import threads as engine
 from ._kinds import Flag, checked
 
@@ -21,19 +25,18 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# 0.3.28 has the callback too, but hands some jobs no work buffer.
-OLDEST = (0, 3, 29)
+OLDEST = (0, 3, 29)  # version 0.3.28 has the callback too, but hands some jobs no work buffer
 PTHREADS = 1  # what openblas_get_parallel says of threads of its own
-SPIN = 1_000_000  # ns that idle workers stay awake, for the next product or step
+AWAKE_NS = 1_000_000  # how long shared workers stay awake, for the next product or step
 
 
 class share_blas_threads:  # noqa: N801  # called like a function, used like np.errstate
     """Let NumPy's OpenBLAS compute its products on the threads that step.
 
     By default OpenBLAS has threads of its own. They wait for the next product by spinning, for
-    some 0.1 s, so a step right after a product finds every core taken. Shared threads stay awake
-    for a millisecond after a product or a step, leaving their core to whoever else wants it, and
-    whichever comes next finds them there. Products and steps keep their bits.
+    some 0.1 s, so a step right after a product finds every core taken. Shared threads serve both.
+    They stay awake for a millisecond after a product or a step, in which the next one usually
+    comes, but leave their core to whoever else wants it. Products and steps keep their bits.
 
     Parameters
     ----------
@@ -45,8 +48,8 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
     RuntimeError
         If NumPy's BLAS cannot share its threads (nothing has changed then): it is another library
         (MKL, Accelerate, BLIS), OpenBLAS before 0.3.29, or an OpenBLAS that has no threads of its
-        own; or there are too many of them; or OpenMP binds threads to CPUs; or the system refuses
-        further threads.
+        own; or there are too many of them; or OpenMP binds threads to CPUs; or the system is
+        Windows, or refuses further threads.
 
     Warnings
     --------
@@ -56,9 +59,9 @@ class share_blas_threads:  # noqa: N801  # called like a function, used like np.
     - For some 0.1 s after the last product before the call, OpenBLAS's own threads still spin, and
       products on the shared threads may take many times as long.
     - The same holds after ``np.linalg.solve``, ``inv`` and ``det``, whose factorization still runs
-      on OpenBLAS's own threads; they slow down themselves, to half their speed in places. Other
-      routines of many small products (``eigh``, ``cholesky``) may lose, too. It is meant
-      for loops of products and steps.
+      on OpenBLAS's own threads. These three become slower themselves, in places by half. Other
+      routines of many small products (``eigh``, ``cholesky``) may lose, too. Sharing is meant for
+      loops of products and steps.
     - It may be called at any time, from any thread, also while other threads compute. Threads
       that call BLAS at the same time take turns, product by product.
     - ``fork`` waits for the product under way; the child goes on sharing, with threads of its own.
@@ -122,9 +125,9 @@ def _switch(share: bool) -> bool:
     before = engine.is_shared()
     if share != before:
         set_callback = _prepared() if share else _function("set_threads_callback_function")
-        _pool.set_spin(SPIN if share else _pool.spin)
+        engine.set_awake_ns(AWAKE_NS if share else engine.awake_ns)
         address = ctypes.cast(set_callback, ctypes.c_void_p).value
-        engine.share(share, address or 0, _pool.blas_callback)
+        engine.share(share, address or 0, engine.blas_callback)
     return before
 
 
@@ -140,8 +143,8 @@ def _prepared() -> ctypes._NamedFuncPointer:
         raise RuntimeError(f"{_EXPECTED}, found {config.strip()!r}")
     if _function("get_parallel")() != PTHREADS:
         raise RuntimeError(f"{_EXPECTED}, found one without threads of its own")
-    if not _pool.supported:
-        raise RuntimeError("share_blas_threads: not supported on this platform")
+    if sys.platform == "win32":  # where it has not been tried
+        raise RuntimeError("share_blas_threads: not supported on Windows")
     if engine.threads_are_bound():  # each to the CPU of the thread that calls, then
         raise RuntimeError(
             "share_blas_threads: expected threads that may run on any CPU, found OMP_PROC_BIND, "
@@ -153,9 +156,9 @@ def _prepared() -> ctypes._NamedFuncPointer:
             f"share_blas_threads: expected at most {int(slots[1]) // 2} BLAS threads or CPUs, half "
             f"of what this OpenBLAS was built for, found {threads}"
         )
-    if not _pool.grow(_function("get_num_threads")()):
+    if not engine.grow(_function("get_num_threads")()):
         raise RuntimeError("share_blas_threads: the system refuses further threads")
-    _pool.set_blas_slots(int(slots[1]))
+    engine.set_blas_slots(int(slots[1]))
     return set_callback
 
 

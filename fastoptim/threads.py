@@ -1,10 +1,12 @@
 """How many threads a step may use, and whose.
 
-They are fastoptim's own (``csrc/pool.h``), which sleep when idle, and not those of OpenMP, which is
-only asked how many threads the user allows. libgomp's workers spin after a parallel region, and
-take the cores from the BLAS that computes the next product. Training a network of 784-1024-1024-10
-with float32 Adam on OpenMP took so many milliseconds for a batch, products and step together, on 2
-cores:
+They are fastoptim's own (``csrc/pool.c``), and sleep when idle. OpenMP is not linked. A runtime of
+it that another library has loaded is only asked how many threads the user allows; where none is
+loaded, the environment variables that it would read are read here.
+
+OpenMP's workers would not do. libgomp's spin after a parallel region, and take the cores from the
+BLAS that computes the next product. Training a network of 784-1024-1024-10 with float32 Adam on
+OpenMP took so many milliseconds for a batch, products and step together, on 2 cores:
 
 ==========================  ========  =========
 how the workers wait        batch 32  batch 200
@@ -21,6 +23,12 @@ A long spin gains nothing over none: a worker is needed again only after the nex
 they wait is settled for the whole process when the runtime is loaded, and torch's small operations,
 on the same workers, took a fifth longer where they slept. fastoptim's own did as well as sleeping
 ones of OpenMP in all six networks that were tried.
+
+Steps run on the workers of a loaded runtime in two cases. Where they stay awake anyway, because
+torch computes on them or because the user has said so (OMP_WAIT_POLICY, GOMP_SPINCOUNT), they would
+take the cores from ours. And where the runtime binds threads to CPUs (OMP_PROC_BIND), the calling
+thread has but one CPU, which our workers would share with it. If no runtime is loaded, there are no
+such workers, and what the user has said of them means nothing to ours.
 """
 
 from __future__ import annotations
@@ -33,7 +41,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import _pool
+from . import _threadpoolctl
 from ._engine import threads as engine
 from ._kinds import Count, checked, environment
 
@@ -79,8 +87,9 @@ def set_num_threads(n: int | None) -> None:
 def num_threads(n: int) -> Iterator[None]:
     """Set the most threads that a step uses inside of a ``with``, also if the body raises.
 
-    It holds for the calling thread (or asyncio task) alone, so that two of them do not undo each
-    other's, and wins over `set_num_threads`. Of several that are open, the last opened counts.
+    The limit holds for the calling thread (or asyncio task) alone, so that two of them do not undo
+    each other's, and wins over `set_num_threads`. Of several blocks that are open, the one that was
+    opened last counts.
 
     Parameters
     ----------
@@ -94,10 +103,11 @@ def num_threads(n: int) -> Iterator[None]:
 
     Notes
     -----
-    A generator that yields inside of the ``with`` lends it to whoever runs it, until it is resumed
-    or closed, as it is with `numpy.errstate`. It is better opened around the steps alone. Once it
-    is closed it holds nowhere any more, also if that happens in another thread or task. A task of
-    asyncio that is started inside takes it along, and keeps it until its own end.
+    Where a generator yields inside of the ``with``, the limit holds for whoever runs the generator,
+    until that is resumed or closed, as with `numpy.errstate`. So it is better opened around the
+    steps alone. Once the block has ended, its limit holds nowhere any more, also if it ends in
+    another thread or task. A task of asyncio that is started inside keeps the limit until its own
+    end.
 
     Examples
     --------
@@ -126,45 +136,46 @@ def get_num_threads() -> int:
 
     That is, first found first taken:
 
-    1. 1 in a build without OpenMP, and inside another parallel region;
+    1. 1 inside a parallel region of OpenMP;
     2. what `num_threads` was given around the call;
     3. what `set_num_threads` was given, else the environment variable FASTOPTIM_NUM_THREADS as it
        was at import;
     4. 1 in a child of ``fork()``, for which 2 and 3 count only if they were set in it;
-    5. what the OpenMP runtime allows (OMP_NUM_THREADS, OMP_THREAD_LIMIT, threadpoolctl), but not
-       more than the CPUs that the thread may run on, nor than the CPU quota that the process's
-       cgroup had at import.
+    5. what OpenMP is allowed (OMP_NUM_THREADS, OMP_THREAD_LIMIT, threadpoolctl), by the runtimes
+       that are loaded in the process, else by the environment as it was at import; but not more
+       than the CPUs that the thread may run on, nor than the CPU quota that the process's cgroup
+       had at import.
 
-    A number that fastoptim itself was given is taken as it is, even above the number of CPUs. Of
-    threads that step at the same moment, one gets the others to help and the rest step alone.
+    A number that fastoptim itself was given is taken as it is, even above the number of CPUs. Where
+    several threads step at the same moment, the workers help one of them, and the others step
+    alone.
 
     Notes
     -----
-    A child of ``fork()`` has none of its parent's threads. It gets new ones if it asks for some, by
-    `set_num_threads` or `num_threads`; by default it steps on one, since those who fork have
-    usually shared out the cores.
+    A child of ``fork()`` has none of its parent's threads. By default it steps on one, since those
+    who fork have usually shared out the cores. If it asks for more, by `set_num_threads` or
+    `num_threads`, it gets new ones.
     """
     return engine.explain_limit()[0]
 
 
 def share_openmp_workers(library: str) -> None:
-    """Step on OpenMP's workers if another library, the file named, computes on them, too.
+    """Step on the OpenMP workers on which another library computes, whose file is named.
 
-    Between two of its operations they are awake, and would take the core from others. It may also
-    have brought an OpenMP runtime of its own.
+    Between two of its operations they are awake, and would take the core from others. The runtime
+    is the one that this library was linked with, if several are loaded.
     """
-    files = library, engine.__file__
-    with suppress(AttributeError, OSError):  # it has none
-        theirs, ours = (_address(ctypes.CDLL(file).omp_get_max_threads) for file in files)
-        if theirs == ours:
-            engine.set_openmp(chosen=True, awake=_workers_spin(default=True))
+    with suppress(AttributeError, OSError):  # it has none, or one that lends no workers
+        runtime = ctypes.CDLL(library)
+        parallel, number = map(_address, (runtime.GOMP_parallel, runtime.omp_get_thread_num))
+        engine.set_openmp(True, _openmp_stays_awake(default=True), parallel, number)
 
 
-def _address(function: Any) -> int | None:
-    return ctypes.cast(function, ctypes.c_void_p).value
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-def _workers_spin(default: bool) -> bool:
+def _openmp_stays_awake(default: bool) -> bool:
     """Tell whether idle workers of OpenMP spin, as libgomp reads its environment variables."""
     spins = (environment("GOMP_SPINCOUNT") or "").lower()
     if count := re.fullmatch(r"(\d+)\s*[kmgt]?|infin(ite|ity)", spins):
@@ -173,10 +184,33 @@ def _workers_spin(default: bool) -> bool:
     return {"active": True, "passive": False}.get(policy, default)
 
 
+def _openmp_threads() -> int:
+    """Return how many threads the environment allows OpenMP, as its runtimes read it; 0 for any.
+
+    They ignore what is not a positive whole number. The first number of a list is meant for
+    regions that are in no other, as those of a step are.
+    """
+    allowed = [2**31 - 1]
+    for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT"):
+        value = environment(name) or ""
+        if re.fullmatch(r"\+?\d+(\s*,\s*\+?\d+)*", value) and (n := int(value.split(",")[0])) > 0:
+            allowed.append(n)
+    if re.fullmatch(r"\+?0+", environment("OMP_MAX_ACTIVE_LEVELS") or ""):
+        allowed.append(1)
+    return min(allowed) if len(allowed) > 1 else 0
+
+
+def _openmp_binds() -> bool:
+    """Tell whether the environment has OpenMP bind threads to CPUs, as libgomp reads it."""
+    if binds := environment("OMP_PROC_BIND"):
+        return binds.lower() != "false"
+    return bool(environment("OMP_PLACES") or environment("GOMP_CPU_AFFINITY"))
+
+
 def _threads_of_environment() -> int:
     value = environment("FASTOPTIM_NUM_THREADS")
     if value is None:
-        return 0  # the engine then asks the OpenMP runtime
+        return 0
     number = int(value) if value.isdecimal() else value
     return int(checked("FASTOPTIM_NUM_THREADS", THREADS, number))
 
@@ -211,11 +245,11 @@ def _granted(group: Path) -> float:
     return math.inf
 
 
-engine.set_pool(_pool.run_region)
 _default = _threads_of_environment()
 set_num_threads(None)
-# Who has told OpenMP's workers to stay awake, or where to run, gets those.
-_spin = _workers_spin(default=False)
-engine.set_openmp(_spin or engine.threads_are_bound() or not _pool.supported, _spin)
 # Read once: it takes some 50 us, and a container has its quota before its processes start.
 engine.set_quota(_cgroup_quota())
+engine.set_openmp_environment(_openmp_threads(), _openmp_binds())
+_awake = _openmp_stays_awake(default=False)
+engine.set_openmp(_awake, _awake)
+_threadpoolctl.install()

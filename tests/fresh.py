@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ import sys
 
 import pytest
 
-from fastoptim import _engine
-
-needs_openmp = pytest.mark.skipif(not _engine.threads.openmp, reason="built without OpenMP")
+# An OpenMP runtime that tests load where another library would have brought one.
+OPENMP = ctypes.util.find_library("gomp") or ctypes.util.find_library("omp")
+LOAD_OPENMP = f"import ctypes; openmp = ctypes.CDLL({OPENMP!r})\n"
+needs_openmp = pytest.mark.skipif(not OPENMP, reason="no OpenMP runtime here")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 # For code that imports os: the exit status of a child of this process that does some work.

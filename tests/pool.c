@@ -1,31 +1,43 @@
-/* Calls to the pool of csrc/pool.h from several threads at once, for the thread sanitizer.
+/* Calls to the pool of csrc/pool.c from several threads at once, for the thread sanitizer.
  *
  * Each thread has a row of its own, to which the workers add in regions and in BLAS's callback. With
  * an argument they also all add to one number, outside of the pool: a race that must be noticed. */
 #include "pool.h"
 
-enum { CALLERS = 6, ROUNDS = 1000, MOST = 4 };
+#include <pthread.h>
+#include <stdio.h>
+#include <time.h>
+
+enum { CALLERS = 6, ROUNDS = 1000, MOST = 4, SLOTS = 64 };
 
 static long sums[CALLERS][MOST], shared;
 static int race;
 
 typedef struct {
     long *row;
-    int n, next;
+    ptrdiff_t n, next;
 } Tasks;
+
+/* Write to more of the stack than threads of musl or macOS have by default. */
+static void use_stack(void)
+{
+    volatile char deep[3 << 19];
+    for (size_t k = 0; k < sizeof deep; k += 1024) deep[k] = 0;
+}
 
 /* Add to what nobody has taken yet, whoever of the workers has begun. */
 static void add(int i, void *work)
 {
     Tasks *tasks = (Tasks *)work;
-    while ((i = __atomic_fetch_add(&tasks->next, 1, __ATOMIC_RELAXED)) < tasks->n)
-        tasks->row[i] += 1;
+    ptrdiff_t k;
+    if (i > 0) use_stack();
+    while ((k = fo_take(&tasks->next)) < tasks->n) tasks->row[k] += 1;
 }
 
 static void add_in_slot(int slot, void *sum, int buffer)
 {
     (void)buffer;
-    *(long *)sum += slot >= fo_blas_slots - MOST;
+    *(long *)sum += slot >= SLOTS - MOST && slot < SLOTS;
 }
 
 static void *call(void *row)
@@ -40,8 +52,8 @@ static void *call(void *row)
         }
         if (race) shared++;
         if (round % 100 == 0) {
-            fo_set_spin(round % 200 ? 0 : FO_SPIN);
-            nanosleep(&(struct timespec){0, 2 * FO_SPIN}, NULL); /* they sleep */
+            fo_set_awake_ns(round % 200 ? 0 : FO_AWAKE_NS);
+            nanosleep(&(struct timespec){0, 2 * FO_AWAKE_NS}, NULL); /* they sleep */
         }
     }
     return NULL;
@@ -53,8 +65,8 @@ int main(int argc, char **argv)
     long total = 0, expected = 0;
     (void)argv;
     race = argc > 1;
-    fo_blas_slots = 64;
-    if (fo_pool_install() != 0 || !fo_pool_grow(2)) return 1;
+    fo_set_blas_slots(SLOTS);
+    if (fo_pool_install() != 0 || !fo_pool_grow(2) || fo_cpus() < 1) return 1;
     for (int k = 0; k < CALLERS; k++) pthread_create(&threads[k], NULL, call, sums[k]);
     for (int k = 0; k < CALLERS; k++) pthread_join(threads[k], NULL);
     for (int k = 0; k < CALLERS; k++)

@@ -8,15 +8,16 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import sys
 import threading
 
 import numpy as np
 import pytest
-from fresh import FORK, needs_fork, needs_openmp, output, python
+from fresh import FORK, needs_fork, output, python
 from interrupts import interrupted
 
 import fastoptim as fo
-from fastoptim import _engine, _pool, blas
+from fastoptim import _engine, blas
 from fastoptim.bench.loop import can_share
 
 needs_openblas = pytest.mark.skipif(not can_share(), reason="NumPy's BLAS cannot share its threads")
@@ -25,7 +26,7 @@ START = """
 import ctypes, os, sys, threading
 import numpy as np
 import fastoptim as fo
-from fastoptim import _engine, _pool, blas
+from fastoptim import _engine, blas
 blas._function("set_num_threads")(2)
 fo.set_num_threads(2)
 _engine.threads.set_grain(1)
@@ -95,10 +96,10 @@ pointer = ctypes.c_void_p.in_dll(blas._library(), "openblas_threads_callback_")
 assert pointer.value is None
 before = tasks()
 with fo.share_blas_threads():
-    assert pointer.value == _pool.blas_callback
+    assert pointer.value == _engine.threads.blas_callback
     with fo.share_blas_threads(False):
         assert pointer.value is None
-    assert pointer.value == _pool.blas_callback
+    assert pointer.value == _engine.threads.blas_callback
     works[0]()
 assert pointer.value is None
 assert tasks() == (before + 1 if before else 0)
@@ -109,7 +110,7 @@ except ZeroDivisionError:
     pass
 assert pointer.value is None
 fo.share_blas_threads()
-assert pointer.value == _pool.blas_callback
+assert pointer.value == _engine.threads.blas_callback
 fo.share_blas_threads(False)
 assert pointer.value is None
 """
@@ -118,23 +119,23 @@ assert pointer.value is None
     run(code)
 
 
-def spin() -> int:
+def awake_ns() -> int:
     """Return how long an idle worker stays awake."""
-    old = _pool.set_spin(0)
-    _pool.set_spin(old)
+    old = _engine.threads.set_awake_ns(0)
+    _engine.threads.set_awake_ns(old)
     return old
 
 
 @needs_openblas
 def test_shared_threads_stay_awake_for_longer():
     """The next product or step comes soon; other programs' threads leave their core at once."""
-    assert spin() == _pool.spin < blas.SPIN
+    assert awake_ns() == _engine.threads.awake_ns < blas.AWAKE_NS
     with fo.share_blas_threads():
-        assert spin() == blas.SPIN
+        assert awake_ns() == blas.AWAKE_NS
         with fo.share_blas_threads(False):
-            assert spin() == _pool.spin
-        assert spin() == blas.SPIN
-    assert spin() == _pool.spin
+            assert awake_ns() == _engine.threads.awake_ns
+        assert awake_ns() == blas.AWAKE_NS
+    assert awake_ns() == _engine.threads.awake_ns
 
 
 @needs_openblas
@@ -148,7 +149,8 @@ def test_one_thread_at_a_time_switches(monkeypatch):
 
         return call
 
-    for module, name in ((blas, "_prepared"), (_pool, "set_spin"), (_engine, "share")):
+    threads = _engine.threads
+    for module, name in ((blas, "_prepared"), (threads, "set_awake_ns"), (threads, "share")):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     with fo.share_blas_threads():
         another = fo.share_blas_threads()
@@ -182,8 +184,8 @@ def test_blocks_that_overlap():
 
 
 @needs_openblas
-@pytest.mark.parametrize("spin", [0, 200_000])
-def test_threads_that_call_blas_and_step_at_once(spin):
+@pytest.mark.parametrize("awake_ns", [0, 200_000])
+def test_threads_that_call_blas_and_step_at_once(awake_ns):
     """They share the work buffers of OpenBLAS, of which one is also used by a factorization."""
     run(
         """
@@ -199,13 +201,13 @@ def stepping():
 threads = [threading.Thread(target=computing, args=(k,)) for k in range(4)]
 threads += [threading.Thread(target=stepping) for _ in range(2)]
 with fo.share_blas_threads():
-    _pool.set_spin(SPIN)
+    _engine.threads.set_awake_ns(NS)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 assert not failures, failures
-""".replace("SPIN", str(spin))
+""".replace("NS", str(awake_ns))
     )
 
 
@@ -298,7 +300,6 @@ void products(gemm product, long n, const float *a, float *c)
 
 
 @needs_openblas
-@needs_openmp
 def test_products_inside_a_foreign_parallel_region(tmp_path):
     """A region inside it would have one thread, and the jobs of a product wait for each other."""
     source, library = tmp_path / "nested.c", tmp_path / "nested.so"
@@ -347,7 +348,7 @@ def test_a_step_whose_threads_are_busy_runs_alone():
 
     callback = ctypes.CFUNCTYPE(
         None, ctypes.c_int, type(job), ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
-    )(_pool.blas_callback)
+    )(_engine.threads.blas_callback)
     holder = threading.Thread(target=callback, args=(1, job, 1, 0, None, 0))
     grain = _engine.threads.set_grain(1)
     try:
@@ -379,7 +380,7 @@ class TestRefusals:
             fo.share_blas_threads()
 
     def test_another_blas(self, monkeypatch):
-        monkeypatch.setattr(blas, "_library", lambda: ctypes.CDLL(_pool.__file__))
+        monkeypatch.setattr(blas, "_library", lambda: ctypes.CDLL(_engine.threads.__file__))
         self.refused("expected NumPy with OpenBLAS 0.3.29 or newer .*, found ")
         shared = fo.share_blas_threads(False)  # needs no OpenBLAS
         assert repr(shared) == "<BLAS threads not shared>"
@@ -415,8 +416,8 @@ class TestRefusals:
             "get_num_procs": lambda: procs,
         }
         monkeypatch.setattr(blas, "_function", lambda name: says.get(name) or function(name))
-        monkeypatch.setattr(_pool, "grow", lambda n: not grown.append(n))
-        monkeypatch.setattr(_pool, "set_blas_slots", grown.append)
+        monkeypatch.setattr(_engine.threads, "grow", lambda n: not grown.append(n))
+        monkeypatch.setattr(_engine.threads, "set_blas_slots", grown.append)
         if fits:
             blas._prepared()
             assert grown == [threads, 64]
@@ -436,12 +437,12 @@ class TestRefusals:
 
     @needs_openblas
     def test_another_platform(self, monkeypatch):
-        monkeypatch.setattr(_pool, "supported", False)
-        self.refused("not supported on this platform")
+        monkeypatch.setattr(sys, "platform", "win32")
+        self.refused("not supported on Windows")
 
     @needs_openblas
     def test_no_more_threads(self, monkeypatch):
-        monkeypatch.setattr(_pool, "grow", lambda threads: False)
+        monkeypatch.setattr(_engine.threads, "grow", lambda threads: False)
         self.refused("the system refuses further threads")
 
     @pytest.mark.parametrize("value", [1, None, "yes"])
@@ -461,7 +462,6 @@ class Config:
 
 
 @needs_openblas
-@needs_openmp
 def test_threads_that_are_bound_to_a_cpu_each_are_not_shared():
     code = "import fastoptim as fo; fo.share_blas_threads()"
     done = python(code, OMP_PROC_BIND="true")

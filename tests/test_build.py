@@ -1,4 +1,4 @@
-"""The build: from an sdist, without OpenMP, and what it says when something is missing."""
+"""The build: from an sdist, with two compilers, and what it says when something is missing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from checked_builds import not_copied
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the compilers here are scripts")
@@ -20,10 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the compilers h
 def source(tmp_path_factory):
     """Return a copy of the source tree in which nothing is built."""
     tree = tmp_path_factory.mktemp("source") / "tree"
-    ignored = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.egg-info", "_*.c", "*.so", "__pycache__"
-    )
-    shutil.copytree(ROOT, tree, ignore=ignored)
+    shutil.copytree(ROOT, tree, ignore=not_copied)
     return tree
 
 
@@ -64,7 +62,8 @@ from fastoptim import _engine, _levels
 assert fo.__file__.startswith(sys.argv[1]), fo.__file__
 assert sys.argv[2] != "clang" or "clang" in _engine.threads.compiler, _engine.threads.compiler
 assert (tiny * 0.5).tobytes() == half.tobytes()  # what takes denormals for zero has == do so, too
-assert _engine.threads.openmp if sys.argv[3] == "on" else fo.get_num_threads() == 1
+assert _engine.threads.openmp_runtimes() == []  # none is linked
+assert fo.get_num_threads() == _engine.threads.cpus()
 from fastoptim.demo.digits import read_digits
 assert len(read_digits()[1]) == 1797
 if hasattr(os, "sched_setaffinity"):
@@ -101,30 +100,24 @@ for level in _levels.available():
 """
 
 
-def has_openmp(compiler: str) -> bool:
-    program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }"
-    command = [compiler, "-fopenmp", "-x", "c", "-", "-o", os.devnull]
-    done = subprocess.run(command, input=program, text=True, capture_output=True, check=False)
-    return done.returncode == 0
-
-
-@pytest.mark.parametrize(("compiler", "openmp"), [("cc", "off"), ("clang", "on")])
-def test_sdist_builds_a_correct_wheel(source, tmp_path, compiler, openmp):
-    if not shutil.which(compiler) or (openmp == "on" and not has_openmp(compiler)):
-        pytest.skip(f"no {compiler} here, or none with OpenMP")
-    environment = {"CC": compiler, "CFLAGS": FAST, "LDFLAGS": FAST, "FASTOPTIM_OPENMP": openmp}
+@pytest.mark.parametrize("compiler", ["cc", "clang"])
+def test_sdist_builds_a_correct_wheel(source, tmp_path, compiler):
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler} here")
+    environment = {"CC": compiler, "CFLAGS": FAST, "LDFLAGS": FAST}
     done = build(source, "--outdir", str(tmp_path), **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+    c_sources = {f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.c")}
     headers = {f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.h")}
     assert headers <= names
     assert {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md"} <= names
     assert "fastoptim/_kernels.pxi" in names
     assert {"tests/test_build.py", "fastoptim/py.typed", "fastoptim/_engine/plan.pyi"} <= names
     built = {name for name in names if name.endswith((".c", ".so")) or name.startswith("build/")}
-    assert built == {"tests/pool.c"}
+    assert built == {"tests/pool.c", *c_sources}
 
     (wheel,) = tmp_path.glob("*.whl")
     library = tmp_path / "library"
@@ -135,7 +128,7 @@ def test_sdist_builds_a_correct_wheel(source, tmp_path, compiler, openmp):
     # -S keeps out the import hook of an editable installation
     packages = os.pathsep.join([str(library), *(p for p in sys.path if p.endswith("-packages"))])
     done = subprocess.run(
-        [sys.executable, "-S", "-c", CORRECT, str(library), compiler, openmp],
+        [sys.executable, "-S", "-c", CORRECT, str(library), compiler],
         env=os.environ | {"PYTHONPATH": packages},
         cwd=tmp_path,
         capture_output=True,
@@ -158,8 +151,12 @@ def given(option: str) -> str:
             'for a; do case "$a" in *.c) cat "$a" ;; esac; done | grep -q Python.h',
             "Python.h is",
         ),
-        ({"FASTOPTIM_OPENMP": "on"}, given("-fopenmp"), "FASTOPTIM_OPENMP=on, but the compiler"),
-        ({"FASTOPTIM_OPENMP": "yes"}, "false", "FASTOPTIM_OPENMP: expected on, off or auto"),
+        ({}, given("-ffp-contract=off"), "does not take -ffp-contract=off, without"),
+        (
+            {},
+            'for a; do case "$a" in *.c) cat "$a" ;; esac; done | grep -q __FAST_MATH__',
+            "keeps to fast-math",
+        ),
         (
             {"FASTOPTIM_SANITIZE": "1"},
             given("-fsanitize"),
@@ -209,7 +206,7 @@ exec {shutil.which("cc")} -c -x c /dev/null -o "$2"
 
 def built(source: Path) -> set[str]:
     """Return the modules in the source tree, once those in the folder of the build are the same."""
-    here, there = source.glob("fastoptim/*.so"), source.glob("build/lib*/fastoptim/*.so")
+    here, there = source.glob("fastoptim/**/*.so"), source.glob("build/lib*/fastoptim/**/*.so")
     names = {path.name.partition(".")[0] for path in here}
     assert names == {path.name.partition(".")[0] for path in there}
     return names
@@ -219,12 +216,11 @@ def test_a_build_with_other_options_uses_nothing_of_the_one_before(source, tmp_p
     compiler = Compiler(tmp_path, "cc")
     modules = compiler.build(source)
     assert modules == built(source)
-    assert {"_engine", "_pool", "_kernels_base_f32", "_kernels_base_f64"} <= modules
+    assert {"plan", "threads", "_kernels_base_f32", "_kernels_base_f64"} <= modules
     assert compiler.build(source) == set()
     for change in (
         {"CFLAGS": "-DANOTHER"},
         {"LDFLAGS": "-L/another"},
-        {"FASTOPTIM_OPENMP": "off"},
         {"FASTOPTIM_DEBUG": "1"},
         {"VERSION": "2"},
     ):
@@ -240,7 +236,7 @@ def test_a_build_with_other_options_uses_nothing_of_the_one_before(source, tmp_p
 
 def test_a_source_tree_that_cannot_be_written(source, tmp_path):
     tree = tmp_path / "tree"
-    shutil.copytree(source, tree, ignore=shutil.ignore_patterns("build", "_*.c", "*.so"))
+    shutil.copytree(source, tree, ignore=shutil.ignore_patterns("build"))
     (tree / "build").touch()  # even root can make no folder of this name
     done = build(tree, "--wheel")
     assert done.returncode != 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fresh import FORK, needs_fork, needs_openmp, output
+from fresh import FORK, needs_fork, output
 from zoo import (
     CASE_IDS,
     CASES,
@@ -181,7 +181,6 @@ def work():
 HERE = str(Path(__file__).parent)
 
 
-@needs_openmp
 @needs_fork
 def test_workers_of_a_forked_child():
     assert (
@@ -189,7 +188,6 @@ def test_workers_of_a_forked_child():
     )
 
 
-@needs_openmp
 def test_workers_shared_with_the_blas():
     code = """
 a = np.ones((300, 300))

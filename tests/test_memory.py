@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fresh import needs_openmp, output
+from fresh import output
 from zoo import engine
 
 import fastoptim as fo
@@ -157,7 +157,7 @@ CYCLES = [
     refused_step,
     functions,
     gradients,
-    pytest.param(two_threads, marks=needs_openmp),
+    two_threads,
     pytest.param(
         shared_threads,
         marks=pytest.mark.skipif(not can_share(), reason="NumPy's BLAS cannot share its threads"),

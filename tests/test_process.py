@@ -13,11 +13,10 @@ from textwrap import indent
 
 import numpy as np
 import pytest
-from fresh import output, python
+from fresh import LOAD_OPENMP, OPENMP, needs_openmp, output, python
 from zoo import LEVELS
 
 import fastoptim as fo
-from fastoptim import _engine
 
 ROOT = Path(__file__).parents[1]
 
@@ -237,8 +236,54 @@ def test_show_config(capsys):
         assert word in text
     with fo.num_threads(1):
         fo.show_config()
-    expected = "num_threads" if _engine.threads.openmp else "built without OpenMP"
-    assert f"threads    1\nlimited by {expected}\n" in capsys.readouterr().out
+    assert "threads    1\nlimited by num_threads\n" in capsys.readouterr().out
+
+
+@needs_openmp
+def test_show_config_names_the_runtimes_of_openmp():
+    shown = "import fastoptim as fo; fo.show_config(); "
+    found = output(shown + LOAD_OPENMP + "fo.show_config()").splitlines()
+    assert [line.split()[1] for line in found if "OpenMP  " in line] == ["none", Path(OPENMP).name]
+
+
+class TestThreadpoolctl:
+    @pytest.fixture(autouse=True)
+    def _threadpoolctl(self):
+        pytest.importorskip("threadpoolctl")
+
+    def test_is_not_imported(self):
+        """Importing it sets an environment variable."""
+        code = "import sys, fastoptim; print('threadpoolctl' in sys.modules)"
+        assert output(code) == "False"
+
+    def test_what_waits_for_its_import_leaves_no_trace(self):
+        code = """
+import sys
+before = list(sys.meta_path)
+import fastoptim
+import threadpoolctl
+assert sys.meta_path == before
+assert threadpoolctl.__loader__ is threadpoolctl.__spec__.loader
+assert type(threadpoolctl.__loader__) is type(fastoptim.__loader__)
+print(sum(c.internal_api == "fastoptim" for c in threadpoolctl._ALL_CONTROLLERS))
+"""
+        assert output(code) == "1"
+
+    def test_it_is_missing_or_old(self, tmp_path):
+        code = f"""
+import sys
+import fastoptim
+sys.path[:] = [p for p in sys.path if not p.endswith("-packages")]
+try:
+    import threadpoolctl
+except ModuleNotFoundError:
+    print("missing")
+sys.path.insert(0, {str(tmp_path)!r})
+import threadpoolctl
+print(threadpoolctl.AGE)
+"""
+        (tmp_path / "threadpoolctl.py").write_text("AGE = 'old'")
+        assert output(code).split() == ["missing", "old"]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _ctypes
-import ast
 import asyncio
 import copy
 import os
@@ -14,10 +13,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from pathlib import Path
 
 import numpy as np
 import pytest
-from fresh import FORK, needs_fork, needs_openmp, output, python
+from fresh import FORK, LOAD_OPENMP, OPENMP, needs_fork, needs_openmp, output, python
 from zoo import OPTIMIZERS, assert_same, engine, gradients, snapshot
 
 import fastoptim as fo
@@ -40,18 +40,20 @@ tasks = lambda: len(os.listdir('/proc/self/task'))
 """
 
 
-@pytest.fixture(scope="module")
-def load_openmp() -> str:
-    """Return code that loads the OpenMP runtime of fastoptim as `openmp`."""
-    pytest.importorskip("threadpoolctl")
-    code = "import fastoptim; from threadpoolctl import threadpool_info; print(threadpool_info())"
-    libraries = ast.literal_eval(output(code))
-    (path,) = (library["filepath"] for library in libraries if library["user_api"] == "openmp")
-    return f"import ctypes; openmp = ctypes.CDLL({path!r})\n"
+# Limits hold whether a runtime of OpenMP is asked or the environment that it would have read.
+with_and_without_openmp = pytest.mark.parametrize(
+    "load", ["", pytest.param(LOAD_OPENMP, marks=needs_openmp)], ids=["environment", "runtime"]
+)
 
 
 def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def read_as_libgomp(load: str) -> None:
+    """Skip a test of what other runtimes read in a way of their own."""
+    if load and "gomp" not in OPENMP:
+        pytest.skip("the runtime here is not libgomp")
 
 
 def refused(call) -> str:
@@ -60,11 +62,21 @@ def refused(call) -> str:
     return str(caught.value)
 
 
-@needs_openmp
 class TestLimits:
+    @with_and_without_openmp
+    @pytest.mark.parametrize("value", ["1", " 1 ", "+1", "1,5", "1 , 5"])
+    def test_environment_of_openmp(self, load, value):
+        read_as_libgomp(load)
+        assert output(load + THREADS, OMP_NUM_THREADS=value) == "1"
+        assert output(load + THREADS, OMP_NUM_THREADS=value, FASTOPTIM_NUM_THREADS="3") == "3"
+
+    @with_and_without_openmp
+    @pytest.mark.parametrize("value", ["", "0", "-1", "one", "1x", "1,", "1 2"])
+    def test_environment_that_openmp_ignores(self, load, value):
+        read_as_libgomp(load)
+        assert output(load + THREADS, OMP_NUM_THREADS=value) == str(cpus())
+
     def test_environment(self):
-        assert output(THREADS, OMP_NUM_THREADS="1") == "1"
-        assert output(THREADS, OMP_NUM_THREADS="1", FASTOPTIM_NUM_THREADS="3") == "3"
         code = (
             "import fastoptim as fo; fo.set_num_threads(4); print(fo.get_num_threads());"
             "fo.set_num_threads(None); print(fo.get_num_threads())"
@@ -79,23 +91,43 @@ class TestLimits:
         assert "FASTOPTIM_NUM_THREADS: expected a whole number >= 1 and < 2**31, found" in last
 
     @on_linux
-    def test_no_more_than_the_cpus_unless_told(self):
-        assert output(THREADS, OMP_NUM_THREADS="5000") == str(cpus())
+    @with_and_without_openmp
+    def test_no_more_than_the_cpus_unless_told(self, load):
+        assert output(load + THREADS, OMP_NUM_THREADS="5000") == str(cpus())
         assert output(THREADS, FASTOPTIM_NUM_THREADS="5000") == "5000"
 
     @on_linux
     @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    @with_and_without_openmp
     @pytest.mark.parametrize("variable", ["OMP_THREAD_LIMIT=1", "OMP_MAX_ACTIVE_LEVELS=0"])
-    def test_limits_that_are_not_a_number_of_threads(self, variable):
+    def test_limits_that_are_not_a_number_of_threads(self, variable, load):
         name, value = variable.split("=")
-        assert output(THREADS, **{name: value}) == "1"
-        assert output(THREADS, **{name: value}, FASTOPTIM_NUM_THREADS="2") == "2"
+        assert output(load + THREADS, **{name: value}) == "1"
+        assert output(load + THREADS, **{name: value}, FASTOPTIM_NUM_THREADS="2") == "2"
+
+    @needs_openmp
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    def test_a_runtime_that_is_loaded_after_fastoptim_is_asked(self):
+        """Also if the environment that it has read, and the limit of another, say otherwise."""
+        code = f"""
+import fastoptim as fo
+print(fo.get_num_threads(), fastoptim_openmp())
+{LOAD_OPENMP}
+print(fo.get_num_threads(), *fastoptim_openmp())
+openmp.omp_set_num_threads(2)
+print(fo.get_num_threads())
+"""
+        code = "from fastoptim._engine.threads import openmp_runtimes as fastoptim_openmp" + code
+        name = Path(OPENMP).name
+        assert output(code, OMP_NUM_THREADS="1").splitlines() == ["1 []", f"1 {name}", "2"]
 
     @on_linux
     @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
-    def test_affinity_is_asked_at_each_call(self):
+    @with_and_without_openmp
+    def test_affinity_is_asked_at_each_call(self, load):
         code = (
-            STEP
+            load
+            + STEP
             + """
 before = fo.get_num_threads()
 first, *_ = mine = os.sched_getaffinity(0)
@@ -111,16 +143,21 @@ print(tasks() - alone == len(mine) - 1, fo.get_num_threads() == before)
         assert output(code).splitlines() == ["True 1 CPU affinity", "True True"]
 
     @on_linux
-    def test_threads_bound_to_a_cpu_each(self):
+    @with_and_without_openmp
+    def test_threads_bound_to_a_cpu_each(self, load):
         """The calling thread's own affinity is one CPU then, which says nothing of the others."""
-        assert output(THREADS, OMP_PROC_BIND="true") == str(cpus())
+        assert output(load + THREADS, OMP_PROC_BIND="true") == str(cpus())
 
     @on_linux
     @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
-    def test_threadpoolctl_is_asked_at_each_call(self):
+    @with_and_without_openmp
+    @pytest.mark.parametrize("first", ["threadpoolctl", "fastoptim"])
+    def test_threadpoolctl_is_asked_at_each_call(self, first, load):
         pytest.importorskip("threadpoolctl")
         code = (
-            STEP
+            f"import {first}\n"
+            + load
+            + STEP
             + """
 from threadpoolctl import threadpool_limits
 before = tasks()
@@ -129,9 +166,32 @@ with threadpool_limits(1):
 opt.step(g); print(fo.get_num_threads() > 1, tasks() > before)
 with threadpool_limits(1):
     print(fo.get_num_threads())
+with threadpool_limits(1, user_api="openmp"), threadpool_limits(5000, user_api="blas"):
+    print(fo.get_num_threads())
 """
         )
-        assert output(code).splitlines() == ["1 0", "True True", "1"]
+        assert output(code).splitlines() == ["1 0", "True True", "1", "1"]
+
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    def test_threadpoolctl_limits_the_thread_that_asks(self):
+        """As it does OpenMP's: two threads do not undo each other's limit."""
+        pytest.importorskip("threadpoolctl")
+        code = """
+import threading
+import fastoptim as fo
+from threadpoolctl import threadpool_info, threadpool_limits
+(before,) = (i["num_threads"] for i in threadpool_info() if i["internal_api"] == "fastoptim")
+assert before == fo.get_num_threads() > 1
+found = []
+with threadpool_limits(1):
+    (inside,) = (i for i in threadpool_info() if i["internal_api"] == "fastoptim")
+    assert inside["num_threads"] == 1 and inside["version"] == fo.__version__
+    thread = threading.Thread(target=lambda: found.append(fo.get_num_threads()))
+    thread.start(); thread.join()
+    print(*fo._engine.threads.explain_limit())
+assert found == [before] and fo.get_num_threads() == before
+"""
+        assert output(code) == "1 threadpoolctl"
 
     def test_quota_caps_what_nobody_asked_for(self):
         old = _engine.threads.set_quota(1)
@@ -162,7 +222,11 @@ from fastoptim import _engine
 fo.set_num_threads(2)
 print(_engine.threads.threads_for(2 << 20), _engine.threads.threads_for(32 << 20))
 """
-        assert output(code, **environment) == f"{threads} 2"
+        assert output(code, **environment) == "1 2"  # there are none
+        if OPENMP:
+            assert output(LOAD_OPENMP + code, **environment) == f"{threads} 2"
+            later = code.replace("fo.set", LOAD_OPENMP + "fo.set")
+            assert output(later, **environment) == f"{threads} 2"
 
     @pytest.mark.parametrize(
         ("environment", "workers"),
@@ -182,55 +246,62 @@ print(_engine.threads.threads_for(2 << 20), _engine.threads.threads_for(32 << 20
         ids=str,
     )
     def test_whose_workers(self, environment, workers):
-        code = STEP + "opt.step(g); assert (p == -0.5).all(); print(_engine.threads.workers())"
-        assert output(code, FASTOPTIM_NUM_THREADS="2", **environment) == workers
+        step = "opt.step(g); assert (p == -0.5).all(); print(_engine.threads.workers())"
+        environment["FASTOPTIM_NUM_THREADS"] = "2"
+        assert output(STEP + step, **environment) == "fastoptim's own"  # there are no others
+        if OPENMP:
+            assert output(LOAD_OPENMP + STEP + step, **environment) == workers
+            assert output(STEP + LOAD_OPENMP + step, **environment) == workers
 
     @pytest.mark.parametrize("library", ["nothing.so", _ctypes.__file__])
-    def test_workers_of_a_library_without_our_openmp_are_left_alone(self, library):
+    def test_workers_of_a_library_without_openmp_are_left_alone(self, library):
         before = _engine.threads.workers()
         share_openmp_workers(library)
         assert _engine.threads.workers() == before
 
     @on_linux
-    def test_workers_of_a_library_with_an_openmp_of_its_own_are_left_alone(
-        self, load_openmp, tmp_path
-    ):
+    @needs_openmp
+    def test_workers_of_a_library_with_an_openmp_of_its_own(self, tmp_path):
+        """They are its own that run the steps, also if another library has loaded another."""
         code = f"""
-import shutil, fastoptim
-from fastoptim import _engine, threads
-{load_openmp}
-other = shutil.copy(openmp._name, {str(tmp_path / "libother.so")!r})
-threads.share_openmp_workers(other)
+{LOAD_OPENMP}
+import shutil
+path = next(line.split()[-1] for line in open("/proc/self/maps") if "omp" in line)
+copy = shutil.copy(path, {str(tmp_path / "libgomp-copy.so")!r})
+other = ctypes.CDLL(copy)
+{STEP}
+fo.set_num_threads(2)
+print(_engine.threads.workers(), *_engine.threads.openmp_runtimes())
+fo.threads.share_openmp_workers(copy)
+opt.step(g)
+assert (p == -0.5).all()
 print(_engine.threads.workers())
-threads.share_openmp_workers(openmp._name)
-print(_engine.threads.workers())
+parallel = _engine.threads.set_openmp(False, False)[2]
+assert parallel == ctypes.cast(other.GOMP_parallel, ctypes.c_void_p).value
 """
-        assert output(code).splitlines() == ["fastoptim's own", "OpenMP's"]
-
-    def test_workers_of_a_library_with_our_openmp(self):
-        before = _engine.threads.set_openmp(False, False)
-        try:
-            share_openmp_workers(_engine.threads.__file__)
-            assert _engine.threads.workers() == "OpenMP's"
-        finally:
-            _engine.threads.set_openmp(*before)
+        first, second = output(code).splitlines()
+        assert first.startswith("fastoptim's own ")
+        assert first.endswith(" libgomp-copy.so")
+        assert second == "OpenMP's"
 
     @on_linux
-    def test_the_openmp_runtime_waits_as_it_does_without_fastoptim(self, load_openmp):
+    @needs_openmp
+    def test_the_openmp_runtime_waits_as_it_does_without_fastoptim(self):
         shown = "openmp.omp_display_env(1)"  # on standard error
-        expected = python(load_openmp + shown).stderr
+        expected = python(LOAD_OPENMP + shown).stderr
         assert "GOMP_SPINCOUNT" in expected or "KMP_BLOCKTIME" in expected  # GCC's or LLVM's
-        assert python("import fastoptim; " + load_openmp + shown).stderr == expected
-        assert python(load_openmp + "import fastoptim; " + shown).stderr == expected
+        assert python("import fastoptim; " + LOAD_OPENMP + shown).stderr == expected
+        assert python(LOAD_OPENMP + "import fastoptim; " + shown).stderr == expected
 
     @on_linux
+    @needs_openmp
     @needs_fork
-    def test_a_child_of_fork_can_use_openmp_after_steps(self, load_openmp):
+    def test_a_child_of_fork_can_use_openmp_after_steps(self):
         """It would hang, had a step used OpenMP's workers, for that child has none of them."""
         code = (
             FORK
             + STEP
-            + load_openmp
+            + LOAD_OPENMP
             + """
 opt.step(g)
 function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
@@ -251,11 +322,12 @@ assert fork(lambda: openmp.GOMP_parallel(function, None, 2, 0)) == 0
         assert fo.get_num_threads() == before
 
     @on_linux
-    def test_inside_another_parallel_region(self, load_openmp):
+    @needs_openmp
+    def test_inside_another_parallel_region(self):
         """Each thread of the region takes its steps alone, and does not start one of its own."""
         code = (
             STEP
-            + load_openmp
+            + LOAD_OPENMP
             + """
 found = []
 def work(_):
@@ -285,7 +357,6 @@ print(small - before, large - before)
 
 
 @on_linux
-@needs_openmp
 class TestWorkers:
     """Those of fastoptim's own."""
 
@@ -323,13 +394,12 @@ assert masks() == mine
     def test_they_may_have_been_started_where_the_caller_ran_before(self):
         """Not by a step, which has them follow at once; also in a child, where all are new."""
         code = """
-from fastoptim import _pool
 mine = os.sched_getaffinity(0)
 first, *_ = mine
 def check(n):
     before = set(os.listdir('/proc/self/task'))
     os.sched_setaffinity(0, {first})
-    assert _pool.grow(n)
+    assert _engine.threads.grow(n)
     (worker,) = set(os.listdir('/proc/self/task')) - before
     assert os.sched_getaffinity(int(worker)) == {first}
     os.sched_setaffinity(0, mine)
@@ -345,10 +415,10 @@ assert fork(lambda: check(2)) == 0
         """Of a step nobody would see it: what no worker takes, the caller does."""
         code = """
 import ctypes, time
-from fastoptim import _pool
-_pool.set_spin(0)
+_engine.threads.set_awake_ns(0)
 job_type = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p)
-region = ctypes.CFUNCTYPE(ctypes.c_int, job_type, ctypes.c_int, ctypes.c_void_p)(_pool.run_region)
+region_type = ctypes.CFUNCTYPE(ctypes.c_int, job_type, ctypes.c_int, ctypes.c_void_p)
+region = region_type(_engine.threads.try_region)
 before = set(os.listdir('/proc/self/task'))
 helped = []
 for _ in range(3):
@@ -395,7 +465,6 @@ print(found[0] == found[1])
         assert output(self.START + code) == "True"
 
 
-@needs_openmp
 class TestNumThreads:
     def test_is_undone(self):
         before = fo.get_num_threads()
@@ -588,7 +657,6 @@ def second():
 )
 
 
-@needs_openmp
 @needs_fork
 def test_fork_after_a_parallel_step():
     """Child, grandchild, and a fork from a second thread; the parent stays parallel."""
@@ -619,7 +687,6 @@ second()
 
 
 @on_linux
-@needs_openmp
 def test_a_child_that_asks_for_threads():
     code = (
         SECOND

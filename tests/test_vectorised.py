@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import pytest
+from checked_builds import ROOT, not_copied
 from zoo import LEVELS
 
-from fastoptim import _engine, _levels, reference
+from fastoptim import _levels, reference
+from fastoptim._engine import threads
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64"
-    or not _engine.threads.compiler.startswith("gcc")
     or not shutil.which("objdump")
     or not sys.platform.startswith("linux"),
-    reason="needs objdump, and what GCC makes of the loops on x86-64 Linux",
+    reason="needs objdump, and what compilers make of the loops on x86-64 Linux",
 )
 
 REGISTER = {"base": "xmm", "v3": "ymm"}
@@ -40,11 +44,31 @@ RULES = [rule for rule in vars(reference).values() if isinstance(rule, reference
 KERNELS = {rule.loop: slowest(rule.update) for rule in RULES} | {"after": {"mul"}}
 
 
-def disassembly(level: str, bits: int) -> dict[str, str]:
+@pytest.fixture(scope="module", params=["gcc", "clang"])
+def modules(request, tmp_path_factory) -> Path:
+    """Return the folder of modules that a compiler made: of these here, or of new ones."""
+    compiler = request.param
+    if threads.compiler.startswith(compiler):
+        return Path(_levels.__file__).parent
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler} here")
+    tree = tmp_path_factory.mktemp(compiler) / "tree"
+    shutil.copytree(ROOT, tree, ignore=not_copied)
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=tree,
+        env=os.environ | {"CC": compiler},
+        check=True,
+    )
+    return tree / "fastoptim"
+
+
+@cache
+def disassembly(modules: Path, level: str, bits: int) -> dict[str, str]:
     """Return the machine code of each kernel of a module, in words."""
-    module = __import__(f"fastoptim._kernels_{level}_f{bits}", fromlist=["KERNELS"])
+    (module,) = modules.glob(f"_kernels_{level}_f{bits}.*")
     text = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", module.__file__],
+        ["objdump", "-d", "--no-show-raw-insn", module],
         capture_output=True,
         text=True,
         check=True,
@@ -65,9 +89,9 @@ def test_every_kernel_is_here():
 
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_kernel_is_vectorised(level, bits):
+def test_every_kernel_is_vectorised(modules, level, bits):
     register, letter = REGISTER[level], LETTER[bits]
-    for name, code in disassembly(level, bits).items():
+    for name, code in disassembly(modules, level, bits).items():
         assert code, f"no function for {name}"
         for operation in KERNELS[name]:
             packed = rf"\bv?{operation}p{letter}\b[^\n]*%{register}"
@@ -76,16 +100,16 @@ def test_every_kernel_is_vectorised(level, bits):
 
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_precision_is_mixed_and_nothing_is_fused(level, bits):
+def test_no_precision_is_mixed_and_nothing_is_fused(modules, level, bits):
     """A conversion between float and double, or a fused multiply-add, would change bits."""
-    for name, code in disassembly(level, bits).items():
+    for name, code in disassembly(modules, level, bits).items():
         assert not re.search(r"\bv?cvt(ss2sd|sd2ss|ps2pd|pd2ps)\b", code), f"{name} converts"
         assert not re.search(r"\bvfn?m(add|sub)", code), f"{name} fuses"
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_option_has_its_vector_loop(level):
+def test_every_option_has_its_vector_loop(modules, level):
     """Adam: weight decay or not, amsgrad or not: four loops, each with its packed square root."""
     for bits, letter in LETTER.items():
-        code = disassembly(level, bits)["adam"]
+        code = disassembly(modules, level, bits)["adam"]
         assert len(re.findall(rf"\bv?sqrtp{letter}\b[^\n]*%{REGISTER[level]}", code)) >= 4

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from fresh import OPENMP
 
 import fastoptim as fo
 from fastoptim import _levels, optimizers
 from fastoptim._engine import compiled
 from fastoptim._engine.threads import set_grain, set_limit, set_openmp
 from fastoptim._kinds import Choice, Flag, Real
+from fastoptim.threads import share_openmp_workers
 
 OPTIMIZERS = [getattr(optimizers, name) for name in optimizers.__all__]
 DTYPES = [np.float32, np.float64]
@@ -139,13 +141,15 @@ PAIR_IDS = [f"{name_of(cls)}-{name_of(chosen)}" for cls, chosen in PAIRS]
 def engine(
     level: str | None = None, threads: int | None = None, openmp: bool = False
 ) -> Iterator[None]:
-    """Run on a level and a number of threads, OpenMP's or our own, however small the work."""
+    """Run on a level and a number of threads, OpenMP's (if it is here) or ours, however small."""
     kernels, grain, limit = (
         _levels.loops,
         set_grain(1),
         set_limit(threads or 0),
     )
-    workers = set_openmp(openmp, False)
+    workers = set_openmp(False, False)
+    if openmp and OPENMP:
+        share_openmp_workers(OPENMP)
     try:
         if level is not None:
             _levels.loops = _levels.load(level)

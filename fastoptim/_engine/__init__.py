@@ -18,3 +18,35 @@ twins     the passes with NumPy, bit for bit the same
 plan      all of it put together, and the order of a step
 ========  ======================================================================================
 """
+
+# The rooms ask for each other in C. Here, tools that gather the imports of a program see them, such
+# as PyInstaller.
+from . import (
+    arrays,
+    changes,
+    compiled,
+    entry,
+    formats,
+    memory,
+    passes,
+    plan,
+    scalars,
+    staging,
+    threads,
+    twins,
+)
+
+__all__ = [
+    "arrays",
+    "changes",
+    "compiled",
+    "entry",
+    "formats",
+    "memory",
+    "passes",
+    "plan",
+    "scalars",
+    "staging",
+    "threads",
+    "twins",
+]

@@ -4,8 +4,10 @@ cdef enum:
     UNLOCK = 1 << 18
 
 ctypedef void (*task_t)(void* work, Py_ssize_t k) noexcept nogil
+ctypedef void (*job_t)(int i, void* work) noexcept nogil  # on the i-th of some threads
 
 cdef int forks() noexcept nogil
+cdef bint run_region(job_t job, int n, void* work) noexcept nogil
 cpdef int threads_for(Py_ssize_t traffic)
 cdef void run(
     task_t task, void* work, Py_ssize_t count, int threads, Py_ssize_t traffic, bint flush

@@ -1,52 +1,76 @@
 """Threads: how many a step may use, whose they are, and how they share out its work.
 
 It knows tasks, which are a function and numbers, and nothing of arrays. The workers themselves are
-in ``csrc/pool.h``; who sets the limits is `fastoptim.threads`.
+in ``csrc/pool.c``, and ``csrc/openmp.c`` asks the OpenMP runtimes of other libraries; who sets the
+limits is `fastoptim.threads`.
 """
 
-from cython.parallel cimport prange
-from libc.stdint cimport uintptr_t
+from libc.limits cimport INT_MAX
+from libc.stdint cimport int64_t, uintptr_t
 
 from contextvars import ContextVar
 
 cdef extern from "cpu.h":
     int fo_cpu_v3()
-    int fo_cpu_v4()
 
-cdef extern from "parallel.h":
-    int FO_OPENMP
+cdef extern from "compiler.h":
     const char* FO_COMPILER
+
+cdef extern from "pool.h":
+    int FO_AWAKE_NS
     int fo_forks
-    int fo_install_fork_guard()
+    int fo_pool_install()
+    int fo_cpus()
+    int64_t fo_set_awake_ns(int64_t ns)
+    bint fo_pool_grow(int threads) nogil
+    bint fo_pool_try(job_t job, int n, void* work) nogil
+    bint fo_pool_run(job_t job, int n, void* work) nogil
+    void fo_blas_run()
+    void fo_set_blas_slots(int slots)
     Py_ssize_t fo_take(Py_ssize_t* next) nogil
-    int fo_openmp_threads() nogil
-    int fo_cpus() nogil
-    int omp_in_parallel() nogil
-    int omp_get_proc_bind() nogil
+
+cdef extern from "openmp.h":
+    ctypedef struct fo_openmp:
+        int runtimes
+        int threads
+        bint inside
+        int cpus
+        bint lends
+    ctypedef void* fo_gomp_parallel
+    ctypedef void* fo_gomp_number
+    fo_openmp fo_openmp_ask()
+    const char* fo_openmp_name(int runtime)
+    void fo_openmp_use(fo_gomp_parallel parallel, fo_gomp_number number)
+    void fo_openmp_run(job_t job, int n, void* work) nogil
 
 cdef enum:
     PARTS = 64  # of the tasks of a loop, at the most
-    # The bytes of memory traffic that a further thread must be given where idle threads are awake:
-    # those shared with the BLAS, and OpenMP's where they spin. Two broke even with one at 0.5 to
-    # 0.9 MB in all.
+    # The bytes of memory traffic that each further thread must be given, where idle threads are
+    # awake: those shared with the BLAS, and OpenMP's where they spin. Two threads broke even with
+    # one where a step moved 0.5 to 0.9 MB in all.
     GRAIN_AWAKE = 1 << 19
 
-# The same of threads that sleep, which take some 80 us to wake up. Alone, two threads broke even
-# with one at 8 to 50 MB in all, by machine and rule; in a training loop, where the BLAS's own
-# workers keep the second core, they were no faster at 52 MB. Tests lower it.
+# The same where idle threads sleep. To wake one up takes some 80 us. Two threads broke even with
+# one where a step moved 8 to 50 MB in all, by machine and rule, if nothing else ran; in a training
+# loop, where the BLAS's own workers hold the second core, they were no faster at 52 MB. Tests lower
+# it.
 cdef Py_ssize_t grain = 12 << 20
-cdef int limit = 0  # set_num_threads or FASTOPTIM_NUM_THREADS; 0: neither
-cdef int limit_forks = 0  # when it was set: a child does not inherit it
+cdef int limit = 0  # by set_num_threads or FASTOPTIM_NUM_THREADS; 0: by neither
+cdef int limit_forks = 0  # of forks() when it was set, for a child does not inherit it
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
 limit_here = ContextVar("fastoptim.num_threads", default=())  # of `num_threads`, the inner last
+controlled_here = ContextVar("fastoptim.controlled", default=0)  # by threadpoolctl; 0: not limited
 
-# Runs regions on the workers of pool.h, unless they are busy.
-ctypedef void (*job_t)(int i, void* work) noexcept nogil
-ctypedef int (*region_t)(job_t job, int n, void* work) noexcept nogil
-cdef region_t pool = NULL
-cdef bint shared = False  # with the BLAS
-cdef bint openmp_chosen = False  # to run regions, where it can
-cdef bint openmp_awake = False  # whether its idle workers spin
+cdef bint shared = False  # whether the BLAS runs its products on our workers
+# What the environment said of OpenMP at import. A runtime that is loaded is asked instead.
+cdef int environment_threads = 0  # that a parallel region may have; 0: as many as there are CPUs
+cdef bint environment_binds = False  # each thread to a CPU
+# Steps run on the workers of an OpenMP runtime where they are wanted, and a runtime lends them.
+cdef bint openmp_wanted = False
+cdef bint openmp_awake = False  # whether those workers stay awake when idle
+cdef bint openmp_lends = False  # when it was asked last
+cdef uintptr_t openmp_parallel = 0  # its GOMP_parallel; 0: that of the first runtime that has one
+cdef uintptr_t openmp_number = 0  # and omp_get_thread_num
 
 cdef struct Part:
     # Tasks that one thread takes before all others do; on a cache line of its own.
@@ -62,9 +86,11 @@ cdef struct Job:
     int parts
     Part[PARTS] part
 
-openmp = FO_OPENMP
 can_flush = bool(FO_CAN_FLUSH)
 compiler = FO_COMPILER.decode()
+awake_ns = FO_AWAKE_NS  # how long an idle worker of ours stays awake, unless somebody sets it
+try_region = <uintptr_t> &fo_pool_try  # addresses of C functions, for ctypes
+blas_callback = <uintptr_t> &fo_blas_run
 
 
 cdef int forks() noexcept nogil:
@@ -72,9 +98,14 @@ cdef int forks() noexcept nogil:
     return fo_forks
 
 
+cdef bint run_region(job_t job, int n, void* work) noexcept nogil:
+    """Run a job on n threads at once, the caller's among them; False if there are not so many."""
+    return fo_pool_run(job, n, work)
+
+
 def cpu_supports(level):
     """Tell whether this CPU runs the code of an instruction-set level."""
-    return {"base": True, "v3": bool(fo_cpu_v3()), "v4": bool(fo_cpu_v4())}[level]
+    return {"base": True, "v3": bool(fo_cpu_v3())}[level]
 
 
 cdef class Limit:
@@ -92,21 +123,33 @@ cdef class Limit:
 
 
 def set_limit(int n):
-    """Set the most threads that a step uses, 0 for the OpenMP runtime's; return the old value."""
+    """Set the most threads that a step uses, 0 for no such limit; return the old value."""
     global limit, limit_forks
     old, limit = limit, n
     limit_forks = fo_forks
     return old
 
 
-def set_pool(uintptr_t address):
-    """Set the C function that runs regions on the workers of pool.h."""
-    global pool
-    pool = <region_t> address
+def grow(int threads):
+    """Start workers for so many threads, the caller's included; return whether they all run."""
+    cdef bint grown
+    with nogil:
+        grown = fo_pool_grow(threads)
+    return grown
+
+
+def set_awake_ns(int64_t ns):
+    """Set for how long an idle worker of ours stays awake; return the old value."""
+    return fo_set_awake_ns(ns)
+
+
+def set_blas_slots(int slots):
+    """Set the length of OpenBLAS's table of threads."""
+    fo_set_blas_slots(slots)
 
 
 def share(bint on, uintptr_t set_callback, uintptr_t callback):
-    """Let the BLAS share the workers of pool.h with us, or not, by the function that it has for it.
+    """Let the BLAS share our workers with us, or not, by the function that it has for it.
 
     One call, in which no interrupt comes, does both.
     """
@@ -116,7 +159,7 @@ def share(bint on, uintptr_t set_callback, uintptr_t callback):
 
 
 def is_shared():
-    """Tell whether the BLAS shares the workers of pool.h with us."""
+    """Tell whether the BLAS shares our workers with us."""
     return shared
 
 
@@ -127,40 +170,72 @@ def set_quota(int n):
     return old
 
 
-def set_openmp(bint chosen, bint awake):
-    """Say whether OpenMP's workers run steps, not those of pool.h, and stay awake when idle.
+def set_openmp_environment(int threads, bint binds):
+    """Say how many threads the environment allows OpenMP, and whether it binds them to CPUs."""
+    global environment_threads, environment_binds
+    environment_threads, environment_binds = threads, binds
 
-    Return what was said before.
+
+def set_openmp(bint wanted, bint awake, uintptr_t parallel=0, uintptr_t number=0):
+    """Say whether steps are to run on OpenMP's workers, whose they are, and if idle ones spin.
+
+    The addresses are those of a runtime's functions ``GOMP_parallel`` and ``omp_get_thread_num``; 0
+    stands for the first runtime that has them. Return what was said before.
     """
-    global openmp_chosen, openmp_awake
-    old = openmp_chosen, openmp_awake
-    openmp_chosen, openmp_awake = chosen, awake
+    global openmp_wanted, openmp_awake, openmp_parallel, openmp_number
+    old = openmp_wanted, openmp_awake, openmp_parallel, openmp_number
+    openmp_wanted, openmp_awake, openmp_parallel, openmp_number = wanted, awake, parallel, number
+    fo_openmp_use(<fo_gomp_parallel> parallel, <fo_gomp_number> number)
+    ask_openmp()
     return old
 
 
+cdef fo_openmp ask_openmp() noexcept:
+    """Ask the runtimes that are loaded now, and note whether steps run on the workers of one.
+
+    Where a runtime binds threads to CPUs, the calling thread may have but one, and so would workers
+    of ours that it starts. OpenMP's are bound each to a CPU of its own.
+    """
+    global openmp_lends
+    cdef fo_openmp answer = fo_openmp_ask()
+    openmp_lends = answer.lends and (openmp_wanted or answer.cpus > 0)
+    return answer
+
+
 cdef inline bint on_openmp() noexcept nogil:
-    return openmp_chosen and not shared and not fo_forks
+    return openmp_lends and not shared and not fo_forks
 
 
 def threads_are_bound():
     """Tell whether OpenMP binds threads to CPUs, of which those of others may inherit one."""
-    return omp_get_proc_bind() != 0
+    cdef fo_openmp openmp = ask_openmp()
+    return openmp.cpus > 0 if openmp.runtimes else environment_binds
 
 
 def workers():
     """Say whose workers run steps."""
+    ask_openmp()
     if on_openmp():
         return "OpenMP's"
     return "shared with BLAS" if shared else "fastoptim's own"
 
 
+def cpus():
+    """Return how many CPUs the calling thread may run on, or those of OpenMP, if it binds them."""
+    return ask_openmp().cpus or fo_cpus()
+
+
+def openmp_runtimes():
+    """Return the file names of the OpenMP runtimes that are loaded now."""
+    return [fo_openmp_name(k).decode() for k in range(ask_openmp().runtimes)]
+
+
 cpdef tuple explain_limit():
     """Return the most threads that a step uses, now and from this thread, and what decides it."""
-    cdef int n, cpus
+    cdef fo_openmp openmp = ask_openmp()
+    cdef int n = INT_MAX, cpus, controlled
     cdef Limit inner
-    if not FO_OPENMP:
-        return 1, "built without OpenMP"
-    if omp_in_parallel():
+    if openmp.inside:
         return 1, "inside a parallel region"
     for inner in reversed(limit_here.get()):
         if inner.forks == fo_forks and not inner.over:
@@ -169,7 +244,15 @@ cpdef tuple explain_limit():
         return limit, "set_num_threads or FASTOPTIM_NUM_THREADS"
     if fo_forks:
         return 1, "child of fork()"
-    n, cpus, why = fo_openmp_threads(), fo_cpus(), "OpenMP runtime"
+    why = ""
+    if openmp.runtimes:
+        n, why = openmp.threads, "OpenMP runtime"
+    elif environment_threads:
+        n, why = environment_threads, "OMP_NUM_THREADS or OMP_THREAD_LIMIT"
+    controlled = controlled_here.get()
+    if 0 < controlled < n:
+        n, why = controlled, "threadpoolctl"
+    cpus = openmp.cpus or fo_cpus()
     if cpus < n:
         n, why = cpus, "CPU affinity"
     if 0 < quota < n:
@@ -179,9 +262,15 @@ cpdef tuple explain_limit():
 
 cpdef int threads_for(Py_ssize_t traffic):
     """Return how many threads a step uses that moves so many bytes; one asks nobody."""
-    cdef bint awake = shared or (on_openmp() and openmp_awake)
+    cdef bint awake = shared or openmp_awake
     cdef Py_ssize_t most = traffic // (min(grain, <Py_ssize_t> GRAIN_AWAKE) if awake else grain)
-    return min(most, <Py_ssize_t> explain_limit()[0]) if most > 1 else 1
+    cdef int allowed
+    if most <= 1:
+        return 1
+    allowed = explain_limit()[0]
+    if awake and not shared and not on_openmp():  # the workers that stay awake are not there
+        most = max(traffic // grain, <Py_ssize_t> 1)
+    return min(most, <Py_ssize_t> allowed)
 
 
 def set_grain(Py_ssize_t n):
@@ -210,7 +299,6 @@ cdef void spread(
 ) noexcept nogil:
     cdef Job job
     cdef Py_ssize_t k
-    cdef int thread
     cdef fo_mode mode = fo_get_mode()
     if threads == 1:
         fo_set_mode(flushing(mode, flush))
@@ -224,18 +312,17 @@ cdef void spread(
         job.part[k].next = k * count // job.parts
         job.part[k].end = (k + 1) * count // job.parts
     if on_openmp():
-        for thread in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-            take_tasks(thread, &job)
-    elif not pool(take_tasks, threads, &job):
-        take_tasks(0, &job)  # alone: the others are busy with what another thread asked for
+        fo_openmp_run(take_tasks, threads, &job)
+    elif not fo_pool_try(take_tasks, threads, &job):
+        take_tasks(0, &job)  # alone: the workers are busy for another thread
 
 
 cdef void take_tasks(int thread, void* shared_job) noexcept nogil:
     """Run the tasks of one's own part, then what is left of the others'.
 
-    A thread meets the elements of the step before, some of which its core's caches still hold: that
-    is 2 to 12 % faster than one queue for all, and unlike fixed shares it does not wait for the
-    share of a thread that has no core.
+    So a thread meets the elements that it had in the step before, some of which its core's caches
+    still hold: that is 2 to 12 % faster than one queue for all. And nobody waits for the share of a
+    thread that has no core, as it would be with fixed shares.
     """
     cdef Job* job = <Job*> shared_job
     cdef Part* part
@@ -252,5 +339,5 @@ cdef void take_tasks(int thread, void* shared_job) noexcept nogil:
     fo_set_mode(mode)
 
 
-if fo_install_fork_guard() != 0:
+if fo_pool_install() != 0:
     raise ImportError("fastoptim: cannot install the fork handler (out of memory)")

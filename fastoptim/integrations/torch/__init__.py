@@ -2,8 +2,7 @@
 
 They subclass ``torch.optim.Optimizer``, with the names, arguments, formulas and ``state_dict`` of
 ``torch.optim``, and clip, average and update all parameters in one pass over memory. Once this
-module is imported, all steps run on OpenMP's workers, which torch keeps awake (unless torch has
-brought an OpenMP runtime of its own).
+module is imported, all steps run on the workers of torch's OpenMP runtime, which it keeps awake.
 
 To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time, also
 from another process. So it is here: each step starts from what they are then, and works on their

@@ -1,0 +1,107 @@
+"""The C sources: what they find in the CPU, and that other systems' compilers take them."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from checked_builds import CC, ROOT
+
+from fastoptim._engine.threads import cpu_supports
+
+CSRC = ROOT / "csrc"
+SOURCES = sorted(CSRC.glob("*.c"))
+STRICT = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
+
+
+def compile_c(command: list[str], *arguments: object) -> None:
+    words = [*command, *STRICT, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+needs_cc = pytest.mark.skipif(
+    sys.platform == "win32" or not shutil.which(CC), reason="needs a C compiler for this system"
+)
+
+
+class TestLevels:
+    # The features of x86-64-v3, beside those of AMD64 itself, by their names in /proc/cpuinfo.
+    FLAGS = (
+        *("abm", "avx", "avx2", "bmi1", "bmi2", "cx16", "f16c", "fma", "lahf_lm", "movbe"),
+        *("pni", "popcnt", "sse4_1", "sse4_2", "ssse3"),
+    )
+    # Where they stand in what fo_is_v3 is told: CPUID's leaf 1 in ECX, 7 in EBX, 0x80000001 in ECX,
+    # and XCR0, by which the system says that it keeps the registers of SSE and AVX.
+    BITS = ((0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29), (3, 5, 8), (0, 5), (1, 2))
+
+    @pytest.mark.skipif(
+        platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(),
+        reason="reads /proc/cpuinfo of x86-64",
+    )
+    def test_what_linux_says(self):
+        line = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in x)
+        assert cpu_supports("v3") == (set(self.FLAGS) <= set(line.split()))
+        assert cpu_supports("base")
+
+    @needs_cc
+    def test_each_bit_counts(self, tmp_path):
+        source, library = tmp_path / "cpu.c", tmp_path / "cpu.so"
+        source.write_text("""
+#include "cpu.h"
+int is_v3(uint32_t a, uint32_t b, uint32_t c, uint32_t d);
+int supports_v3(void);
+int is_v3(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    fo_features features = {a, b, c, d};
+    return fo_is_v3(features);
+}
+int supports_v3(void) { return fo_cpu_v3(); }
+""")
+        compile_c([CC], "-shared", "-fPIC", source, "-o", library)
+        cpu = ctypes.CDLL(str(library))
+        words = [sum(1 << bit for bit in bits) for bits in self.BITS]
+        assert cpu.is_v3(*map(ctypes.c_uint32, words))
+        assert cpu.is_v3(*[ctypes.c_uint32(0xFFFFFFFF)] * 4)
+        for k, bits in enumerate(self.BITS):
+            for bit in bits:
+                fewer = [word & ~(1 << bit) if k == j else word for j, word in enumerate(words)]
+                assert not cpu.is_v3(*map(ctypes.c_uint32, fewer)), (k, bit)
+        assert bool(cpu.supports_v3()) == cpu_supports("v3")
+
+
+ZIG = [sys.executable, "-m", "ziglang", "cc", "-target"]
+TARGETS = ("x86_64-windows-gnu", "aarch64-macos", "aarch64-linux-musl", "x86_64-freebsd")
+MINGW = "x86_64-w64-mingw32-gcc"
+
+
+@pytest.mark.skipif(not find_spec("ziglang"), reason="needs ziglang, which compiles for any system")
+@pytest.mark.parametrize("target", TARGETS)
+def test_other_systems(target, tmp_path):
+    for source in [*SOURCES, ROOT / "tests" / "pool.c"]:
+        compile_c([*ZIG, target], "-c", source, "-o", tmp_path / "object.o")
+
+
+@pytest.mark.parametrize(
+    ("compiler", "flags", "runner"),
+    [(CC, [], []), ("musl-gcc", [], []), (MINGW, ["-static"], ["wine"])],
+    ids=["here", "musl", "Windows"],
+)
+def test_the_pool_adds_up(compiler, flags, runner, tmp_path):
+    """Its program, which also runs under the thread sanitizer in tests/checked_builds.py."""
+    if not shutil.which(compiler) or (sys.platform == "win32" and compiler == CC):
+        pytest.skip(f"no {compiler} here")
+    program = tmp_path / "pool.exe"
+    pool = ROOT / "tests" / "pool.c", CSRC / "pool.c", CSRC / "openmp.c"
+    compile_c([compiler, *flags], "-pthread", *pool, "-o", program)
+    if all(map(shutil.which, runner)):
+        done = subprocess.run(
+            [*runner, program], capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
