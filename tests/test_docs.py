@@ -65,10 +65,43 @@ README_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 ONE_LINE_EXAMPLES = re.findall(r"^\|.*\| `((?:fo|opt)\..*)` \|$", README, re.MULTILINE)
 
 
-def test_files_that_the_security_page_names():
-    names = re.findall(r"tests/[\w.]+", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
-    assert len(names) > 8
-    assert [name for name in names if not (ROOT / name).exists()] == []
+# With the number of files that each names, at least.
+PAGES = {"CONTRIBUTING.md": 20, "README.md": 5, "SECURITY.md": 8, "docs/architecture.md": 30}
+FOLDERS = ("fastoptim", "tests", "bench", "csrc", "docs", ".ci")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_links_of_a_page(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    words = {word for span in re.findall(r"`([^`]+)`", text) for word in span.split()}
+    paths = {ROOT / word for word in words if re.match(rf"({'|'.join(FOLDERS)})/[\w./]*$", word)}
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^):]+)\)", text)]
+    paths |= {(ROOT / page).parent / link for link in links if link}
+    assert len(paths) > PAGES[page]
+    assert [path for path in paths if not path.exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_headings(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^):]*#[^)]+)\)", text):
+        target, _, heading = link.partition("#")
+        there = (ROOT / page).parent / target if target else ROOT / page
+        headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+        assert heading in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_commands_for_contributors_are_of_what_there_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    commands = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)) + text
+    for name in re.findall(r"python ((?:tests|bench)?/?\w+\.py)", commands):
+        assert (ROOT / name).exists(), name
+    groups = re.findall(r"--group (\w+)", commands)
+    extras = [n for names in re.findall(r"\.\[([\w,]+)\]", commands) for n in names.split(",")]
+    assert {"dev", "peers", "test"} <= {*groups, *extras}
+    for name in [*groups, *extras]:
+        assert re.search(rf"^{name} = \[", project, re.MULTILINE), name
 
 
 def test_python_blocks_of_the_readme():

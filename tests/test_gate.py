@@ -20,7 +20,9 @@ def test_hooks_run_what_the_gate_runs():
     hooks = re.findall(r"^ +entry: (.*)$", config, re.MULTILINE)
     lines = GATE.read_text(encoding="utf-8").splitlines()
     start = lines.index("environment lint") + 2  # after that it installs them
-    assert hooks == lines[start : lines.index("", start)]
+    commands = lines[start : lines.index("", start)]
+    # pre-commit itself names the files that are in C
+    assert hooks == [command.removesuffix(" csrc/* tests/*.c") for command in commands]
 
 
 # A valgrind that counts whatever it is told: so many instructions for each step of each array.
