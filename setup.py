@@ -42,7 +42,11 @@ EXACT = {
         "-fno-single-precision-constant",
         "-mno-daz-ftz",
     ],
-    "clang": ["-fp-model=precise", *SLOW_MATH, "-fdenormal-fp-math=ieee"],  # the first is of icx
+    "clang": [
+        "-fp-model=precise",  # of Intel's, whose default is fast
+        *SLOW_MATH,
+        "-fdenormal-fp-math=ieee",
+    ],
     "msvc": [],
 }
 # Errno and trapping would keep the compiler from vectorising square roots and conditions. The
@@ -76,8 +80,8 @@ ctypedef {real} real
 
 include "_kernels.pxi"
 """
-# Safe without a GIL: the globals that change after the import are the limits of threads, whole
-# numbers each, and a plan lets in one thread at a time.
+# Safe without a GIL: the globals that change after the import are whole numbers that stand alone,
+# the limits of threads, and a plan lets in one thread at a time.
 DIRECTIVES = {
     "language_level": 3,
     "freethreading_compatible": True,
@@ -94,7 +98,7 @@ PROGRAM = "int main(void) { return 0; }"
 PYTHON_PROGRAM = f"#include <Python.h>\n{PROGRAM}"
 CLANG_PROGRAM = f"""
 #ifndef __clang__
-#error "is another compiler, or one that derives from another"
+#error "is another compiler"
 #endif
 {PROGRAM}
 """
