@@ -3,16 +3,25 @@
 Unlike times these repeat, on any machine with valgrind. Adam steps arrays of 16 float32 elements,
 so that the path to the kernel outweighs the kernel. The count is the difference between a run with
 few steps and one with many, divided by the number of steps between.
+
+Another compiler or another Python makes other instructions of the same sources. There the counts
+are shown without a budget, and none is too high.
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 
-# Of a step, by the number of arrays, with GCC 12 and Python 3.11.
-BUDGETS = {1: 15_500, 100: 68_000, 10_000: 5_350_000}
+from fastoptim._config import config
+
+# Of a step, by the number of arrays. Who makes a step cheaper, or has a reason to make it dearer,
+# writes the new counts here, and the reason into the commit.
+COUNTS = {1: 15_321, 100: 67_921, 10_000: 5_346_020}
+SLACK = 1.02
+COUNTED_WITH = "gcc 12, Python 3.11, x86_64"
 ELEMENTS = 16
 PROGRAM = """
 import sys, numpy as np, fastoptim as fo
@@ -24,6 +33,12 @@ for _ in range(steps):
     opt.step(grads)
 """
 QUIET = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "FASTOPTIM_NUM_THREADS": "1"}
+
+
+def environment() -> str:
+    """Return what the number of instructions depends on, beside the sources."""
+    compiler = re.sub(r"(\d+)\..*", r"\1", config()["compiler"])
+    return f"{compiler}, Python {sys.version_info[0]}.{sys.version_info[1]}, {platform.machine()}"
 
 
 def instructions(arrays: int, steps: int) -> int:
@@ -43,15 +58,21 @@ def main() -> int:
     """Print the counts beside their budgets; return 1 if one is over it."""
     if shutil.which("valgrind") is None:
         raise SystemExit("count_instructions: valgrind is not installed")
+    here = environment()
+    held = here == COUNTED_WITH
+    if not held:
+        print(f"no budgets: they are those of {COUNTED_WITH}, and this is {here}")
     over = 0
     print(f"{'arrays':>8}{'a step':>12}{'an array':>10}{'budget':>12}")
-    for arrays, budget in BUDGETS.items():
+    for arrays, counted in COUNTS.items():
         few, many = 10, 10 + max(20, 2000 // arrays)
         count = (instructions(arrays, many) - instructions(arrays, few)) // (many - few)
-        over += count > budget
+        budget = int(SLACK * counted)
+        too_many = held and count > budget
+        over += too_many
         print(
-            f"{arrays:>8,}{count:>12,}{count // arrays:>10,}{budget:>12,}"
-            + ("  over the budget" if count > budget else ""),
+            f"{arrays:>8,}{count:>12,}{count // arrays:>10,}{f'{budget:,}' if held else 'none':>12}"
+            + ("  over the budget" if too_many else ""),
             flush=True,
         )
     return int(over > 0)

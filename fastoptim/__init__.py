@@ -11,8 +11,9 @@ if _find_spec("fastoptim._engine") is None:
     )
 
 from . import functional, gradients, init, optimizers, prune, reference, schedules, threads, typing
-from ._base import Optimizer, ParamGroup
 from ._config import __version__, show_config
+from ._groups import ParamGroup
+from ._optimizer import Optimizer
 from .blas import share_blas_threads
 from .gradients import all_finite, clip_grad_norm_, clip_grad_value_, global_norm
 from .optimizers import *

@@ -1,16 +1,50 @@
-"""Docstrings of functions, made of those of the classes that take the same steps."""
+"""What is the same in many docstrings, said once, and put into each of them.
+
+In the source, the docstring of an optimizer class has what is the class's own: formula, own
+hyperparameters, state, source, example. `complete` adds the entries that all classes share, so that
+``help(fo.Adam)`` tells everything. `function_doc` makes the docstring of a function in
+`fastoptim.functional` from that of the class that takes the same steps.
+
+This module knows numpydoc's sections and entries; it knows no optimizer.
+"""
 
 from __future__ import annotations
 
+import inspect
 import re
 from inspect import cleandoc
 
 from ._rule import Rule
 
-REFUSED = """\
+# The entries that a class has in its docstring, unless its own say otherwise.
+SHARED = r"""
+params : ndarray, sequence, mapping, or sequence of group mappings
+    The arrays to update in place, float32 or float64; see `Optimizer`.
+weight_decay : float, default 0
+    :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
+maximize : bool, default False
+    Maximise: the rule sees :math:`-g` for g.
+**options
+    What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
+"""
+RAISES = """\
 TypeError, ValueError
     If an argument is not as described; the message names it, what was found and what was
-    expected. Then nothing has changed."""
+    expected."""
+ORDER = ("Parameters", "Attributes", "Raises", "See Also", "Notes", "References", "Examples")
+
+
+def complete(cls: type) -> None:
+    """Add to a class's docstring, in place, the entries and the section that all classes share."""
+    if cls.__doc__ is None:  # Python leaves it out with -OO
+        return
+    own = sections(cls.__doc__)
+    described = entries(SHARED.strip()) | entries(own.get("Parameters", ""))
+    names = (
+        "**options" if name == "options" else name for name in inspect.signature(cls).parameters
+    )
+    own["Parameters"] = "\n".join(described[name] for name in names if name in described)
+    cls.__doc__ = joined({"Raises": RAISES} | own)
 
 
 def function_doc(doc: str, rule: Rule, cls: type) -> str:
@@ -33,13 +67,12 @@ def function_doc(doc: str, rule: Rule, cls: type) -> str:
         described |= entries(sections(base.__doc__ or "").get("Parameters", ""))
     parts = {
         "Parameters": "\n".join(_parameters(rule, cls.__name__, described)),
-        "Raises": REFUSED,
+        "Raises": f"{RAISES} Then nothing has changed.",
         "See Also": f"fastoptim.{cls.__name__} : The class that takes the same steps.",
         "References": source.get("References", ""),
         "Examples": own["Examples"],
     }
-    texts = (f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts.items() if text)
-    return "\n\n".join((own[""], formula, *texts))
+    return joined({"": f"{own['']}\n\n{formula}", **parts})
 
 
 def _parameters(rule: Rule, name: str, described: dict[str, str]) -> list[str]:
@@ -71,10 +104,18 @@ def sections(doc: str) -> dict[str, str]:
     return {"": head.strip(), **dict(zip(rest[::2], texts, strict=True))}
 
 
+def joined(parts: dict[str, str]) -> str:
+    """Return the docstring that has these parts: the inverse of `sections`, in numpydoc's order."""
+    titles = sorted((title for title in parts if title and parts[title]), key=ORDER.index)
+    texts = (f"{title}\n{'-' * len(title)}\n{parts[title]}" for title in titles)
+    return "\n\n".join((parts[""], *texts))
+
+
 def entries(section: str) -> dict[str, str]:
     """Return the entries of a section such as Parameters by the names that they describe."""
     found = {}
     for entry in re.split(r"\n(?=\S)", section):
-        for name in entry.partition(" : ")[0].split(", "):
+        first = entry.partition("\n")[0]
+        for name in first.partition(" : ")[0].split(", "):
             found[name] = entry
     return found

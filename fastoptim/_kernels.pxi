@@ -1,20 +1,26 @@
-# Every rule as one plain loop over one chunk. Each is the twin of the function of the same name
-# in reference.py: the same letters, the same operations in the same order, hence the same bits.
+# Every rule as one plain loop over n elements, which are a part of an array. Each loop is the twin
+# of the function of the same name in reference.py, whose docstring explains the letters: the same
+# operations in the same order, hence the same bits. The order of the loops is that of the rules.
 #
-# setup.py compiles this file once for each instruction-set level and element type. Before it are
-# defined: `real`, float or double; `array`, a pointer to it that does not alias; `kernel`, a
-# pointer to a loop like those below; `root` and `magnitude` of a real, the square root and the
-# absolute value.
+# setup.py compiles this file once for each instruction-set level and element type. The module that
+# includes it has defined, for that type: `real`, float or double; `array`, a pointer to real that
+# does not alias another; `kernel`, a pointer to a loop like those below; `root` and `magnitude` of
+# a real, its square root and absolute value.
 #
-# How to read and write a kernel:
-# - Names take their type from the arrays and from the scalars c, which the engine has rounded to
-#   the type of the parameters; so no literal with a fraction, which would be a double, and
-#   `cdef real x` for a name whose new value depends on its old one in a choice. A test looks for
-#   conversions in the machine code.
-# - A condition that is the same for all elements stands inside the loop: the compiler makes one
-#   vector loop of each combination (setup.py sets its limits for that).
-# - A choice between elements is written `a if test else b`, which becomes a blend. It gets a name
-#   of its own: of `a = a if test else b` Cython may infer a double.
+# The arguments of a loop are n; p and g; three arrays of state, NULL where there is none; the
+# scalars o of the stage before the rule; the scalars c of the rule, in the order in which the
+# rule's function in reference.py has them.
+#
+# How to write a loop:
+# - Cython infers the type of each name from the arrays and from the scalars, all of them real. A
+#   literal with a fraction is a double, and would make the computation around it double: there is
+#   none. Where a name is assigned a choice that depends on its own old value, as in
+#   `a = a if test else b`, Cython may infer a double: give the choice a new name, or declare
+#   `cdef real a`. A test looks for conversions in the machine code.
+# - A condition that is the same for all elements stands inside the loop all the same: the compiler
+#   makes a vector loop of each combination of conditions (setup.py sets its limits for that).
+# - A choice that differs from element to element is written `a if test else b`: it becomes a blend.
+# - The name of the loop is added to KERNELS at the end.
 
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -213,7 +219,8 @@ cdef void adabelief(
         p[i] = decay * p[i] - (lr * mi) / (root(si) * r2 + eps)
 
 
-# The next two have a trust ratio: given u, they only write the direction of the step there.
+# The next two rules have a trust ratio: called with u, the loop only writes the direction of the
+# step into u; called with NULL, it takes the step.
 
 cdef void lamb(
     Py_ssize_t n, array p, array g, array m, array v, array u, array o, array c
@@ -267,7 +274,8 @@ cdef void after(
             ema[i] = ei
 
 
-# The twin of `sum_of_squares` in _stages.py: 16 running sums, in any vector width the same bits.
+# The twin of `sum_of_squares` in _stages.py. The 16 running sums give the same bits whatever the
+# width of the vectors is.
 cdef double squares(Py_ssize_t n, array g, double scale) noexcept nogil:
     cdef double[16] lanes
     cdef double x
@@ -277,7 +285,7 @@ cdef double squares(Py_ssize_t n, array g, double scale) noexcept nogil:
     for i in range(0, whole, 16):
         for k in range(16):
             x = g[i + k]
-            x = x if scale == 1 else scale * x  # 1 it is nearly always
+            x = x if scale == 1 else scale * x  # scale is nearly always 1
             lanes[k] += x * x
     for k in range(n - whole):
         x = scale * g[whole + k]
@@ -296,7 +304,7 @@ cdef object export(void* loop):
     return PyCapsule_New(loop, "fastoptim.kernel", NULL)
 
 
-cdef object export_rule(kernel loop):  # whose type the compiler checks
+cdef object export_rule(kernel loop):  # the compiler checks that the loop is a kernel
     return export(<void*> loop)
 
 

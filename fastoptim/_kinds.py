@@ -1,4 +1,4 @@
-"""The kinds of arguments: what each expects, and the error that says so."""
+"""The kinds of arguments: what each expects, and errors that say what was expected and found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-NO_SEQUENCES = str, bytes, bytearray, memoryview  # of numbers, though Python calls them sequences
+NO_SEQUENCES = str, bytes, bytearray, memoryview  # Python's sequences that are none of numbers
 SHOWN = reprlib.Repr()
 SHOWN.maxstring = SHOWN.maxlong = SHOWN.maxother = 200
 
@@ -268,7 +268,7 @@ def checked(name: str, kind: Kind, value: Any) -> Any:
 
 
 def entry(label: str, mapping: Any, name: str) -> Any:
-    """Return what a mapping has under a name; say what it has where that is missing."""
+    """Return what a mapping has under a name, or raise an error that says which names it has."""
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{label}: expected a mapping, found {type(mapping).__name__}")
     if name not in mapping:
@@ -276,3 +276,23 @@ def entry(label: str, mapping: Any, name: str) -> Any:
         more = f" and {len(mapping) - 20} others" if len(mapping) > 20 else ""
         raise ValueError(f"{label}: expected the key {name!r}, found {first or 'none'}{more}")
     return mapping[name]
+
+
+def expect(label: str, expected: Any, found: Any, wrong: type[Exception] = ValueError) -> None:
+    """Raise unless what was found is what was expected."""
+    try:
+        same = bool(found == expected)
+    except Exception:  # arrays among what is found have no truth value
+        same = False
+    if not same:
+        raise wrong(f"{label}: expected {expected}, found {shown(found)}")
+
+
+def with_other_names(names: Iterable[Any], found: Mapping[Any, Any]) -> str:
+    """Describe a mapping that has not just these names, by one that it lacks or has too many."""
+    known = dict.fromkeys(names)
+    for name in known:
+        if name not in found:
+            return f"a mapping without {shown(name)}"
+    extra = next(name for name in found if name not in known)
+    return f"a mapping with the unknown name {shown(extra)}"

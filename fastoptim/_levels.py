@@ -1,16 +1,32 @@
-"""Which of the compiled kernels to use: the highest instruction-set level that this CPU runs."""
+"""Levels: which of the compiled loops to run, those of the highest that this CPU supports.
+
+There is a module of loops for each instruction-set level and type, compiled from one source.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ._engine import threads
 from ._kinds import environment
 
-Kernels = dict[str, dict[int, Any]]
-
 PRECISIONS = (32, 64)
+
+
+class Loops(NamedTuple):
+    """The compiled loops that a step with a rule takes in one type, as capsules."""
+
+    rule: Any  # None where there is nothing but the stages
+    after: Any
+    squares: Any
+
+
+# By the type that they compute in.
+LoopsByType = Mapping["np.dtype[Any]", Loops]
 
 
 # Each module is named in a statement, where tools that gather the imports of a program, such as
@@ -39,17 +55,14 @@ def _is_built(name: str) -> bool:
     return all(find_spec(f"fastoptim._kernels_{name}_f{bits}") for bits in PRECISIONS)
 
 
-def load(name: str) -> Kernels:
-    """Return the loops of a level, rules and stages, for elements of 4 and of 8 bytes."""
-    single, double = (module.KERNELS | module.STAGES for module in MODULES[name]())
-    return {loop: {4: single[loop], 8: double[loop]} for loop in single}
-
-
-def loops(rule: str | None) -> dict[str, dict[int, Any]] | None:
-    """Return what the engine runs for a rule at the level in use, None for one without a loop."""
-    if rule is None:
-        return None
-    return {"rule": kernels[rule], "after": kernels["after"], "squares": kernels["squares"]}
+def load(name: str) -> dict[str | None, LoopsByType]:
+    """Return the loops of a level by the name of the rule's; under None are the stages alone."""
+    single, double = MODULES[name]()
+    by_type: dict[np.dtype[Any], Any] = {np.dtype("f4"): single, np.dtype("f8"): double}
+    return {
+        rule: {t: Loops(m.KERNELS.get(rule), **m.STAGES) for t, m in by_type.items()}
+        for rule in (None, *single.KERNELS)
+    }
 
 
 def choose() -> str:
@@ -70,4 +83,4 @@ def choose() -> str:
 
 
 active = choose()
-kernels = load(active)
+loops = load(active)

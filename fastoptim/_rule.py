@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from collections import namedtuple
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
-from typing import Any, TypeAlias, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from . import _stages
-from ._engine.plan import Plan, most_scalars, most_state
-from ._kinds import Count, Kind, checked, unknown
-from ._stages import Scalars
+from ._engine.entry import Entry
+from ._engine.plan import Plan, most_state
+from ._engine.scalars import most_scalars
+from ._kinds import Count, Flag, Kind, checked, unknown
+from ._stages import After, Before, Scalars
 
-ScalarsOfStep = Callable[[int], tuple[Scalars, Scalars, Scalars]]
+# What a step of a group is made of: the scalars of both stages, and those of the rule between them.
+StepScalars: TypeAlias = tuple[Before, After, Scalars]
+ScalarsOfStep = Callable[[int], StepScalars]
 
 # What a hyperparameter may be: a value, or a schedule of it; of a pair, each item may be either.
 # A schedule is a `fastoptim.schedules.Schedule`, or any function of the number of steps taken.
@@ -42,6 +47,16 @@ BEFORE, BEFORE_DEFAULTS = hyperparameters(_stages.before_scalars)
 AFTER, AFTER_DEFAULTS = hyperparameters(_stages.after_scalars, first=0)
 
 
+class Fixed(NamedTuple):
+    """A group, as a plan knows it, of which each step has the same scalars."""
+
+    step_scalars: StepScalars
+
+    def scalars(self, t: int) -> StepScalars:
+        """Return the scalars of the t-th step."""
+        return self.step_scalars
+
+
 class Rule:
     """An update rule: the scalars of a step, the update in NumPy, the name of the compiled loop.
 
@@ -65,15 +80,20 @@ class Rule:
         If it is not the update's name.
     defaults : mapping, optional
         Defaults that are not those of the scalars' signature.
+    decoupled : bool or str, default False
+        Whether the scalars take ``weight_decay``, and the update decays p by it: always (True), or
+        where a flag among the hyperparameters, named here, is True. The gradient then has no L2
+        penalty from the stage before the rule.
     trust : bool, default False
         Whether the learning rate of each array is multiplied by a trust ratio. The last array of
-        the update is then ``u`` and its first scalars are the learning rate and the coefficient
-        of the ratio; given u, it only writes the direction of the step there.
+        the update is then ``u``; given u, it only writes the direction of the step there. Among its
+        scalars are ``lr`` and ``trust``, the coefficient of the ratio.
 
     Raises
     ------
     ValueError
-        If the update has more than 3 arrays of state (and u), or more than 16 scalars.
+        If the update has more than 3 arrays of state (and u), or more than 16 scalars; if
+        ``decoupled`` and the scalars' signature contradict each other.
     """
 
     def __init__(
@@ -85,6 +105,7 @@ class Rule:
         starts: Mapping[str, str] | None = None,
         name: str | None = None,
         defaults: Mapping[str, Any] | None = None,
+        decoupled: bool | str = False,
         trust: bool = False,
     ) -> None:
         kinds, own_defaults = hyperparameters(scalars)
@@ -95,20 +116,23 @@ class Rule:
         self.starts = dict(starts or {})
         self.name = name or update.__name__
         # The name alone does not tell: an update of somebody else's may have it, too.
-        self.kernel: str | None = update.__name__ if update.__module__ == REFERENCE else None
+        self.loop: str | None = update.__name__ if update.__module__ == REFERENCE else None
         self.own = tuple(kinds)
         self.kinds = kinds | BEFORE | AFTER
         self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | dict(defaults or {})
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
         self.state = tuple(arrays[:-1] if trust else arrays)
-        self.trust = trust
-        self.scalar_count = len(rest) - len(arrays)
+        self.decoupled = decoupled
+        self.rescale = self._rescaled if trust else None
+        self._scalar_names = [a.name for a in rest if a.kind is not a.POSITIONAL_ONLY]
+        self.scalar_count = len(self._scalar_names)
         for label, found, most in (
             ("arrays beside p and g", len(arrays), most_state),
             ("scalars", self.scalar_count, most_scalars),
         ):
             if found > most:
                 raise ValueError(f"{self.name}: expected at most {most} {label}, found {found}")
+        self._check_decoupled()
 
         self.__name__ = self.name
         self.__module__ = scalars.__module__
@@ -130,6 +154,30 @@ class Rule:
             if name not in self.starts.values() and name not in AFTER
         ]
         return inspect.Signature([*arrays, *keywords])
+
+    def _check_decoupled(self) -> None:
+        """Refuse a weight decay that would be taken twice or never, and a flag that is none."""
+        if "weight_decay" in self.own and not self.decoupled:
+            raise ValueError(
+                f"{self.name}: expected decoupled=True, or the name of a flag, with scalars that "
+                f"take weight_decay, found decoupled={self.decoupled!r}"
+            )
+        if self.decoupled and "weight_decay" not in self.own:
+            raise ValueError(
+                f"{self.name}: expected scalars that take weight_decay with "
+                f"decoupled={self.decoupled!r}, found {', '.join(self.own)}"
+            )
+        if isinstance(self.decoupled, str) and not (
+            self.decoupled in self.own and isinstance(self.kinds[self.decoupled], Flag)
+        ):
+            raise ValueError(
+                f"{self.name}: expected decoupled to be True, False, or the name of a flag among "
+                f"the hyperparameters of its scalars, found {self.decoupled!r}"
+            )
+
+    def decouples(self, hyper: Mapping[str, Any]) -> bool:
+        """Tell whether weight decay with these hyperparameters is decoupled from the gradient."""
+        return bool(hyper[self.decoupled] if isinstance(self.decoupled, str) else self.decoupled)
 
     def __repr__(self) -> str:
         return f"<rule {self.name}{self.__signature__}>"
@@ -161,9 +209,23 @@ class Rule:
                 given = f" with {need}={hyper[need]}" if need else ""
                 expected, found = ("an array", "None") if array is None else ("None", "an array")
                 raise TypeError(f"{name}: expected {expected}{given}, found {found}")
-        tensor = ("p", "g", *self.state), 0, step - 1, p, tuple(state.values()), None, None
-        group = SimpleNamespace(scalars=self.scalars_of(hyper))
-        Plan([tensor], self.update, loops, self.trust).step((g,), [group])
+        entry = Entry(("p", "g", *self.state), p, tuple(state.values()))
+        group = Fixed(self.scalars_of(hyper)(step))
+        Plan([entry], self.update, loops, self.rescale).step((g,), [group])
+
+    @cached_property
+    def named(self) -> Callable[[Scalars], Any]:
+        """Return the scalars of a step as a NamedTuple, named as the update's arguments are."""
+        kind: Any = namedtuple("OwnScalars", self._scalar_names, rename=True)  # type: ignore[misc]
+        make: Callable[[Scalars], Any] = kind._make
+        return make
+
+    def _rescaled(self, own: Scalars, p_squares: float, u_squares: float) -> Scalars:
+        """Return the scalars of a step, whose learning rate is multiplied by the trust ratio."""
+        scalars = self.named(own)
+        ratio = _stages.trust_ratio(p_squares, u_squares, scalars.trust)
+        rescaled: Scalars = scalars._replace(lr=scalars.lr * ratio)
+        return rescaled
 
     def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters, checked one by one and together."""
@@ -195,7 +257,7 @@ class Rule:
         if any(map(is_schedule, hyper.values())):
             return lambda t: self.scalars_of(self.at(hyper, t - 1))(t)
         first = {name: hyper[name] for name in BEFORE}
-        if hyper.get("decoupled_weight_decay"):
+        if self.decouples(hyper):
             first["weight_decay"] = 0.0
         before = _stages.before_scalars(1.0, **first)
         after = _stages.after_scalars(**{name: hyper[name] for name in AFTER})

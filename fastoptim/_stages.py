@@ -23,16 +23,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._kinds import MaybeFraction, MaybeLimits, MaybeNonNegative, NonNegative, Switch
 
-if TYPE_CHECKING:
-    from ._engine.plan import Plan
+Scalars = tuple[float, ...]  # of a rule, in the order in which its update takes them
 
-Scalars = tuple[float, ...]
+
+class Before(NamedTuple):
+    """The scalars of the stage before the rule."""
+
+    scale: float
+    weight_decay: float = 0.0
+    rare: float = 0.0  # whether there is a limit or l1
+    limit: float = math.inf
+    l1: float = 0.0
+
+
+class After(NamedTuple):
+    """The scalars of the stage after the rule."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    decay: float = 0.0  # of the average, and
+    rest: float = 1.0  # 1 minus that
 
 
 def before_scalars(
@@ -41,11 +57,11 @@ def before_scalars(
     l1: NonNegative = 0.0,
     max_grad_value: MaybeNonNegative = None,
     maximize: Switch = False,
-) -> Scalars:
+) -> Before:
     """Return the scalars of the stage before the rule, for gradients to be multiplied by scale."""
     limit = math.inf if max_grad_value is None else max_grad_value
     rare = float(limit < math.inf or l1 > 0)
-    return (-scale if maximize else scale), weight_decay, rare, limit, l1
+    return Before(-scale if maximize else scale, weight_decay, rare, limit, l1)
 
 
 def before(g: Any, p: Any, scale: Any, wd: Any, rare: Any, limit: Any, l1: Any) -> Any:
@@ -59,11 +75,11 @@ def before(g: Any, p: Any, scale: Any, wd: Any, rare: Any, limit: Any, l1: Any) 
     return g
 
 
-def after_scalars(bounds: MaybeLimits = None, ema_decay: MaybeFraction = None) -> Scalars:
+def after_scalars(bounds: MaybeLimits = None, ema_decay: MaybeFraction = None) -> After:
     """Return the scalars of the stage after the rule."""
     low, high = (-math.inf, math.inf) if bounds is None else bounds
     d = 0.0 if ema_decay is None else ema_decay
-    return low, high, d, 1 - d
+    return After(low, high, d, 1 - d)
 
 
 def after(p: Any, ema: Any, mask: Any, low: Any, high: Any, d: Any, a: Any) -> None:
@@ -108,22 +124,6 @@ def sum_of_squares(g: Any, like: Any, scale: float) -> Iterator[float]:
         while lanes.size > 1:
             lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
         yield float(lanes[0])
-
-
-def norm_of(plan: Plan, scale: float) -> tuple[float, str | None]:
-    """Return the L2 norm of scale times the gradients that a plan has bound.
-
-    With it comes the name of the first gradient that holds a NaN or an infinity, if one does.
-    """
-    norm = math.sqrt(plan.sum_of_squares(scale))
-    if norm < 2.0**-500:  # the squares may have lost bits, or vanished
-        norm = 2.0**-600 * math.sqrt(plan.sum_of_squares(scale * 2.0**600))
-    if math.isfinite(norm):
-        return norm, None
-    bad = plan.first_nonfinite()
-    if bad is None:  # only the squares were too large
-        norm = 2.0**600 * math.sqrt(plan.sum_of_squares(scale * 2.0**-600))
-    return norm, bad
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

@@ -12,36 +12,32 @@ arrays that are not in C order, give the file the mode 0600, and lose the system
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import secrets
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from ._kinds import entry, shown
+from ._files import NO_FILE, replace_file
+from ._kinds import entry, expect, shown
+from ._loading import matched
 
 __all__ = ["blaming", "path_of", "read", "read_without_data", "write"]  # what optimizers call
 
 VERSION = 1  # of the layout of the file
 METADATA = "fastoptim"
-PARAM = "p"  # beside the names of state arrays, which are never p
-ACL = "system.posix_acl_access"  # the attribute of a file that holds its access control list
-NO_FILE = "expected a file, found a folder or a device"
-DIGEST = ("sha256", "U8", [32])  # as one byte needs no alignment, safetensors has it last, too
+PARAM = "p"  # what a parameter is called beside its state arrays, none of which has that name
+DIGEST = ("sha256", "U8", [32])  # comes last, as safetensors sorts arrays by alignment, too
 CHUNK = 1 << 17  # elements that are hashed and written at a time
 LONGEST_HEADER = 100_000_000  # bytes, of any safetensors file
 SHORTEST_ENTRY = len('"m/":{"dtype":"F32","shape":[],"data_offsets":[0,0]},')
 ROOM_OF_GROUP = 1 << 14  # bytes of a header for the hyperparameters of a param group
-ROOM_OF_REST = 1 << 20  # and for whatever a file of another optimizer has, so that it can be named
+ROOM_OF_REST = 1 << 20  # and for all else, also in files of other optimizers, to name what differs
 
 Spec = tuple[str, str, list[int]]  # the name, the type and the shape of an array in the file
 
@@ -60,7 +56,7 @@ def path_of(path: Any) -> str:
 
 @contextmanager
 def blaming(path: str) -> Iterator[None]:
-    """Put the path before what is wrong with the file."""
+    """Put the path before the messages of errors, and make them ValueErrors."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -81,7 +77,7 @@ def write(
     _library()
     state = saved["state"]
     count = len(params) + sum(len(item) - 1 for item in state.values())
-    _check_length(count, SHORTEST_ENTRY * count)  # at once, where naming them all takes a while
+    _check_length(count, SHORTEST_ENTRY * count)  # before all names are made, which takes a while
     arrays = _by_name(state, params)
     specs = sorted(map(_spec, arrays, arrays.values()), key=_place)
     rest = {name: value for name, value in saved.items() if name != "state"}
@@ -101,7 +97,7 @@ def write(
         with blaming(path):
             prove(file.name)
 
-    _replace(path, fill)
+    replace_file(path, fill)
 
 
 def read(
@@ -109,8 +105,8 @@ def read(
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return what `state_dict` returned, and the values of the parameters, or none.
 
-    What `state_dict` would return now, the parameters by their keys and the names that their state
-    arrays may have are what the file must fit. Nothing larger than these is read into memory.
+    The file must fit what `state_dict` would return now (`like`), the parameters by their keys, and
+    the names that state arrays may have. Nothing larger than these is read into memory.
     """
     return _read(path, like, params, states, _arrays_in)
 
@@ -143,7 +139,7 @@ def _read(
     wanted = [group["params"] for group in like["param_groups"]]
     with _opened(path, _room(expected.values(), len(wanted))) as file:
         text, rest = _rest_of(file)
-        _expect("optimizer", like["optimizer"], rest.get("optimizer"))
+        expect("optimizer", like["optimizer"], rest.get("optimizer"))
         steps = _steps_in(rest, wanted)
         arrays = arrays_of(file, text, _specs_in(file, expected))
     state: dict[Any, dict[str, Any]] = {key: {"step": steps[key]} for key in params}
@@ -154,39 +150,6 @@ def _read(
     if values and len(values) < len(params):
         raise ValueError(f"expected {len(params)} parameters or none, found {len(values)}")
     return {**rest, "state": state}, values
-
-
-def matched(label: str, wanted: Sequence[Sequence[Any]], saved: Any) -> list[Mapping[str, Any]]:
-    """Return saved param groups in the order of those wanted, each with the same names.
-
-    The names of a group may come in any order. They are only ever looked up among those wanted: a
-    file could hold names that a dict of their own takes hours for.
-    """
-    if not isinstance(saved, Sequence):
-        raise TypeError(f"{label}: expected a sequence, found {type(saved).__name__}")
-    names = [entry(f"{label}[{number}]", group, "params") for number, group in enumerate(saved)]
-    number_of = {name: number for number, group in enumerate(wanted) for name in group}
-    found = {_group_with(group, wanted, number_of): i for i, group in enumerate(names)}
-    if len(names) != len(wanted) or found.keys() != set(range(len(wanted))):
-        lists = [list(group) if isinstance(group, tuple) else group for group in names]
-        raise ValueError(f"{label}: expected groups of {shown(wanted)}, found {shown(lists)}")
-    return [saved[found[number]] for number in range(len(wanted))]
-
-
-def _group_with(
-    names: Any, wanted: Sequence[Sequence[Any]], number_of: Mapping[Any, int]
-) -> int | None:
-    """Return the number of the group that has just these names, or None."""
-    if not isinstance(names, (list, tuple)):
-        return None
-    try:
-        numbers = {number_of[name] for name in names}
-    except (LookupError, TypeError):  # unknown, or nothing that a mapping could have
-        return None
-    if len(numbers) != 1:
-        return None
-    (number,) = numbers
-    return number if len(names) == len(set(names)) == len(wanted[number]) else None
 
 
 def _library() -> Any:
@@ -240,15 +203,10 @@ def _text(key: Any) -> str:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Return what JSON made lists of as it was: nothing that is saved holds a list in its place."""
+    """Return a value from JSON, which makes lists of tuples, as it was: no lists are saved."""
     if isinstance(value, dict):
         return {name: _with_tuples(item) for name, item in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
-def _expect(label: str, expected: Any, found: Any) -> None:
-    if found != expected:
-        raise ValueError(f"{label}: expected {expected}, found {shown(found)}")
 
 
 def _spec(name: str, array: np.ndarray[Any, Any]) -> Spec:
@@ -256,12 +214,12 @@ def _spec(name: str, array: np.ndarray[Any, Any]) -> Spec:
 
 
 def _place(spec: Spec) -> tuple[bool, str]:
-    """Return what the arrays are sorted by: so each is aligned, as safetensors has it."""
+    """Return what arrays are sorted by: larger elements first, so that each is aligned."""
     return spec[1] != "F64", spec[0]
 
 
 def _header(text: str, specs: Sequence[Spec]) -> bytes:
-    """Return all that comes before the data, in a length that keeps the data aligned."""
+    """Return what comes before the data, of a length that keeps these aligned."""
     header: dict[str, Any] = {"__metadata__": {METADATA: text}}
     start = 0
     for name, kind, shape in (*specs, DIGEST):
@@ -324,7 +282,7 @@ def _opened(path: str, room: int) -> Iterator[Any]:
     library = _library()
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(NO_FILE)
-    with open(path, "rb") as file:  # an error of the system has its number here, not in the library
+    with open(path, "rb") as file:  # raises OSErrors with their numbers, which the library loses
         length = int.from_bytes(file.read(8), "little")
     if length > room:
         raise ValueError(
@@ -332,7 +290,7 @@ def _opened(path: str, room: int) -> Iterator[Any]:
             f"found one of {length:,}: another file, or damage"
         )
     try:
-        # not a mapping of memory: that ends the process if the file shrinks
+        # Memory that is mapped, the library's default, ends the process if the file shrinks.
         with library.safe_open(path, framework="np", backend="pread") as file:
             yield file
     except library.SafetensorError as error:
@@ -341,7 +299,7 @@ def _opened(path: str, room: int) -> Iterator[Any]:
 
 
 def _rest_of(file: Any) -> tuple[str, dict[str, Any]]:
-    """Return what is not in the arrays, as text and as it was."""
+    """Return what is not in the arrays, as JSON and as it was saved."""
     text = (file.metadata() or {}).get(METADATA)
     if text is None:
         raise ValueError("expected a checkpoint of fastoptim, found another safetensors file")
@@ -351,7 +309,7 @@ def _rest_of(file: Any) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"expected JSON in its metadata, found {error}") from None
     if not isinstance(rest, dict):
         raise ValueError(f"expected a mapping in its metadata, found {type(rest).__name__}")
-    _expect("version", VERSION, rest.get("version"))
+    expect("version", VERSION, rest.get("version"))
     return text, rest
 
 
@@ -369,7 +327,7 @@ def _steps_in(rest: Mapping[str, Any], wanted: Sequence[Sequence[Any]]) -> dict[
 
 
 def _specs_in(file: Any, expected: Mapping[str, Spec]) -> list[Spec]:
-    """Return what the arrays are, in the order in which they were written, if they fit."""
+    """Return the specs of the arrays in the order in which they were written, if they fit."""
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     specs = [(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()]
     if DIGEST not in specs:
@@ -378,7 +336,7 @@ def _specs_in(file: Any, expected: Mapping[str, Spec]) -> list[Spec]:
     for name, *found in specs:
         if name not in expected:
             raise ValueError(f"expected the arrays of this optimizer, found also {shown(name)}")
-        _expect(f"{name!r}", list(expected[name][1:]), found)
+        expect(f"{name!r}", list(expected[name][1:]), found)
     return sorted(specs, key=_place)
 
 
@@ -399,113 +357,3 @@ def _stand_ins(file: Any, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
     """Return arrays of zeros in the place of those in the file, over the memory of one element."""
     zeros = {kind: np.zeros((), f"f{int(kind[1:]) // 8}") for _, kind, _ in specs}
     return {name: np.broadcast_to(zeros[kind], shape) for name, kind, shape in specs}
-
-
-def _replace(path: str, fill: Callable[[BinaryIO], None]) -> None:
-    """Let fill write a file that takes the place of the one at path, or leave all as it was."""
-    target = os.path.realpath(path) if os.path.islink(path) else path
-    folder = os.path.dirname(target) or os.curdir
-    temporary = os.path.join(folder, f".fastoptim-{secrets.token_hex(8)}")
-    old = _status_of(target)
-    # What replaces a file is nobody else's until it has the permissions of that file.
-    mode = 0o666 if old is None else 0o600
-    try:
-        with _synced(folder):
-            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
-                if old is not None:
-                    _take_permissions(file.fileno(), target, old)
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):  # it names the temporary file, or none
-            raise OSError(error.errno, error.strerror, path) from error
-        raise
-
-
-def _status_of(path: str) -> os.stat_result | None:
-    """Return the status of the file that is to be replaced, if there is one."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path}: {NO_FILE}")
-    return found
-
-
-def _take_permissions(descriptor: int, target: str, old: os.stat_result) -> None:
-    """Give a new file the owner, the group and the permissions of the one that it replaces.
-
-    Where the system refuses, nobody gets a permission beyond those of before, save the new owner,
-    whose data these are: a new group and all others get what both the old group and all others
-    had.
-    """
-    if sys.platform == "win32":  # which replaces no file that has other than the usual mode
-        return
-    for owner in (old.st_uid, -1):  # -1 leaves the owner, whom only root may change
-        new = os.fstat(descriptor)
-        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-            with suppress(OSError):
-                os.fchown(descriptor, owner, old.st_gid)
-    new = os.fstat(descriptor)
-    mode = stat.S_IMODE(old.st_mode)
-    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        mode &= ~(stat.S_ISUID | stat.S_ISGID)
-    if new.st_gid != old.st_gid:
-        both = mode >> 3 & mode & 0o7
-        mode = mode & ~0o77 | both << 3 | both
-    if not _took_acl(descriptor, target, new.st_gid == old.st_gid):
-        mode &= ~0o77
-    os.fchmod(descriptor, mode)
-
-
-def _took_acl(descriptor: int, target: str, may: bool) -> bool:
-    """Give a new file the access control list of the one that it replaces, or no list.
-
-    Return whether the bits of the mode then mean what they meant: with a list those of the group
-    are the limit of all that it grants, and it may refuse to some what others have.
-    """
-    if sys.platform != "linux":
-        return True
-    with suppress(OSError):  # of whatever kind: then it is taken for lost
-        acl = _acl_of(target)
-        if acl is not None and may:
-            os.setxattr(descriptor, ACL, acl)
-        elif _acl_of(descriptor) is not None:  # which is that of its folder
-            os.removexattr(descriptor, ACL)
-        return acl is None or may
-    return False
-
-
-def _acl_of(file: str | int) -> bytes | None:
-    """Return the access control list of a file, if it has one."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return os.getxattr(file, ACL)
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOTSUP):  # a file or a file system without any
-            return None
-        raise
-
-
-@contextmanager
-def _synced(folder: str) -> Iterator[None]:
-    """Write to the disk, at the end, which files are in a folder."""
-    if os.name == "nt":  # Windows has no such call
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
-                raise
-    finally:
-        os.close(descriptor)

@@ -13,8 +13,9 @@ from ._config import __version__
 
 __all__ = ["CommandError", "main"]
 
-# Each command is a package in this one, with `add_arguments(parser)` and `main(args)`, that
-# can be imported without the packages of its extra, which has the command's name.
+# Each command is a package of that name in fastoptim, with functions `add_arguments(parser)` and
+# `main(args)`. What it needs beyond NumPy comes with the extra of that name; the package can be
+# imported without it, and `main` then raises ModuleNotFoundError.
 COMMANDS = {
     "demo": "train a network on digits with each optimizer, by NumPy and by fastoptim",
     "bench": "time the optimizers on this machine, beside NumPy and other libraries",
@@ -26,17 +27,17 @@ def __dir__() -> list[str]:
 
 
 class CommandError(Exception):
-    """What the user can put right: `main` prints it on one line and returns 2."""
+    """An error that the user can put right: `main` prints it on one line and returns 2."""
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says, without the number and the path that an OSError repeats."""
+    """Return what an error says, of an OSError without its number and path."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @contextmanager
 def writing(option: str, path: Path) -> Iterator[None]:
-    """Say of which option and file it is that the system cannot write."""
+    """Let an OSError inside say which option named the file that cannot be written."""
     try:
         yield
     except OSError as error:
@@ -44,7 +45,7 @@ def writing(option: str, path: Path) -> Iterator[None]:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written later, and leave it as it is."""
+    """Raise now if a file could not be written later; leave the file as it is."""
     existed = path.exists()
     with writing(option, path):
         path.open("ab").close()
@@ -53,7 +54,7 @@ def check_writable(option: str, path: Path) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a plot that could not be drawn later, or not be written."""
+    """Raise now if a plot could not be drawn or written later."""
     try:
         importlib.import_module("matplotlib.figure")
     except ModuleNotFoundError:

@@ -23,8 +23,9 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from . import _levels, optimizers
-from ._base import Array, Optimizer
+from ._containers import Array
 from ._docs import function_doc
+from ._optimizer import Optimizer
 from ._rule import Scheduled, ScheduledPair
 from .optimizers import Form
 
@@ -55,19 +56,19 @@ def __dir__() -> list[str]:
 
 
 def _steps_of(cls: type[Optimizer]) -> Callable[[Function], Function]:
-    """Let a function that has only a signature and an example take the steps of a class."""
+    """Decorate a function that has only a signature and an example: let it step as a class does."""
     rule = cls.rule
 
-    def made(declared: Function) -> Function:
+    def decorate(declared: Function) -> Function:
         @wraps(declared)
         def function(*args: Any, **kwargs: Any) -> None:
-            rule.apply(_levels.loops(rule.kernel), *args, **kwargs)
+            rule.apply(_levels.loops[rule.loop], *args, **kwargs)
 
-        if declared.__doc__ is not None:  # which Python leaves out with -OO
+        if declared.__doc__ is not None:  # Python leaves it out with -OO
             function.__doc__ = function_doc(declared.__doc__, rule, cls)
         return cast("Function", function)
 
-    return made
+    return decorate
 
 
 @_steps_of(optimizers.SGD)

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from . import _levels
-from ._base import Array, Container
-from ._engine.arrays import as_array, check_target
+from ._containers import Array, Container
+from ._engine.arrays import as_array, check_target, overlaps_itself
 from ._engine.changes import clip
-from ._engine.plan import Plan
+from ._engine.plan import measure
 from ._kinds import Real, checked
-from ._stages import clip_factor, norm_of
+from ._stages import clip_factor
 
 __all__ = ["all_finite", "clip_grad_norm_", "clip_grad_value_", "global_norm"]
 
@@ -204,17 +204,8 @@ def _named(grads: Any) -> dict[str, Any]:
 
 
 def _measured(arrays: Mapping[str, Any]) -> tuple[float, str | None]:
-    """Return the norm of all arrays, and the name of the first that is not finite.
-
-    Where they are measured is a plan of parameters laid out as the arrays are, whose memory nobody
-    touches.
-    """
-    tensors = [
-        ((label, label), 0, 0, np.empty_like(g, subok=False), (), None, None)
-        for label, g in arrays.items()
-    ]
-    plan = Plan(tensors, loops=_levels.loops("sgd"))
-    return plan.measure(list(arrays.values()), lambda: norm_of(plan, 1.0))
+    """Return the norm of all arrays, and the name of the first that is not finite."""
+    return measure(list(arrays), list(arrays.values()), _levels.loops[None])
 
 
 def _changeable(grads: Any) -> dict[str, Array]:
@@ -224,24 +215,13 @@ def _changeable(grads: Any) -> dict[str, Array]:
         check_target(label, np.empty_like(g))  # which has the dtype, in a layout that is right
         if not g.flags.writeable:
             raise ValueError(f"{label}: expected a writable array, found a read-only one")
-        if g.size and _overlaps_itself(g):
+        if overlaps_itself(g):
             raise ValueError(
                 f"{label}: expected elements with memory of their own, "
                 f"found strides {g.strides} for shape {g.shape}"
             )
     _refuse_shared_memory(arrays)
     return arrays
-
-
-def _overlaps_itself(g: Array) -> bool:
-    """Tell whether an axis takes steps within what the shorter steps of the others reach."""
-    reach = g.itemsize
-    for stride, length in sorted(zip(map(abs, g.strides), g.shape, strict=True)):
-        if length > 1:
-            if stride < reach:
-                return True
-            reach += stride * (length - 1)
-    return False
 
 
 def _refuse_shared_memory(arrays: Mapping[str, Array]) -> None:

@@ -96,7 +96,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     nonlinearity = checked("nonlinearity", NONLINEARITIES, nonlinearity)
     slope = 0.01 if param is None else checked("param", Real(), param)
     if nonlinearity == "leaky_relu":
-        return math.sqrt(2) / math.hypot(1, slope)  # no slope is too large to be squared
+        return math.sqrt(2) / math.hypot(1, slope)  # which no slope makes overflow
     return GAINS[nonlinearity]
 
 
@@ -121,7 +121,7 @@ def xavier_uniform(
     dtype : dtype
         float32 or float64; the random numbers are drawn in it.
     rng : numpy.random.Generator
-        What draws them.
+        The generator that draws them.
     gain : float, default 1
         See `calculate_gain`; :math:`\ge 0`, and less than 1e30, so that float32 holds the weights.
     layout : {"out_in", "in_out"}, default "out_in"
@@ -177,7 +177,7 @@ def xavier_normal(
     dtype : dtype
         float32 or float64; the random numbers are drawn in it.
     rng : numpy.random.Generator
-        What draws them.
+        The generator that draws them.
     gain : float, default 1
         See `calculate_gain`; :math:`\ge 0`, and less than 1e30, so that float32 holds the weights.
     layout : {"out_in", "in_out"}, default "out_in"
@@ -235,7 +235,7 @@ def kaiming_uniform(
     dtype : dtype
         float32 or float64; the random numbers are drawn in it.
     rng : numpy.random.Generator
-        What draws them.
+        The generator that draws them.
     a : float, default 0
         The negative slope, if the nonlinearity is ``"leaky_relu"``.
     mode : {"fan_in", "fan_out"}, default "fan_in"
@@ -297,7 +297,7 @@ def kaiming_normal(
     dtype : dtype
         float32 or float64; the random numbers are drawn in it.
     rng : numpy.random.Generator
-        What draws them.
+        The generator that draws them.
     a : float, default 0
         The negative slope, if the nonlinearity is ``"leaky_relu"``.
     mode : {"fan_in", "fan_out"}, default "fan_in"
@@ -388,8 +388,8 @@ def normal(shape: tuple[int, ...], dtype: DTypeLike, rng: Any, std: float) -> ND
 def checked_dtype(dtype: Any) -> Any:
     """Return float32 or float64."""
     try:
-        found = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
-    except Exception:  # SyntaxError is one of them
+        found = None if dtype is None else np.dtype(dtype)  # to NumPy, None would be float64
+    except Exception:  # np.dtype raises more than TypeError, such as SyntaxError for some strings
         found = None
     if found not in (np.float32, np.float64):
         raise TypeError(f"dtype: expected float32 or float64, found {shown(dtype)}")
@@ -397,7 +397,7 @@ def checked_dtype(dtype: Any) -> Any:
 
 
 def checked_rng(rng: Any) -> np.random.Generator:
-    """Return what draws the numbers."""
+    """Return the generator that draws the numbers."""
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy.random.Generator, found {type(rng).__name__}")
     return rng

@@ -1,4 +1,9 @@
-"""The optimizers: a docstring, a signature and a rule each."""
+"""The optimizers: a docstring, a signature and a rule each, in the order of `reference`.
+
+A docstring here has what is the class's own. The entries that all classes share (``params``, an
+ordinary ``weight_decay``, ``maximize``, ``**options``, what is raised) are in `_docs`, which adds
+them below.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import reference
-from ._base import (
-    FlagAttribute,
-    Hyperparameter,
-    NumberAttribute,
-    Optimizer,
-    Options,
-    PairAttribute,
-    Params,
-)
+from ._containers import Params
+from ._docs import complete
+from ._groups import FlagAttribute, Hyperparameter, NumberAttribute, PairAttribute
+from ._optimizer import Optimizer, Options
 from ._rule import Scheduled, ScheduledPair
 
 if TYPE_CHECKING:
@@ -63,34 +63,20 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1e-3
         Learning rate :math:`\eta \ge 0`.
     momentum : float, default 0
         :math:`\mu \ge 0`.
     dampening : float, default 0
         :math:`d`.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     nesterov : bool, default False
         Nesterov's look-ahead; needs dampening = 0, and a momentum other than the number 0 beside
         it. (One that is scheduled, or changed later, may be 0; then it makes no difference.)
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"v"``, the velocity (torch's ``momentum_buffer``), if momentum > 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -153,8 +139,6 @@ class Momentum(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 0.01
         Learning rate :math:`\eta \ge 0`.
     momentum : float, default 0.9
@@ -163,23 +147,11 @@ class Momentum(Optimizer):
         Which of the two formulas.
     nesterov : bool, default False
         Nesterov's look-ahead.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"v"``, the velocity.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -242,39 +214,25 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 0.01
         Learning rate :math:`\eta \ge 0`.
     alpha : float, default 0.99
         Decay rate of the averages, :math:`0 \le \alpha < 1`.
     eps : float, default 1e-8
         :math:`\epsilon \ge 0`, added to the root.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     momentum : float, default 0
         :math:`\mu \ge 0`.
     centered : bool, default False
         Scale by the standard deviation.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
     eps_inside : bool, default False
         Add :math:`\epsilon` under the root instead, as optax and Keras have it: their
         :math:`\sqrt{v_t + \epsilon}`.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"v"``, if centered ``"g_avg"``, if momentum > 0 ``"b"`` (torch's
         ``square_avg``, ``grad_avg`` and ``momentum_buffer``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -339,36 +297,22 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 0.01
         Learning rate :math:`\eta \ge 0`.
     lr_decay : float, default 0
         :math:`\gamma \ge 0`.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     initial_accumulator_value : float, default 0
         :math:`h_0 \ge 0`.
     eps : float, default 1e-10
         :math:`\epsilon \ge 0`, added to the root.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
     eps_inside : bool, default False
         Add :math:`\epsilon` under the root instead, as optax and Keras have it: their
         :math:`\sqrt{h_t + \epsilon}`; their :math:`h_0` is 0.1, their :math:`\epsilon` 1e-7.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"h"`` (torch's ``sum``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -433,40 +377,26 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1e-3
         Learning rate :math:`\eta \ge 0`.
     betas : (float, float), default (0.9, 0.999)
         :math:`0 \le \beta_1, \beta_2 < 1`.
     eps : float, default 1e-8
         :math:`\epsilon \ge 0`, added to the corrected root.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     amsgrad : bool, default False
         Never let the denominator shrink.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
     decoupled_weight_decay : bool, default False
         Decay as `AdamW` does instead.
     eps_hat : bool, default False
         Add :math:`\epsilon` to the root that is not corrected, as scikit-learn, Keras and thinc do:
         the step is :math:`\eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
         \frac{m_t}{\sqrt{v_t} + \epsilon}`.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"m"``, ``"v"`` and, with amsgrad, ``"v_max"`` (torch's ``exp_avg``,
         ``exp_avg_sq`` and ``max_exp_avg_sq``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -532,8 +462,6 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1e-3
         Learning rate :math:`\eta \ge 0`.
     betas : (float, float), default (0.9, 0.999)
@@ -544,25 +472,15 @@ class AdamW(Adam):
         :math:`\lambda \ge 0`.
     amsgrad : bool, default False
         Never let the denominator shrink.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
     decoupled_weight_decay : bool, default True
         As above; if False, the rule sees :math:`g + \lambda p` for g, as in `Adam`.
     eps_hat : bool, default False
         Add :math:`\epsilon` to the root that is not corrected; see `Adam`.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"m"``, ``"v"`` and, with amsgrad, ``"v_max"``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -624,31 +542,17 @@ class Adadelta(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1.0
         Learning rate :math:`\eta \ge 0`.
     rho : float, default 0.9
         Decay rate of the averages, :math:`0 \le \rho < 1`.
     eps : float, default 1e-6
         :math:`\epsilon \ge 0`, under both roots. The first steps are about its root long.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"v"`` and ``"u"`` (torch's ``square_avg`` and ``acc_delta``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -704,31 +608,17 @@ class Adamax(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 2e-3
         Learning rate :math:`\eta \ge 0`.
     betas : (float, float), default (0.9, 0.999)
         :math:`0 \le \beta_1, \beta_2 < 1`.
     eps : float, default 1e-8
         :math:`\epsilon \ge 0`. With 0, an element whose gradients have all been 0 becomes NaN.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"m"`` and ``"u"`` (torch's ``exp_avg`` and ``exp_inf``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -790,36 +680,22 @@ class NAdam(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 2e-3
         Learning rate :math:`\eta \ge 0`.
     betas : (float, float), default (0.9, 0.999)
         :math:`0 \le \beta_1, \beta_2 < 1`.
     eps : float, default 1e-8
         :math:`\epsilon \ge 0`, added to the corrected root.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     momentum_decay : float, default 4e-3
         :math:`\psi \ge 0`.
     decoupled_weight_decay : bool, default False
         Decay as `AdamW` does instead.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"m"`` and ``"v"`` (torch's ``exp_avg`` and ``exp_avg_sq``; its
         ``mu_product`` needs no state here).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -888,33 +764,19 @@ class RAdam(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1e-3
         Learning rate :math:`\eta \ge 0`.
     betas : (float, float), default (0.9, 0.999)
         :math:`0 \le \beta_1, \beta_2 < 1`.
     eps : float, default 1e-8
         :math:`\epsilon \ge 0`, added to the root, which is not corrected.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     decoupled_weight_decay : bool, default False
         Decay as `AdamW` does instead.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"m"`` and ``"v"`` (torch's ``exp_avg`` and ``exp_avg_sq``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -979,8 +841,6 @@ class Rprop(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1e-2
         The step size :math:`\Delta_0 \ge 0` of all elements at the start; to change it later has
         no effect.
@@ -988,24 +848,12 @@ class Rprop(Optimizer):
         :math:`0 < \eta_- < 1 < \eta_+`.
     step_sizes : (float, float), default (1e-6, 50.0)
         :math:`0 \le \Delta_{\min} \le \Delta_{\max}`.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"prev"``, the gradient of the step before, and ``"step_size"``, as
         torch has them.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -1067,8 +915,6 @@ class ASGD(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1e-2
         Learning rate :math:`\eta \ge 0`.
     lambd : float, default 1e-4
@@ -1079,21 +925,11 @@ class ASGD(Optimizer):
         :math:`t_0 \ge 0`, the step after which the average begins.
     weight_decay : float, default 0
         An L2 penalty :math:`w \ge 0`: the rule sees :math:`g + w p` for g.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"ax"``, the average, as torch has it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -1157,31 +993,19 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1e-4
         Learning rate :math:`\eta \ge 0`.
     betas : (float, float), default (0.9, 0.99)
         :math:`0 \le \beta_1, \beta_2 < 1`.
     weight_decay : float, default 0
         :math:`\lambda \ge 0`.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
     decoupled_weight_decay : bool, default True
         Decay as `AdamW` does; if False, the rule sees :math:`g + \lambda p` for g instead.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"m"`` (optax's ``mu``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -1240,8 +1064,6 @@ class AdaBelief(Optimizer):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
-        The arrays to update in place, float32 or float64; see `Optimizer`.
     lr : float, default 1e-3
         Learning rate :math:`\eta \ge 0`.
     betas : (float, float), default (0.9, 0.999)
@@ -1250,25 +1072,13 @@ class AdaBelief(Optimizer):
         :math:`\epsilon \ge 0`, added to the corrected root.
     eps_root : float, default 1e-16
         :math:`\epsilon_r \ge 0`, added to the variance at each step.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
     decoupled_weight_decay : bool, default False
         Decay as `AdamW` does instead.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"m"`` and ``"s"`` (optax's ``mu`` and ``nu``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -1344,23 +1154,13 @@ class LAMB(Optimizer):
         :math:`\epsilon \ge 0`, added to the corrected root.
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the direction before its norm is taken.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
     decoupled_weight_decay : bool, default True
         As above; if False, the decay is an L2 penalty on the gradient.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"m"`` and ``"v"`` (optax's ``mu`` and ``nu``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -1429,27 +1229,15 @@ class LARS(Optimizer):
         Learning rate :math:`\eta \ge 0`.
     momentum : float, default 0.9
         :math:`\mu \ge 0`.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda p` for g.
     trust_coefficient : float, default 1e-3
         :math:`c \ge 0`.
     nesterov : bool, default False
         Step along the new velocity's look-ahead, :math:`\mu v_t` plus the new term.
-    maximize : bool, default False
-        Maximise: the rule sees :math:`-g` for g.
-    **options
-        What every optimizer takes: clipping, penalties, the backend; see `Optimizer`.
 
     Attributes
     ----------
     state : dict
         For each parameter ``"v"`` (optax's ``trace``, with the other sign).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described; the message names it, what was found and what was
-        expected.
 
     References
     ----------
@@ -1503,3 +1291,7 @@ def refuse_idle_nesterov(defaults: Mapping[str, Any]) -> None:
             "nesterov: expected momentum > 0 with it, or a schedule, "
             f"found momentum={defaults['momentum']}"
         )
+
+
+for _name in __all__:
+    complete(globals()[_name])

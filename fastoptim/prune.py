@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._base import Container
+from ._containers import Container, Mask
 from ._engine.arrays import as_array
 from ._kinds import Closed, checked
 
@@ -19,7 +19,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-Mask = NDArray[np.bool_]
 Name = TypeVar("Name")
 
 
@@ -47,8 +46,8 @@ def magnitude(arrays: Any, sparsity: float) -> Any:
     Returns
     -------
     ndarray, list, tuple or dict
-        For each array a mask of its shape, True for a weight to keep, in the container that
-        ``arrays`` is.
+        For each array a mask of its shape, True for a weight to keep, in a container of the kind
+        that ``arrays`` is.
 
     Raises
     ------
@@ -116,7 +115,7 @@ def magnitudes_of(label: str, array: Any) -> NDArray[Any]:
 
 
 def largest(magnitudes: NDArray[Any], sparsity: float) -> Mask:
-    """Return a mask of all but a share of the smallest magnitudes, of equal ones the first."""
+    """Return a mask that drops a share of the magnitudes: the smallest, of equals the first."""
     pruned = round(sparsity * magnitudes.size)
     if pruned == 0:
         return np.ones(magnitudes.shape, np.bool_)

@@ -1,18 +1,29 @@
 """Every rule in plain NumPy: the specification that the compiled kernels match bit for bit.
 
-A rule is written in two halves. The first turns hyperparameters and the number of the step into
-the scalars of that step, in Python floats; kernel and reference receive the same tuple, rounded
-to the type of the parameters. The second updates the arrays; its twin in ``_kernels.pxi`` has the
-same name, the same letters and the same operations in the same order:
+A rule is written in two halves. The first, ``_adam_scalars``, turns hyperparameters and the number
+of the step, which counts from 1, into the scalars of that step, in Python floats; compiled loop and
+reference receive the same tuple, rounded to the type of the parameters. The second, ``adam``,
+updates the arrays; its twin in ``_kernels.pxi`` has the same name, the same letters and the same
+operations in the same order:
 
-======== ==========================================================================
-p, g     parameters; gradient, as `fastoptim._stages` leaves it
-decay    decoupled weight decay: ``decay p`` takes the place of p
-m, v, h  state arrays, and so on; the letters are those of the papers
-a        1 minus the decay rate beside it, taken in double precision
-======== ==========================================================================
+=========== ========================================================================
+p, g        parameters; gradient, as `fastoptim._stages` leaves it
+m, v, h ... state arrays, with the letters of the papers; None where the options need none
+lr          learning rate, which also corrects m for its start at zero, where that is done
+decay       decoupled weight decay: ``decay p`` takes the place of p
+b1, a1      decay rate of an average, and 1 minus it, subtracted in double precision
+r2          the factor that corrects the root of an average of squares for its start at zero
+mu, nu      momentum; momentum in Nesterov's look-ahead, 0 without
+u, trust    in rules with a trust ratio: see below
+=========== ========================================================================
 
-Each rule is called with arrays, which it updates in place, and hyperparameters:
+The last rules multiply the learning rate of each array by a trust ratio, for which the engine calls
+them twice. In the first call u is an array: the rule writes the direction of the step there, and
+changes nothing else. The engine sums the squares of p and u, and multiplies lr by the ratio of
+their norms and by the coefficient ``trust``. In the second call u is None: the rule takes the step.
+
+Each rule is a `Rule`: called with arrays and hyperparameters, it checks them and updates the arrays
+in place:
 
 >>> import numpy as np
 >>> from fastoptim import reference
@@ -62,7 +73,7 @@ def sgd(p, g, v, /, mu, a, nu, lr, resting):
     if v is not None:
         g = a * g
         v[...] = mu * v + g
-        g = g + nu * v if nu != 0 else v  # with nesterov torch has a = 1
+        g = (g + nu * v) if nu != 0 else v  # a is 1 with nesterov, which needs dampening = 0
     p -= lr * g
 
 
@@ -84,7 +95,7 @@ momentum = Rule(sgd.update, _momentum_scalars, name="momentum")
 
 
 def _inside_and_added(eps: float, eps_inside: bool) -> tuple[float, float]:
-    """Return what is added to the number under a root, and what to the root."""
+    """Return what of eps is added under a root, and what is added to the root."""
     return (eps, 0.0) if eps_inside else (0.0, eps)
 
 
@@ -150,19 +161,19 @@ def _adam_scalars(
     decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
     b1, b2 = betas
     lr, root = lr / (1 - b1**step), math.sqrt(1 - b2**step)
-    if eps_hat:  # the correction is in the learning rate, away from eps
+    if eps_hat:  # lr corrects v, too, so that eps is added to the root as it is
         return decay, b1, 1 - b1, b2, 1 - b2, lr * root, 1.0, eps
     # Multiplying by the reciprocal root, taken once here, spares each element a division.
     return decay, b1, 1 - b1, b2, 1 - b2, lr, 1 / root, eps
 
 
-@rule(_adam_scalars, needs={"v_max": "amsgrad"})
+@rule(_adam_scalars, needs={"v_max": "amsgrad"}, decoupled="decoupled_weight_decay")
 def adam(p, g, m, v, v_max, /, decay, b1, a1, b2, a2, lr, r2, eps):
     """Adam, with or without amsgrad; see `fastoptim.Adam` and `fastoptim.AdamW`."""
     m[...] = b1 * m + a1 * g
     v[...] = b2 * v + (a2 * g) * g
     if v_max is not None:
-        v_max[...] = np.where(v_max >= v, v_max, v)  # a NaN in v shows
+        v_max[...] = np.where(v_max >= v, v_max, v)  # a NaN in v gets into v_max
         v = v_max
     p[...] = decay * p - (lr * m) / (np.sqrt(v) * r2 + eps)
 
@@ -172,6 +183,7 @@ adamw = Rule(
     adam.update,
     adam.scalars,
     needs=adam.needs,
+    decoupled=adam.decoupled,
     name="adamw",
     defaults={"weight_decay": 0.01, "decoupled_weight_decay": True},
 )
@@ -210,13 +222,13 @@ def adamax(p, g, m, u, /, b1, a1, b2, lr, eps):
     """Adam with a running maximum for its root mean square; see `fastoptim.Adamax`."""
     m[...] = b1 * m + a1 * g
     d, fading = np.abs(g) + eps, b2 * u
-    u[...] = np.where(fading >= d, fading, d)  # a NaN in g shows
+    u[...] = np.where(fading >= d, fading, d)  # a NaN in g gets into u
     p -= (lr * m) / u
 
 
 @lru_cache(maxsize=64)
 def _products(b1: float, psi: float) -> dict[int, float]:
-    """Return the products of NAdam's first t momenta found so far, by t."""
+    """Return the products of NAdam's first t momenta, by t: a cache that `_nadam_product` fills."""
     return {0: 1.0}
 
 
@@ -225,11 +237,12 @@ def _nadam_momentum(step: int, b1: float, psi: float) -> float:
 
 
 def _nadam_product(step: int, b1: float, psi: float) -> float:
-    """Return the product of the first momenta, multiplied in their order.
+    """Return the product of the momenta of steps 1 to `step`, multiplied in that order.
 
-    Those on the way are kept for the steps that follow. Once the product is so small that 1 minus
-    it is 1, no further factor matters. Once a momentum is b1 itself all further ones are, and their
-    product is a power. One or the other comes within 3,100 steps, whatever b1 and psi are.
+    The products of fewer momenta are kept for the next calls. Two things end the multiplication
+    early. A product so small that 1 minus it is 1 needs no further factor. A momentum that is b1
+    itself is followed by others that are, whose product is a power. One of the two comes within
+    3,100 steps, whatever b1 and psi are.
     """
     products = _products(b1, psi)
     t = len(products) - 1
@@ -259,7 +272,7 @@ def _nadam_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr_g, lr_m, r2, eps
 
 
-@rule(_nadam_scalars)
+@rule(_nadam_scalars, decoupled="decoupled_weight_decay")
 def nadam(p, g, m, v, /, decay, b1, a1, b2, a2, lr_g, lr_m, r2, eps):
     """Adam with Nesterov's momentum; see `fastoptim.NAdam`."""
     m[...] = b1 * m + a1 * g
@@ -288,7 +301,7 @@ def _radam_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr, float(rectified), eps
 
 
-@rule(_radam_scalars)
+@rule(_radam_scalars, decoupled="decoupled_weight_decay")
 def radam(p, g, m, v, /, decay, b1, a1, b2, a2, lr, rectified, eps):
     """Adam that waits until its mean square can be relied upon; see `fastoptim.RAdam`."""
     m[...] = b1 * m + a1 * g
@@ -320,7 +333,7 @@ def _rprop_scalars(
 @rule(_rprop_scalars, starts={"step_size": "lr"})
 def rprop(p, g, prev, step_size, /, eta_minus, eta_plus, low, high):
     """Sign of the gradient times step sizes that follow it; see `fastoptim.Rprop`."""
-    turn = _sign(g) * prev  # not g prev, which may vanish where both are small
+    turn = _sign(g) * prev  # g * prev would round to 0 where both are small
     h = np.where(turn > 0, eta_plus, np.where(turn < 0, eta_minus, 1)) * step_size
     h = np.where(h < low, low, np.where(h > high, high, h))
     g = np.where(turn < 0, 0, g)
@@ -360,7 +373,7 @@ def _lion_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr
 
 
-@rule(_lion_scalars)
+@rule(_lion_scalars, decoupled="decoupled_weight_decay")
 def lion(p, g, m, /, decay, b1, a1, b2, a2, lr):
     """Sign of a momentum; see `fastoptim.Lion`."""
     c = b1 * m + a1 * g
@@ -383,7 +396,7 @@ def _adabelief_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**step), r2, eps, eps_root
 
 
-@rule(_adabelief_scalars)
+@rule(_adabelief_scalars, decoupled="decoupled_weight_decay")
 def adabelief(p, g, m, s, /, decay, b1, a1, b2, a2, lr, r2, eps, eps_root):
     """Adam with a variance for its mean square; see `fastoptim.AdaBelief`."""
     m[...] = b1 * m + a1 * g
@@ -406,9 +419,9 @@ def _lamb_scalars(
     return lr, 1.0, wd, b1, 1 - b1, b2, 1 - b2, r1, r2, eps
 
 
-@rule(_lamb_scalars, trust=True)
+@rule(_lamb_scalars, decoupled="decoupled_weight_decay", trust=True)
 def lamb(p, g, m, v, u, /, lr, trust, wd, b1, a1, b2, a2, r1, r2, eps):
-    """Adam with a learning rate for each array; see `fastoptim.LAMB`."""
+    """Adam with a trust ratio for each array; see `fastoptim.LAMB`."""
     m_new = b1 * m + a1 * g
     v_new = b2 * v + (a2 * g) * g
     d = (r1 * m_new) / (np.sqrt(v_new) * r2 + eps) + wd * p
@@ -432,13 +445,13 @@ def _lars_scalars(
 
 @rule(_lars_scalars, trust=True)
 def lars(p, g, v, u, /, lr, trust, mu, nu):
-    """Momentum with a learning rate for each array; see `fastoptim.LARS`."""
+    """Momentum with a trust ratio for each array; see `fastoptim.LARS`."""
     if u is not None:
         u[...] = g
         return
     d = lr * g
     v[...] = mu * v + d
-    p -= d + nu * v if nu != 0 else v
+    p -= (d + nu * v) if nu != 0 else v
 
 
 __all__ = sorted(name for name, value in list(globals().items()) if isinstance(value, Rule))

@@ -21,7 +21,7 @@
 array([0.25, 0.25])
 """
 
-from ._base import Array, Grads, Mask, Masks, Params
+from ._containers import Array, Grads, Mask, Masks, Params
 from ._rule import Scheduled, ScheduledPair
 
 __all__ = ["Array", "Grads", "Mask", "Masks", "Params", "Scheduled", "ScheduledPair"]

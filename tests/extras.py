@@ -23,7 +23,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import NamedTuple
 
-from checked_builds import NOT_COPIED, ROOT
+from checked_builds import ROOT, not_copied
 from packaging.requirements import Requirement
 
 NEWEST = ["torch==2.13.0"]  # of which there is a build without gigabytes of CUDA
@@ -202,7 +202,7 @@ def main() -> None:
 def build(folder: Path) -> Path:
     """Return the wheel of this source tree, of which a copy is built."""
     tree = folder / "tree"
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    shutil.copytree(ROOT, tree, ignore=not_copied)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, tree]
     subprocess.run(command, check=True)
     (wheel,) = folder.glob("*.whl")

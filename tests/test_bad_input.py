@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections import UserDict, deque
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -43,8 +44,9 @@ from zoo import OPTIMIZERS, name_of, snapshot
 
 import fastoptim as fo
 from fastoptim import functional, init, reference, schedules
-from fastoptim._base import SETTINGS, Options
+from fastoptim._optimizer import Options
 from fastoptim._rule import Rule
+from fastoptim._settings import SETTINGS
 from fastoptim.bench.loop import can_share
 from fastoptim.schedules import Constant, ReduceLROnPlateau
 
@@ -71,9 +73,11 @@ def callables() -> dict[str, Any]:
                 found[name] = value
     for module in (functional, reference):
         found |= {f"{module.__name__[10:]}.{name}": getattr(module, name) for name in RULES}
-    for name, cls in list(found.items()):
-        if isinstance(cls, type) and name != "ParamGroup":
-            for method, value in vars(cls).items():
+    classes = {name: cls for name, cls in found.items() if isinstance(cls, type)}
+    for name, cls in classes.items():
+        if name != "ParamGroup":
+            own = takewhile(lambda b, c=cls: b is c or b not in classes.values(), cls.__mro__)
+            for method, value in (item for base in own for item in vars(base).items()):
                 public = method == "__call__" or not method.startswith("_")
                 if public and isinstance(value, FunctionType):
                     found[f"{name}.{method}"] = value

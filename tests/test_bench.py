@@ -17,12 +17,17 @@ import pytest
 
 import fastoptim as fo
 from fastoptim import _engine, _roofline, bench, cli, optimizers
-from fastoptim.bench import clients, contenders, loop, report, rivals, sections, timing
-from fastoptim.bench.cases import CASES, DTYPES, Cell, Size
+from fastoptim.bench import clients, contenders, loop, numpy_plain, report, rivals, sections, timing
+from fastoptim.bench.cases import AHEAD, CASES, DTYPES, Cell, Size
 from fastoptim.bench.clients import Client, Programs
 from fastoptim.bench.contenders import CONTENDERS, FACTORS
 from fastoptim.bench.loop import Training
 from fastoptim.bench.rivals import RIVALS, Run, UnavailableError
+
+try:
+    import torch
+except ImportError:  # it comes with the extra `torch`
+    torch = None
 
 ROOT = Path(__file__).parents[1]
 SMALL = Size(3, 1001)
@@ -85,8 +90,39 @@ def test_every_optimizer_has_a_case():
     assert [name for name in optimizers.__all__ if name not in CASES] == []
 
 
+@pytest.mark.parametrize("name", optimizers.__all__)
+def test_every_rule_is_written_in_plain_numpy(name):
+    rule = getattr(optimizers, name).rule
+    assert hasattr(numpy_plain, rule.name), (
+        "fastoptim/bench/numpy_plain.py: expected a generator "
+        f"{rule.name}(p, g, {', '.join(rule.own)}), which may leave out what stays at its default"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in optimizers.__all__ if getattr(optimizers, n).rule.rescale]
+)
+def test_what_a_trust_ratio_reads_ahead_is_counted(name):
+    assert name in AHEAD, f"fastoptim/bench/cases.py, AHEAD: expected the arrays that {name} reads"
+
+
+def torch_has(name):
+    """Tell whether torch has a rule under our name, or in other words, or is not here to ask."""
+    return torch is None or name == "Momentum" or hasattr(torch.optim, name)
+
+
+def test_optax_is_a_rival_for_the_rules_that_torch_has_not():
+    pytest.importorskip("torch")
+    optax = pytest.importorskip("optax")
+    theirs = {name for name in optimizers.__all__ if hasattr(optax, name.lower())}
+    missing = sorted(name for name in theirs if not (torch_has(name) or name in rivals.OPTAX))
+    assert not missing, f"fastoptim/bench/rivals.py, OPTAX: expected {missing} there, too"
+    assert {"SGD", "SGD-momentum", "RMSprop", "Adam", "AdamW"} <= {*rivals.OPTAX}
+    assert {"Lion", "AdaBelief", "LAMB", "LARS"} <= {*rivals.OPTAX}
+
+
 ADAMS = {"Adam", "AdamW", "AdamW-clip-EMA"}
-TORCH = CASES.keys() - {"Lion", "AdaBelief", "LAMB", "LARS"}
+TORCH = {name for name, case in CASES.items() if torch_has(case.optimizer.__name__)}
 SGDS = {"SGD", "SGD-momentum"}
 # The cases that each has; in float64, only the first four and those of torch and optax.
 HAVE = {
@@ -100,7 +136,7 @@ HAVE = {
     "DeepSpeed": {"Adam", "AdamW"},
     "numba": {"SGD", "Adam"},
     "numexpr": {"SGD", "Adam"},
-    "optax": {*SGDS, "RMSprop", "Adam", "AdamW", "Lion", "AdaBelief", "LAMB", "LARS"},
+    "optax": {*rivals.OPTAX},
     "thinc": {"Adam"},
     "scikit-learn": {*SGDS, "Adam"},
 }

@@ -357,12 +357,12 @@ class TestLengthOfTheHeader:
         opt.save(path)
         fo.RMSprop(groups()).load(path)
 
-    @pytest.mark.parametrize("function", ["_replace", "_by_name"])
+    @pytest.mark.parametrize("function", ["replace_file", "_by_name"])
     def test_more_than_the_format_has_is_refused_before_anything_is_written(
         self, path, function, monkeypatch
     ):
         """For very many arrays even before their names are made, which takes a while."""
-        opt = adam() if function == "_replace" else fo.Adam([np.ones(1) for _ in range(10)])
+        opt = adam() if function == "replace_file" else fo.Adam([np.ones(1) for _ in range(10)])
         adam().save(path)
         before = Path(path).read_bytes()
         monkeypatch.setattr("fastoptim.checkpoint.LONGEST_HEADER", 1_000)

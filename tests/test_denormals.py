@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +19,12 @@ from zoo import (
 )
 
 import fastoptim as fo
-from fastoptim import _base, _engine, _stages
+from fastoptim import _engine, _stepper
+from fastoptim._engine.entry import Entry
+from fastoptim._engine.plan import Plan
+from fastoptim._engine.twins import FloatingPoint
+from fastoptim._rule import Fixed
+from fastoptim._stages import After, Before
 
 pytestmark = pytest.mark.skipif(not _engine.threads.can_flush, reason="the CPU has no such mode")
 
@@ -135,7 +139,7 @@ def test_the_mode_ends_with_the_loops(threads, backend):
 def test_the_mode_of_the_caller_does_not_matter_and_comes_back(threads, backend):
     both = halves()
     kept = [p.copy() for p, _, _ in both]
-    with engine(threads=threads), _engine.plan.Loops(True):
+    with engine(threads=threads), FloatingPoint(True):
         assert flushes_here() == [True, True]
         for (p, g, _), q in zip(both, kept, strict=True):
             fo.SGD(p, lr=1.0, flush_denormals=True, backend=backend).step(g)
@@ -153,10 +157,9 @@ def test_the_mode_ends_with_an_error():
         raise ZeroDivisionError
 
     seen = []
-    plan = _engine.plan.Plan([(("p", "g"), 0, 0, np.ones(3), (), None, None)], update)
-    scalars = _stages.before_scalars(1.0), _stages.after_scalars(), ()
+    plan = Plan([Entry(("p", "g"), np.ones(3))], update)
     with pytest.raises(ZeroDivisionError):
-        plan.step([np.ones(3)], [SimpleNamespace(scalars=lambda t: scalars)], flush=True)
+        plan.step([np.ones(3)], [Fixed((Before(1.0), After(), ()))], flush=True)
     assert seen == [[True, True]]
     assert flushes_here() == [False, False]
 
@@ -228,7 +231,7 @@ class TestSetting:
         optimizer = fo.SGD(np.ones(1))
         with pytest.raises(TypeError, match="flush_denormals: expected True or False, found 1"):
             optimizer.flush_denormals = 1
-        monkeypatch.setattr(_base, "can_flush", False)
+        monkeypatch.setattr(_stepper, "can_flush", False)
         with pytest.raises(ValueError, match="flush_denormals: expected False on this CPU"):
             optimizer.flush_denormals = True
         with pytest.raises(ValueError, match="flush_denormals: expected False on this CPU"):

@@ -6,23 +6,57 @@ import doctest
 import importlib
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 import fastoptim
 
-MODULES = [
-    f"fastoptim.{module.name}"
-    for module in pkgutil.iter_modules(fastoptim.__path__)
-    if module.name != "__main__"
-]
+# Programs, and what needs other libraries: the tests of the integrations run their examples.
+APART = {f"fastoptim.{name}" for name in ("bench", "demo", "examples", "integrations")}
+
+
+def modules(package: ModuleType) -> Iterator[str]:
+    """Return the names of the modules of a package, and of the packages in it."""
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if module.name != "fastoptim.__main__":
+            yield module.name
+        if module.ispkg and module.name not in APART:
+            yield from modules(importlib.import_module(module.name))
+
+
+MODULES = list(modules(fastoptim))
+
+
+def examples(name: str) -> list[doctest.DocTest]:
+    """Return the docstrings with examples in a module.
+
+    Those of methods are looked for class by class: where a package gives its own name to the
+    classes of its files, doctest takes their methods for imported ones.
+    """
+    module = importlib.import_module(name)
+    finder = doctest.DocTestFinder()
+    found = {test.name: test for test in finder.find(module)}
+    for cls in vars(module).values():
+        if isinstance(cls, type) and cls.__module__ == name:
+            tests = finder.find(cls, f"{name}.{cls.__name__}", module=False, globs={})
+            found |= {test.name: test for test in tests}
+    return [test for test in found.values() if test.examples]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_a_module(name):
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
+    runner = doctest.DocTestRunner()
+    for test in examples(name):
+        assert runner.run(test).failed == 0
+
+
+def test_examples_of_methods_are_found():
+    names = [test.name for test in examples("fastoptim.schedules")]
+    assert {"fastoptim.schedules.Cyclic", "fastoptim.schedules.Cyclic.momentum"} < set(names)
 
 
 ROOT = Path(__file__).parents[1]

@@ -46,7 +46,39 @@ def test_functions_take_the_steps_of_the_class(cls, chosen, dtype):
 
 
 def test_every_class_has_a_function():
+    missing = [cls for cls in OPTIMIZERS if cls.__name__.lower() not in dir(functional)]
+    assert not missing, (
+        "fastoptim/functional.py: expected a function of each class, its name in __all__, and an "
+        "example in its docstring:" + "".join(map(declaration, missing))
+    )
     assert sorted(cls.__name__.lower() for cls in OPTIMIZERS) == dir(functional) == dir(reference)
+
+
+def declaration(cls):
+    """Return the text that declares the function of a class, to copy into functional.py."""
+    hints = {**inspect.get_annotations(functional.sgd), **inspect.get_annotations(cls.__init__)}
+    lines = []
+    for p in cls.rule.__signature__.parameters.values():
+        if p.name == "step":
+            lines.append("*")
+        is_array = p.kind is p.POSITIONAL_OR_KEYWORD
+        array = "Array" if p.default is p.empty else "Array | None"
+        default = "" if p.default is p.empty else f" = {p.default!r}".replace("'", '"')
+        lines.append(f"{p.name}: {array if is_array else hints[p.name]}{default}")
+    arguments = "".join(f"    {line},\n" for line in lines)
+    name = cls.__name__
+    return (
+        f"\n\n@_steps_of(optimizers.{name})\ndef {name.lower()}(\n{arguments}) -> None:\n"
+        f'    """Take a step of {name}.\n\n    Examples\n    --------\n    >>> ...\n    """\n'
+    )
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+def test_the_declaration_in_the_message_is_right(cls):
+    """What is there to copy is what functional.py has, up to the docstring."""
+    name = cls.__name__.lower()
+    source = inspect.getsource(inspect.unwrap(getattr(functional, name)))
+    assert declaration(cls).split('"""')[0].strip() == source.split('"""')[0].strip()
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)

@@ -15,21 +15,11 @@ CASES = [
     # a decay of 0.3 moves the minimum; lr_decay stops before it
     if not (chosen.get("weight_decay") or chosen.get("maximize") or chosen.get("lr_decay"))
 ]
-LR = {
-    fo.SGD: 0.05,
+LR = dict.fromkeys(OPTIMIZERS, 0.05) | {
     fo.Momentum: 0.1,
     fo.RMSprop: 0.01,
     fo.Adagrad: 0.5,
-    fo.Adam: 0.05,
-    fo.AdamW: 0.05,
     fo.Adadelta: 1.0,
-    fo.Adamax: 0.05,
-    fo.NAdam: 0.05,
-    fo.RAdam: 0.05,
-    fo.Rprop: 0.05,
-    fo.ASGD: 0.05,
-    fo.Lion: 0.05,
-    fo.AdaBelief: 0.05,
     fo.LAMB: 0.01,
     fo.LARS: 5.0,
 }

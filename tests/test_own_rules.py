@@ -141,3 +141,63 @@ def test_three_state_arrays_and_an_average():
     opt.step(np.ones(3))
     assert [opt.state[0][name][0] for name in "abc"] == [1.0] * 3
     assert opt.ema.tolist() == [0.75] * 3
+
+
+def decayed_scalars(
+    step, lr: fo.reference.NonNegative = 0.5, weight_decay: fo.reference.NonNegative = 0.0
+):
+    return 1 - lr * weight_decay, lr
+
+
+def decayed(p, g, /, decay, lr):
+    p[...] = decay * p - lr * g
+
+
+@pytest.mark.parametrize("update", ["always", "by a flag", "by a flag that is off"])
+def test_weight_decay_that_is_decoupled(update):
+    """The rule decays p itself: from 1 to 1 - 0.5 * 0.2, and the gradient has no penalty."""
+
+    def flagged_scalars(
+        step,
+        lr: fo.reference.NonNegative = 0.5,
+        weight_decay: fo.reference.NonNegative = 0.0,
+        apart: fo.reference.Switch = True,
+    ):
+        return 1 - lr * weight_decay if apart else 1.0, lr
+
+    if update == "always":
+        own, options = Rule(decayed, decayed_scalars, decoupled=True), {}
+    else:
+        own = Rule(decayed, flagged_scalars, decoupled="apart")
+        options = {"apart": update == "by a flag"}
+    cls = type("Own", (fo.Optimizer,), {"rule": own})
+    opt = cls(np.ones(3), backend="reference", weight_decay=0.2, **options)
+    opt.step(np.full(3, 0.1))
+    expected = 1 - 0.5 * (0.1 + 0.2) if update.endswith("off") else 0.9 - 0.5 * 0.1
+    assert opt.param_groups[0]["params"][0].tolist() == pytest.approx([expected] * 3)
+
+
+@pytest.mark.parametrize(
+    ("scalars", "update", "decoupled", "message"),
+    [
+        (
+            decayed_scalars,
+            decayed,
+            False,
+            "decayed: expected decoupled=True, or the name of a flag, with scalars that take "
+            "weight_decay, found decoupled=False",
+        ),
+        (
+            scalars,
+            fall.update,
+            True,
+            "fall: expected scalars that take weight_decay with decoupled=T",
+        ),
+        (scalars, fall.update, "lr", "expected scalars that take weight_decay .*, found lr"),
+        (decayed_scalars, decayed, "lr", "expected decoupled to be True, False, or the name of a"),
+        (decayed_scalars, decayed, "apart", "of its scalars, found 'apart'"),
+    ],
+)
+def test_weight_decay_that_would_be_taken_twice_or_never(scalars, update, decoupled, message):
+    with pytest.raises(ValueError, match=message):
+        Rule(update, scalars, decoupled=decoupled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from zoo import gradients
+from zoo import OPTIMIZERS, gradients
 
 import fastoptim as fo
 
@@ -71,6 +71,18 @@ OPTAX = [
         {},
     ),
 ]
+
+
+def test_every_rule_that_optax_has_and_torch_has_not_is_compared(optax):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    missing = [
+        cls.__name__
+        for cls in OPTIMIZERS
+        if hasattr(optax, cls.__name__.lower())
+        and not hasattr(torch.optim, cls.__name__)
+        and cls not in [row[0] for row in OPTAX]
+    ]
+    assert missing == [], f"tests/test_peers.py, OPTAX: expected rows of {missing}"
 
 
 @pytest.mark.parametrize(("cls", "ours", "name", "kwargs"), OPTAX, ids=lambda v: str(v))

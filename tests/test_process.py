@@ -218,7 +218,8 @@ class TestEnvironmentVariables:
     @pytest.mark.parametrize("value", ["", " "])
     def test_an_empty_one_is_as_good_as_none(self, value):
         variables = ("FASTOPTIM_NUM_THREADS", "FASTOPTIM_ISA", "FASTOPTIM_BACKEND")
-        code = self.LEVEL + "; print(_levels.threads.explain_limit()); " + self.BACKEND
+        limit = "from fastoptim._engine.threads import explain_limit; print(explain_limit())"
+        code = "; ".join([self.LEVEL, limit, self.BACKEND])
         assert output(code, **dict.fromkeys(variables, value)) == output(code)
 
     def test_each_is_read_by_one_function(self):

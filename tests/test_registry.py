@@ -1,4 +1,7 @@
-"""Every optimizer is complete: kernels, twin, formula, row in the README, one set of defaults."""
+"""Every optimizer is complete: loop, twin, docstring, row in the README, one set of defaults.
+
+Each message names the file, and what is to be added there.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from zoo import LEVELS, OPTIMIZERS, hyperparameters, name_of
+from zoo import DTYPES, LEVELS, OPTIMIZERS, hyperparameters, name_of
 
 import fastoptim as fo
 from fastoptim import _levels
@@ -20,6 +24,8 @@ RULES = [rule for rule in vars(fo.reference).values() if isinstance(rule, Rule)]
 def test_every_class_is_public():
     subclasses = {cls for cls in vars(fo.optimizers).values() if isinstance(cls, type)}
     subclasses = {cls for cls in subclasses if issubclass(cls, fo.Optimizer)} - {fo.Optimizer}
+    missing = sorted(cls.__name__ for cls in subclasses - set(OPTIMIZERS))
+    assert not missing, f"fastoptim/optimizers.py, __all__: expected {missing} there, too"
     assert subclasses == set(OPTIMIZERS)
     assert {cls.__name__ for cls in OPTIMIZERS} <= set(fo.__all__)
 
@@ -27,12 +33,23 @@ def test_every_class_is_public():
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
 def test_class_has_a_kernel_at_each_level(cls, level):
-    assert set(_levels.load(level)[cls.rule.kernel]) == {4, 8}
+    loops, name = _levels.load(level), cls.rule.loop
+    assert name in loops, (
+        f"fastoptim/_kernels.pxi: expected a loop {name}, and its name in KERNELS; build it by "
+        "`python setup.py build_ext --inplace`"
+    )
+    assert set(loops[name]) == set(map(np.dtype, DTYPES))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_kernel_has_a_twin(level):
-    assert set(_levels.load(level)) == {rule.kernel for rule in RULES} | {"after", "squares"}
+    twins = {rule.loop for rule in RULES}
+    loops = set(_levels.load(level)) - {None}
+    alone = sorted(loops - twins)
+    assert not alone, f"fastoptim/reference.py: expected rules {alone}, as _kernels.pxi has loops"
+    missing = sorted(twins - loops)
+    assert not missing, f"fastoptim/_kernels.pxi: expected loops {missing}, as there are rules"
+    assert loops == twins
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
@@ -45,7 +62,9 @@ def test_class_has_a_twin_that_is_public(cls):
 def test_docstring_has_formula_arguments_errors_source_and_example(cls):
     doc = inspect.getdoc(cls)
     for part in (".. math::", "Parameters", "Raises", "References", "Examples", ">>> "):
-        assert part in doc
+        assert part in doc, (
+            f"fastoptim/optimizers.py: expected {part!r} in {cls.__name__}'s docstring"
+        )
     for name in inspect.signature(cls).parameters:
         pattern = r"^\*\*options$" if name == "options" else rf"^{name} : "
         assert re.search(pattern, doc, re.MULTILINE), f"{name} is not described"
@@ -62,4 +81,22 @@ def test_defaults_of_class_and_rule_agree(cls):
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
 def test_class_has_a_row_in_the_readme(cls):
-    assert re.search(rf"^\| `{cls.__name__}\(", README, re.MULTILINE)
+    row = rf"^\| `{cls.__name__}\([^|]*` \| .* \| .* \|$"
+    assert re.search(row, README, re.MULTILINE), (
+        "README.md, the table of optimizers: expected a row "
+        f"| `{cls.__name__}{called(cls)}` | formula | source |"
+    )
+
+
+def called(cls: type[fo.Optimizer]) -> str:
+    """Return the arguments that a row names: those that may be given by their place."""
+    parameters = inspect.signature(cls).parameters.values()
+    return f"({', '.join(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)})"
+
+
+def test_the_readme_names_the_classes_whose_decay_is_decoupled():
+    decoupled = [cls.__name__ for cls in OPTIMIZERS if cls.rule.decouples(cls.rule.defaults)]
+    sentence = re.search(r"all but (.*) take `weight_decay` as coupled L2", README)
+    assert sentence, "README.md, below the table of optimizers: the sentence on weight_decay"
+    named = re.findall(r"\w+", sentence[1].replace(" and ", ", "))
+    assert sorted(named) == sorted(decoupled), "README.md, the sentence on weight_decay"

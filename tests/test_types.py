@@ -13,12 +13,13 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS
-from zoo import OPTIMIZERS, name_of
+from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS, examples
+from zoo import OPTIMIZERS, hyperparameters, name_of
 
 import fastoptim
 from fastoptim import functional
-from fastoptim._base import Hyperparameter
+from fastoptim._groups import Hyperparameter
+from fastoptim._kinds import Pair, Real
 
 PROGRAM = Path(__file__).with_name("typed_program.py")
 needs_mypy = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="no mypy here")
@@ -61,8 +62,7 @@ def test_examples_of_the_readme(tmp_path):
 
 @needs_mypy
 def test_examples_of_the_docstrings(tmp_path):
-    finder = doctest.DocTestFinder()
-    tests = [test for name in MODULES for test in finder.find(importlib.import_module(name))]
+    tests = [test for name in MODULES for test in examples(name)]
     skips = doctest.SKIP  # what needs more than the example says
     found = ["".join(e.source for e in t.examples if not e.options.get(skips)) for t in tests]
     found = [source for source in found if source]
@@ -72,10 +72,27 @@ def test_examples_of_the_docstrings(tmp_path):
     assert mypy(tmp_path, file) == []
 
 
+def program() -> str:
+    """Return the program, and behind it a call of each class with all of its hyperparameters."""
+    calls = "".join(f"    fo.{cls.__name__}(params, {arguments(cls)})\n" for cls in OPTIMIZERS)
+    text = PROGRAM.read_text(encoding="utf-8")
+    return f"{text}\n\ndef each(params: dict[str, Array]) -> None:\n{calls}"
+
+
+def arguments(cls: type[fastoptim.Optimizer]) -> str:
+    """Return the hyperparameters of a call: numbers as schedules, flags and words as they are."""
+    values = []
+    for name, default in hyperparameters(cls).items():
+        kind = cls.rule.kinds[name]
+        schedule = {Real: "rate", Pair: "(rate, 0.999)"}.get(type(kind), repr(default))
+        values.append(f"{name}={schedule}")
+    return ", ".join(values)
+
+
 @needs_mypy
 def test_a_program_with_annotations(tmp_path):
     file = tmp_path / PROGRAM.name
-    text = PROGRAM.read_text(encoding="utf-8")
+    text = program()
     file.write_text(text, encoding="utf-8")
     wrong = {i for i, line in enumerate(text.splitlines(), start=1) if line.endswith("# wrong")}
     assert len(wrong) > 15
@@ -84,15 +101,20 @@ def test_a_program_with_annotations(tmp_path):
 
 
 def test_the_program_uses_all_that_is_public():
-    text = PROGRAM.read_text(encoding="utf-8")
-    assert [name for name in fastoptim.__all__ if not re.search(rf"\b{name}\b", text)] == []
+    text = program()
+    missing = [name for name in fastoptim.__all__ if not re.search(rf"\b{name}\b", text)]
+    assert missing == [], f"tests/typed_program.py: expected lines that use {missing}"
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
 def test_hyperparameters_are_declared(cls):
     """For type checkers; the attributes themselves are made of the rule."""
     declared = {n for base in cls.__mro__ for n in inspect.get_annotations(base)}
-    assert {n for n in declared if not n.startswith("_")} - {"rule"} == cls.rule.kinds.keys()
+    declared = {n for n in declared if not n.startswith("_")} - {"rule"}
+    assert declared == cls.rule.kinds.keys(), (
+        f"fastoptim/optimizers.py, class {cls.__name__}: expected an annotation such as "
+        f"`eps: NumberAttribute` of each hyperparameter, and of nothing else"
+    )
     for name in cls.rule.kinds:
         assert isinstance(getattr(cls, name), Hyperparameter)
 

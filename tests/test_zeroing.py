@@ -22,7 +22,7 @@ from zoo import (
 )
 
 import fastoptim as fo
-from fastoptim import _base
+from fastoptim import _stepper
 from fastoptim._engine.plan import Plan
 
 BACKENDS = ["compiled", "reference"]
@@ -32,7 +32,7 @@ WRITABLE = [name for name in GRADIENT_LAYOUTS if name != "read-only"]
 @pytest.fixture
 def zeroing(monkeypatch):
     """Let the optimizers that the test makes leave zeros in their gradients."""
-    monkeypatch.setattr(_base, "Plan", partial(Plan, zeroing=True))
+    monkeypatch.setattr(_stepper, "Plan", partial(Plan, zeroing=True))
 
 
 def stepped(cls, params, steps, **kwargs):
@@ -59,7 +59,7 @@ def test_same_step_and_then_zeros(cls, dtype, kwargs, monkeypatch):
     params = [rng.standard_normal(n).astype(dtype) for n in SIZES]
     steps = [gradients(rng, params) for _ in range(2)]
     expected = stepped(cls, params, steps, backend="reference", **kwargs)
-    monkeypatch.setattr(_base, "Plan", partial(Plan, zeroing=True))
+    monkeypatch.setattr(_stepper, "Plan", partial(Plan, zeroing=True))
     for level in LEVELS:
         for threads in (1, 3):
             copies = [[g.copy() for g in grads] for grads in steps]
@@ -77,7 +77,7 @@ def test_layouts(p_layout, g_layout, dtype, backend, monkeypatch):
     p = LAYOUTS[p_layout](rng.standard_normal((3, 4, 5)).astype(dtype))
     g = GRADIENT_LAYOUTS[g_layout](rng.standard_normal((3, 4, 5)).astype(dtype))
     expected = stepped(fo.Adam, [p], [[g]], max_grad_norm=0.5)
-    monkeypatch.setattr(_base, "Plan", partial(Plan, zeroing=True))
+    monkeypatch.setattr(_stepper, "Plan", partial(Plan, zeroing=True))
     ours = stepped(fo.Adam, [p], [[g]], max_grad_norm=0.5, backend=backend)
     assert_same_arrays(ours, expected)
     assert_zero(g)

@@ -14,6 +14,7 @@ from fresh import OPENMP
 
 import fastoptim as fo
 from fastoptim import _levels, optimizers
+from fastoptim._engine import compiled
 from fastoptim._engine.threads import set_grain, set_limit, set_openmp
 from fastoptim._kinds import Choice, Flag, Real
 from fastoptim.threads import share_openmp_workers
@@ -21,9 +22,7 @@ from fastoptim.threads import share_openmp_workers
 OPTIMIZERS = [getattr(optimizers, name) for name in optimizers.__all__]
 DTYPES = [np.float32, np.float64]
 LEVELS = _levels.available()
-
-TASK = 16384  # elements of a task, as in _engine.pyx
-TILE = 512  # elements of a gathered gradient at a time
+TILE, TASK = compiled.tile_size, compiled.task_size
 
 # 0 to 65 hold every count of lanes and every tail up to AVX-512 float32, four vectors deep; then
 # the edges of tiles and tasks, and a size with an odd tail that several threads share.
@@ -50,7 +49,7 @@ COMMON: dict[str, list[Any]] = {
     "flush_denormals": [False, True],
 }
 
-# Values of which the defaults leave a part of the rule unused in a few steps.
+# Where the default leaves a part of the rule unused in the few steps of a test.
 MORE: dict[str, list[Any]] = {
     "t0": [1e6, 2.0],
     "step_sizes": [(1e-6, 50.0), (0.009, 0.011)],
@@ -68,9 +67,14 @@ def values_of(cls: type[fo.Optimizer]) -> dict[str, list[Any]]:
             values[name] = [False, True]
         elif isinstance(kind, Choice):
             values[name] = list(kind.words)
-        elif isinstance(kind, Real) and default == 0:
-            values[name] = [0.0, 0.3]
+        elif isinstance(kind, Real) and (default == 0 or fills_state(cls, name)):
+            values[name] = [default, 0.3]
     return values
+
+
+def fills_state(cls: type[fo.Optimizer], name: str) -> bool:
+    """Tell whether state starts from a hyperparameter that is there for nothing else."""
+    return name in cls.rule.starts.values() and name != "lr"
 
 
 def options(cls: type[fo.Optimizer]) -> list[dict[str, Any]]:
@@ -109,7 +113,7 @@ def couples(items: Iterable[tuple[str, Any]]) -> set[frozenset[tuple[str, Any]]]
 
 def is_allowed(cls: type[fo.Optimizer], chosen: dict[str, Any]) -> bool:
     try:
-        cls(np.zeros(1), **chosen)
+        cls(np.zeros(1), backend="reference", **chosen)  # the rule may have no loop yet
     except ValueError:
         return False
     return True
@@ -139,7 +143,7 @@ def engine(
 ) -> Iterator[None]:
     """Run on a level and a number of threads, OpenMP's (if it is here) or ours, however small."""
     kernels, grain, limit = (
-        _levels.kernels,
+        _levels.loops,
         set_grain(1),
         set_limit(threads or 0),
     )
@@ -148,10 +152,10 @@ def engine(
         share_openmp_workers(OPENMP)
     try:
         if level is not None:
-            _levels.kernels = _levels.load(level)
+            _levels.loops = _levels.load(level)
         yield
     finally:
-        _levels.kernels = kernels
+        _levels.loops = kernels
         set_openmp(*workers)
         set_limit(limit)
         set_grain(grain)

@@ -1,9 +1,52 @@
 """The engine: it takes the steps of an optimizer on arrays, and knows no rule.
 
 A rule reaches it as addresses of compiled loops or as functions of NumPy, the scalars of a step as
-tuples of floats. Each room knows those above it in this list, and none below:
+tuples of floats. It is cut into rooms, of which each knows some of those above it and none below:
 
-=========  =====================================================================================
-threads    how many threads a step may use, whose they are, and how they share out its work
-=========  =====================================================================================
+========  ======================================================================================
+threads   how many threads a step may use, whose they are, and how they share out its work
+formats   how the elements of an array are stored, and in which type the loops compute on them
+arrays    what an array must be, how it runs through memory, and what overlaps what
+changes   what happens to several objects or arrays at once, or to none of them
+entry     what the engine is told of a parameter
+staging   how elements that a loop cannot compute on where they are reach it, and go back
+memory    the arrays of an optimizer, where they are, and whether they still are there
+scalars   the numbers of a step, as the loops of either type read them
+passes    what a step does with memory: what both backends offer
+compiled  the passes with compiled loops, in tasks for several threads
+twins     the passes with NumPy, bit for bit the same
+plan      all of it put together, and the order of a step
+========  ======================================================================================
 """
+
+# The rooms ask for each other in C. Here, tools that gather the imports of a program see them, such
+# as PyInstaller.
+from . import (
+    arrays,
+    changes,
+    compiled,
+    entry,
+    formats,
+    memory,
+    passes,
+    plan,
+    scalars,
+    staging,
+    threads,
+    twins,
+)
+
+__all__ = [
+    "arrays",
+    "changes",
+    "compiled",
+    "entry",
+    "formats",
+    "memory",
+    "passes",
+    "plan",
+    "scalars",
+    "staging",
+    "threads",
+    "twins",
+]

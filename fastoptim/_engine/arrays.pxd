@@ -2,12 +2,14 @@ from libc.stdint cimport uintptr_t
 
 cimport numpy as cnp
 
+from fastoptim._engine.formats cimport Format
+
 cdef enum:
     AXES = 64  # of a NumPy array, at the most
 
 cdef struct Walk:
-    # How to read a gradient whose layout is not its parameter's: axes in the order of the
-    # parameter's memory, slowest first, those of length 1 left out.
+    # How to go through an array in the order of another one's memory: its axes in that order, the
+    # slowest first, those of length 1 left out.
     int axes
     Py_ssize_t[AXES] shape
     Py_ssize_t[AXES] strides
@@ -18,11 +20,15 @@ cdef struct Range:
     Py_ssize_t owner
     Py_ssize_t k  # which of its arrays
 
+cdef extern from "numpy/arrayobject.h":
+    void* descr_of "PyArray_DESCR"(cnp.ndarray a)  # borrowed
+    bint equivalent "PyArray_EquivTypes"(void* a, void* b)
+
 cdef bint is_dense(cnp.ndarray a)
 cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like)
 cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k)
-cdef bint overlaps_itself(cnp.ndarray a)
-cdef check_layout(label, array)
+cpdef bint overlaps_itself(cnp.ndarray a)
+cdef Format check_layout(label, array)
 cdef check_mask(label, mask, cnp.ndarray p)
 cdef raise_unfit(label, p_label, a, p)
 cpdef as_array(label, value)
@@ -64,8 +70,7 @@ cdef inline bint same_strides(cnp.ndarray a, cnp.ndarray b):
 cdef inline bint fits(cnp.ndarray a, cnp.ndarray p):
     """Tell whether an array has the dtype and the shape of a parameter."""
     return (
-        cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(p)
-        and cnp.PyArray_ISNOTSWAPPED(a)
+        (descr_of(a) == descr_of(p) or equivalent(descr_of(a), descr_of(p)))
         and same_shape(a, p)
     )
 

@@ -8,6 +8,8 @@ from libc.stdint cimport uintptr_t
 cimport numpy as cnp
 from cpython.object cimport PyObject
 
+from fastoptim._engine.formats cimport Format, format_of
+
 import numpy as np
 
 cnp.import_array()
@@ -52,17 +54,14 @@ def check_target(label, array):
     check_layout(label, array)
 
 
-cdef check_layout(label, array):
-    """Raise unless an array is what the kernels know: float, native, aligned, dense.
+cdef Format check_layout(label, array):
+    """Return the format of an array that a step can update: known, aligned, dense; else raise.
 
     Whether it is writable, each step asks: an unpickled optimizer may have been given memory that
     it can only read, and is then good for everything but a step.
     """
     cdef cnp.ndarray a = array
-    if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
-        raise TypeError(f"{label}: expected dtype float32 or float64, found {array.dtype}")
-    if not cnp.PyArray_ISNOTSWAPPED(a):
-        raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
+    cdef Format found = format_of(label, array)
     if not cnp.PyArray_ISALIGNED(a):
         raise ValueError(
             f"{label}: expected memory aligned to {array.itemsize} bytes, "
@@ -73,6 +72,7 @@ cdef check_layout(label, array):
             f"{label}: expected a dense array (C or Fortran order), "
             f"found strides {array.strides} for shape {array.shape}; pass a contiguous copy"
         )
+    return found
 
 
 cpdef check_state(label, p_label, array, param):
@@ -141,7 +141,7 @@ cdef bint is_dense(cnp.ndarray a):
     return True
 
 
-cdef bint overlaps_itself(cnp.ndarray a):
+cpdef bint overlaps_itself(cnp.ndarray a):
     """Tell whether two elements may share memory, so that zeroing one changes the other."""
     cdef Walk walk
     cdef Py_ssize_t reach = cnp.PyArray_ITEMSIZE(a)

@@ -9,6 +9,7 @@ cimport numpy as cnp
 from cpython.object cimport PyObject_GenericSetAttr, PyObject_SetItem
 
 from fastoptim._engine.arrays cimport AXES, Walk, advance, is_dense, memory_order, size_of
+from fastoptim._engine.formats cimport Format, Stored, format_of
 from fastoptim._engine.threads cimport UNLOCK
 
 import numpy as np
@@ -48,7 +49,7 @@ def clip(list arrays, double factor, double limit):
     Parameters
     ----------
     arrays : list of ndarray
-        float32 or float64, writable, in this machine's byte order, without elements in common.
+        In a known format, writable, without elements in common.
     factor : float
         Rounded to the type of each array, as NumPy rounds a Python number.
     limit : float
@@ -57,25 +58,28 @@ def clip(list arrays, double factor, double limit):
     cdef cnp.ndarray a
     cdef Walk walk
     cdef char* base
-    cdef Py_ssize_t itemsize
-    for a in arrays:
-        base, itemsize = cnp.PyArray_BYTES(a), cnp.PyArray_ITEMSIZE(a)
+    cdef Format found
+    cdef const Stored* stored
+    cdef bint single
+    cdef list formats = [format_of("clip", a) for a in arrays]
+    for a, found in zip(arrays, formats):
+        base, stored, single = cnp.PyArray_BYTES(a), &found.stored, found.single
         memory_order(&walk, a, a)
         if is_dense(a):
-            walk.axes, walk.shape[0], walk.strides[0] = 1, size_of(a), itemsize
-        if size_of(a) * itemsize < UNLOCK:
-            clip_array(&walk, base, itemsize, factor, limit)
+            walk.axes, walk.shape[0], walk.strides[0] = 1, size_of(a), stored.itemsize
+        if size_of(a) * stored.itemsize < UNLOCK:
+            clip_array(&walk, base, stored, single, factor, limit)
         else:
             with nogil:
-                clip_array(&walk, base, itemsize, factor, limit)
+                clip_array(&walk, base, stored, single, factor, limit)
 
 
 cdef void clip_array(
-    const Walk* walk, char* base, Py_ssize_t itemsize, double factor, double limit
+    const Walk* walk, char* base, const Stored* stored, bint single, double factor, double limit
 ) noexcept nogil:
     """Clip what lies along the last axis, once for each index of the other axes."""
     cdef Py_ssize_t[AXES] index
-    cdef Py_ssize_t n = 1, stride = itemsize
+    cdef Py_ssize_t n = 1, stride = stored.itemsize
     cdef int last = walk.axes - 1, k
     cdef bint more = True
     if last >= 0:
@@ -85,18 +89,24 @@ cdef void clip_array(
         if walk.shape[k] == 0:
             return
     while more:
-        if itemsize == sizeof(float):
-            clip_line(base, n, stride, <float> factor, <float> limit)
+        if single:
+            clip_line(base, n, stride, stored, <float> factor, <float> limit)
         else:
-            clip_line(base, n, stride, factor, limit)
+            clip_line(base, n, stride, stored, factor, limit)
         more = advance(walk, last, &index[0], &base)
 
 
 cdef void clip_line(
-    char* at, Py_ssize_t n, Py_ssize_t stride, number factor, number limit
+    char* at, Py_ssize_t n, Py_ssize_t stride, const Stored* stored, number factor, number limit
 ) noexcept nogil:
     cdef Py_ssize_t i
-    if stride == sizeof(factor):  # a constant, for which the compiler makes a vector loop
+    cdef number x
+    if stored.load != NULL:
+        for i in range(n):
+            stored.load(&x, at + i * stride, 1)
+            clip_one(<char*> &x, factor, limit)
+            stored.store(at + i * stride, &x, 1)
+    elif stride == sizeof(factor):  # a constant, for which the compiler makes a vector loop
         for i in range(n):
             clip_one(at + i * <Py_ssize_t> sizeof(factor), factor, limit)
     else:

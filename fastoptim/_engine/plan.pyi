@@ -1,21 +1,25 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any
+
+import numpy as np
 
 from .changes import Change
-
-_Measured = TypeVar("_Measured")
+from .entry import Entry
 
 most_state: int
-most_scalars: int
+
+def measure(
+    labels: Sequence[str], grads: Sequence[Any], loops: Mapping[np.dtype[Any], Any]
+) -> tuple[float, str | None]: ...
 
 class Plan:
     def __init__(
         self,
-        tensors: list[tuple[Any, ...]],
-        update: Callable[..., None] | None = None,
-        loops: Mapping[str, Mapping[int, Any]] | None = None,
-        trust: bool = False,
+        entries: Sequence[Entry],
+        rule: Callable[..., None] | None = None,
+        loops: Mapping[np.dtype[Any], Any] | None = None,
+        rescale: Callable[[tuple[float, ...], float, float], tuple[float, ...]] | None = None,
         zeroing: bool = False,
         unstarted: Iterable[bool] = (),
         watched: Iterable[tuple[Any, list[Any], Callable[[], None]]] = (),
@@ -38,17 +42,12 @@ class Plan:
         grads: Sequence[Any],
         groups: Sequence[Any],
         scale: float = 1.0,
-        judge: Callable[[float], tuple[float | None, Iterable[Change]]] | None = None,
+        changes: Sequence[Change] = (),
+        judge: Callable[[float, str | None], tuple[float | None, Sequence[Change]]] | None = None,
         flush: bool = False,
     ) -> bool: ...
-    def measure(self, grads: Sequence[Any], measuring: Callable[[], _Measured]) -> _Measured: ...
-    def sum_of_squares(self, scale: float) -> float: ...
-    def first_nonfinite(self) -> str | None: ...
+    def measure(self, grads: Sequence[Any]) -> tuple[float, str | None]: ...
 
 class ShownEma(AbstractContextManager[None]):
     def __init__(self, optimizer: Any) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
-
-class Loops(AbstractContextManager[None]):
-    def __init__(self, flush: bool) -> None: ...
     def __exit__(self, *_: object) -> None: ...

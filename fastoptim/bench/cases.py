@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from fastoptim import optimizers
-from fastoptim._base import Array, Optimizer
+from fastoptim._containers import Array
+from fastoptim._optimizer import Optimizer
 
 from . import numpy_plain
 
 Dtype = Literal["float32", "float64"]
 
-_LR = {"lr": 1e-2}
-_MU = {**_LR, "momentum": 0.9}
-_RMS = {**_LR, "alpha": 0.99, "eps": 1e-8}
-_MAX = {**_LR, "betas": (0.9, 0.999)}
-_ADAM = {**_MAX, "eps": 1e-8}
-_ADAMW = {**_ADAM, "weight_decay": 1e-2}
-
-# All that the rule of each class is told, so that nobody's defaults matter.
-HYPER: dict[str, dict[str, Any]] = {
-    "SGD": _LR,
-    "Momentum": _MU,
-    "RMSprop": _RMS,
-    "Adagrad": {**_LR, "eps": 1e-10},
-    "Adam": _ADAM,
-    "AdamW": _ADAMW,
-    "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6},
-    "Adamax": _ADAM,
-    "NAdam": {**_ADAM, "momentum_decay": 4e-3},
-    "RAdam": _ADAM,
-    "Rprop": {**_LR, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0)},
-    "ASGD": {**_LR, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
-    "Lion": {**_LR, "betas": (0.9, 0.99), "weight_decay": 1e-2},
-    "AdaBelief": {**_MAX, "eps": 1e-16, "eps_root": 1e-16},
-    "LAMB": {**_ADAMW, "eps": 1e-6},
-    "LARS": {"lr": 1.0, "momentum": 0.9, "weight_decay": 1e-2, "trust_coefficient": 1e-3},
-}
+# What rules are told of these two, whatever the defaults of their classes are.
+TOLD = {"lr": 1e-2, "weight_decay": 1e-2}
+# Rules whose learning rate is a factor of steps that have a size of their own.
+TOLD_OTHERWISE = {"Adadelta": {"lr": 1.0}, "LARS": {"lr": 1.0}}
+# For a rule with a trust ratio, the number of arrays that must be read, for the norms of p and of
+# the direction, before its step can begin: for LARS p and g; for LAMB m and v as well.
+AHEAD = {"LARS": 2, "LAMB": 4}
 
 
 @dataclass(frozen=True)
@@ -71,34 +54,45 @@ SIZES = (
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A rule with hyperparameters, and what is done around it."""
+    """A rule with hyperparameters, and the options of the optimizer that go around the rule."""
 
     name: str
     optimizer: type[Optimizer]
     hyper: dict[str, Any]
-    around: dict[str, Any] = field(default_factory=dict)
-    # Arrays that must be read, for their norms, before the step can begin: for those of LARS, p
-    # and g; for that of LAMB's direction, m and v as well; for clipping, g.
+    around: dict[str, Any] = field(default_factory=dict)  # clipping and the average, or nothing
+    # The number of arrays that must be read, for norms, before the step can begin: those of
+    # `AHEAD`; for clipping, g.
     ahead: int = 0
 
     @property
     def states(self) -> int:
-        """The number of state arrays, an average among them."""
+        """The number of state arrays of a parameter, the average included."""
         return len(self.optimizer(np.zeros(1), **self.hyper, **self.around).state[0])
 
 
+def hyper_of(cls: type[Optimizer]) -> dict[str, Any]:
+    """Return all that a rule is told, so that nobody's defaults matter.
+
+    These are the hyperparameters that the rule's function in `numpy_plain` asks for: those without
+    a default there, and those whose default there is not that of the class.
+    """
+    defaults = cls.rule.defaults
+    values = {**defaults, **TOLD, **TOLD_OTHERWISE.get(cls.__name__, {})}
+    plain = getattr(numpy_plain, cls.rule.name, None)
+    if plain is None:  # nobody has written it: "NumPy plain" has no such case
+        return {"lr": values["lr"]}
+    _, _, *asked = inspect.signature(plain).parameters.values()
+    return {h.name: values[h.name] for h in asked if h.default != defaults[h.name]}
+
+
 def _cases() -> list[Case]:
-    ahead = {"LARS": 2, "LAMB": 4}
-    cases = [
-        Case(name, cls, HYPER.get(name, _LR), ahead=ahead.get(name, 0))
-        for name in optimizers.__all__
-        if hasattr(numpy_plain, (cls := getattr(optimizers, name)).rule.name)
-    ]
+    classes = {name: getattr(optimizers, name) for name in optimizers.__all__}
     around = {"max_grad_norm": 1.0, "ema_decay": 0.999}
+    momentum = {**hyper_of(optimizers.SGD), "momentum": 0.9}
     return [
-        *cases,
-        Case("SGD-momentum", optimizers.SGD, _MU),
-        Case("AdamW-clip-EMA", optimizers.AdamW, _ADAMW, around, ahead=1),
+        *(Case(n, cls, hyper_of(cls), ahead=AHEAD.get(n, 0)) for n, cls in classes.items()),
+        Case("SGD-momentum", optimizers.SGD, momentum),
+        Case("AdamW-clip-EMA", optimizers.AdamW, hyper_of(optimizers.AdamW), around, ahead=1),
     ]
 
 

@@ -16,7 +16,7 @@ from fastoptim.cli import CommandError, check_plot, check_writable, writing
 from . import clients, loop, plot, report, sections, timing
 from .cases import CASES
 from .clients import ClientResult, Programs
-from .contenders import WrongResultError, reason
+from .contenders import WrongResultError, one_line
 from .loop import LoopResult, Training
 from .sections import Section
 from .timing import BUDGET, Result
@@ -190,7 +190,7 @@ def _measure(todo: Todo, quick: bool, found: Found) -> None:
             except Exception as error:
                 if not isinstance(error, WrongResultError):
                     traceback.print_exc()
-                found.failed[thing] = reason(error)
+                found.failed[thing] = one_line(error)
             progress.advance(task)
 
         for section, cell in cells:

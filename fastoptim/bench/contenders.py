@@ -1,8 +1,8 @@
-"""Who computes a step, and the proof that they do it right, without which nobody is timed.
+"""The contenders, who compute a step, and the check without which none of them is timed.
 
-A contender turns a rule and arrays of its own into a `Run`. It reaches the benchmarks through
-`prepare` alone, which runs it against the reference first and refuses it if the parameters, or
-their averages where it keeps some, differ by more than rounding.
+A contender turns a case and arrays into a `Run`. The benchmarks get its step from `prepare` alone,
+which first lets it take some steps, and refuses it if the parameters, or their averages where it
+keeps some, differ from those of the reference by more than rounding.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from . import numpy_in_place, numpy_plain, rivals
 from .cases import Case, Problem
 from .rivals import Arrays, Run, Step, UnavailableError
 
-# The check turns and scales the gradient for each of its steps: with the same gradient every time,
-# Adam would pass with any betas. RAdam's formula changes at the sixth step. The last factor is 1:
-# so is the gradient when the timing starts.
+# What the gradient is multiplied by in each step of the check. If it were the same gradient in all
+# steps, Adam would pass with any betas. There are seven, because RAdam's formula changes at the
+# sixth step. The last factor is 1, so that the timing begins with the gradient as it was given.
 FACTORS = (1.0, 2.0, -1.0, 1.0, 1.5, -0.5, 1.0)
 TOLERANCE = 8  # units of rounding at 1, which the parameters stay below
 
@@ -33,8 +33,8 @@ class WrongResultError(Exception):
     """A contender that disagrees with the reference."""
 
 
-def reason(error: Exception) -> str:
-    """Return on one line what an error says, and of others' errors the type, too."""
+def one_line(error: Exception) -> str:
+    """Return the type and the message of an error, of a `WrongResultError` the message alone."""
     text = str(error) if isinstance(error, WrongResultError) else f"{type(error).__name__}: {error}"
     return textwrap.shorten(text, LONGEST_REASON, placeholder=" ...")
 
@@ -46,28 +46,28 @@ def _fastoptim(case: Case, params: Arrays, grads: Arrays, backend: str, **flavou
 
 
 def _numpy_plain(case: Case, params: Arrays, grads: Arrays) -> Run:
-    rule = _rule(numpy_plain, case)
-    return _numpy(numpy_plain, rule, case, params, grads)
+    return _numpy(numpy_plain, _steps_of(numpy_plain, case), case, params, grads)
 
 
 def _numpy_in_place(case: Case, params: Arrays, grads: Arrays) -> Run:
-    rule, scratch = _rule(numpy_in_place, case), np.empty_like(max(params, key=np.size)).reshape(-1)
+    steps_of = _steps_of(numpy_in_place, case)
+    scratch = np.empty_like(max(params, key=np.size)).reshape(-1)
 
     def in_scratch(p: Any, g: Any) -> Any:
-        return rule(p, g, scratch[: p.size].reshape(p.shape))
+        return steps_of(p, g, scratch[: p.size].reshape(p.shape))
 
     return _numpy(numpy_in_place, in_scratch, case, params, grads)
 
 
 def _numpy(
-    module: ModuleType, rule: Callable[[Any, Any], Any], case: Case, params: Arrays, grads: Arrays
+    module: ModuleType, steps_of: Callable[..., Any], case: Case, params: Arrays, grads: Arrays
 ) -> Run:
     if not case.around:
-        return Run(_together(rule, params, grads))
+        return Run(_together(steps_of, params, grads))
     max_norm, decay = case.around["max_grad_norm"], case.around["ema_decay"]
-    # where people would scale g in place: the next step of a benchmark has the same g to clip
+    # People would scale g in place. Here the next step needs the same g to clip again.
     clipped, averages = [g.copy() for g in grads], [p.copy() for p in params]
-    rule_step = _together(rule, params, clipped)
+    rule_step = _together(steps_of, params, clipped)
 
     def step() -> None:
         module.clip_by_norm(clipped, grads, max_norm)
@@ -77,15 +77,17 @@ def _numpy(
     return Run(step, lambda: [*params, *averages])
 
 
-def _rule(module: ModuleType, case: Case) -> Callable[..., Any]:
-    rule = getattr(module, case.optimizer.rule.name, None)
-    if rule is None:
+def _steps_of(module: ModuleType, case: Case) -> Callable[..., Any]:
+    """Return the generator function of a case's rule, with its hyperparameters."""
+    steps = getattr(module, case.optimizer.rule.name, None)
+    if steps is None:
         raise UnavailableError("none")
-    return partial(rule, **case.hyper)
+    return partial(steps, **case.hyper)
 
 
-def _together(rule: Callable[[Any, Any], Any], params: Arrays, grads: Arrays) -> Step:
-    generators = [rule(p, g) for p, g in zip(params, grads, strict=True)]
+def _together(steps_of: Callable[[Any, Any], Any], params: Arrays, grads: Arrays) -> Step:
+    """Return a step of all tensors, each with a generator of its own."""
+    generators = [steps_of(p, g) for p, g in zip(params, grads, strict=True)]
 
     def step() -> None:
         for steps in generators:
@@ -148,14 +150,14 @@ def _checked_run(name: str, case: Case, params: Arrays, grads: Arrays) -> tuple[
     except Exception as error:
         if name not in rivals.RIVALS:
             raise
-        # Whatever the matter is with another library, the rest can be measured without it.
-        raise UnavailableError(f"broken: {reason(error)}") from error
+        # Whatever another library fails with, the others can be measured.
+        raise UnavailableError(f"broken: {one_line(error)}") from error
 
 
 def _after_some_steps(run: Run, params: Arrays, grads: Arrays) -> Arrays:
     fresh = [g.copy() for g in grads]
     for factor in FACTORS:
-        for g, values in zip(grads, fresh, strict=True):  # some clip them in place
+        for g, values in zip(grads, fresh, strict=True):  # some contenders clip g in place
             np.multiply(values, factor, out=g)
         run.refresh()
         run.step()

@@ -1,7 +1,7 @@
 """Training loops: matrix products and steps in alternation, which share cores and caches.
 
-The gradients are those of a multilayer perceptron in NumPy. What a step costs the products around
-it is seen in the time of the products alone, with a step between them and without.
+The gradients are those of a multilayer perceptron in NumPy. A step may slow the products around it:
+the products alone are timed with a step between them, and without.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import fastoptim as fo
-from fastoptim._base import Array
+from fastoptim._containers import Array
 from fastoptim._engine.threads import threads_for
 from fastoptim.demo.network import cross_entropy
 from fastoptim.init import kaiming_normal
@@ -27,8 +27,8 @@ from .rivals import Arrays, Step
 from .timing import take_turns
 
 ALONE = "no step"
-# OpenBLAS's own threads spin for some 0.1 s after a product, and would take the cores from the
-# shared ones of the next turn.
+# OpenBLAS's own threads spin for some 0.1 s after a product. They would take the cores from the
+# threads of the next turn, which may be fastoptim's.
 PAUSE = 0.2
 SHARED = "shared BLAS"  # fastoptim, while NumPy's products run on its threads
 STEPPERS = (SUBJECT, REFERENCE, "NumPy plain", "NumPy in place")
@@ -40,7 +40,7 @@ WIDTHS = (
     (784, 2048, 2048, 10),
 )
 BATCH_SIZES = (32, 200)
-BATCHES = 8  # which take turns, too
+BATCHES = 8  # different mini-batches, one after another
 
 Turn = Callable[[int], tuple[float, float]]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastoptim._base import Array
+from fastoptim._containers import Array
 
 Steps = Iterator[None]
 

@@ -1,7 +1,8 @@
-"""Every rule in NumPy as people write it, under its name in the registry, and what goes around it.
+"""Every rule in NumPy as people write it, under the rule's name, and what goes around a rule.
 
-A rule is a generator: the state is local, and each ``next()`` takes a step along the gradient that
-g holds by then.
+Each is a generator function: the state is in local variables, and each ``next()`` takes a step
+along the gradient that g holds at that moment. Its arguments, but for those whose default is the
+class's, are what the rule is told in the benchmarks: see `cases.hyper_of`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastoptim._base import Array
+from fastoptim._containers import Array
 
 Steps = Iterator[None]
 

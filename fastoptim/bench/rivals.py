@@ -1,6 +1,7 @@
-"""The other libraries, each as its users call it, imported by nobody else and only when needed.
+"""The other libraries, each called as its users call it.
 
-A maker turns a case and arrays into a `Run`, or raises `UnavailableError`.
+Each function in `RIVALS` turns a case and arrays into a `Run`, or raises `UnavailableError`. A
+library is imported by its own function alone, when that is called.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fastoptim._base import Array
+from fastoptim._containers import Array
 
 from .cases import Case
 
@@ -70,7 +71,8 @@ def needed(module: str) -> Any:
 
 # PyTorch
 
-FLOAT32_SCALARS = ("ASGD", "NAdam")  # which torch keeps in its default dtype, whatever p has
+# torch keeps scalars of these between the steps, in its default dtype, float32, whatever p has.
+FLOAT32_SCALARS = ("ASGD", "NAdam")
 
 
 def _torch(case: Case, params: Arrays, grads: Arrays, **options: bool) -> Run:
@@ -86,8 +88,8 @@ def _torch(case: Case, params: Arrays, grads: Arrays, **options: bool) -> Run:
     tensors = _torch_tensors(params, grads)
     optimizer = method(tensors, **case.hyper, **more, **options)
     if more:
-        # torch does not damp the gradient that it takes for the first velocity, but does so if
-        # it finds a velocity to start from.
+        # Without a velocity to start from, torch takes the first gradient for it, undamped. With
+        # one of zeros, it damps the first gradient as all others.
         for tensor in tensors:
             optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
     if name in FLOAT32_SCALARS and params[0].dtype == np.float64:
@@ -283,7 +285,7 @@ def _optax_hyper(case: Case) -> dict[str, Any]:
 
 
 def _thinc(case: Case, params: Arrays, grads: Arrays) -> Run:
-    """Run ``NumpyOps.adam``, on a copy of the gradient, because it leaves zeros there."""
+    """Run ``NumpyOps.adam`` on a copy of the gradient, which it overwrites with zeros."""
     only(case, "Adam")
     refuse_float64(params)
     ops = needed("thinc.api").NumpyOps()
@@ -320,7 +322,7 @@ def _scikit_learn(case: Case, params: Arrays, grads: Arrays) -> Run:
 
 
 def only(case: Case, *names: str) -> None:
-    """Refuse the cases that a library has not, or has otherwise."""
+    """Refuse all cases but these: a library has no others, or has them by another formula."""
     if case.name not in names:
         raise UnavailableError("none")
 
@@ -343,7 +345,7 @@ RIVALS: dict[str, Callable[[Case, Arrays, Arrays], Run]] = {
     "scikit-learn": _scikit_learn,
 }
 PACKAGES = ("torch", "deepspeed", "numba", "numexpr", "jax", "optax", "thinc", "scikit-learn")
-# Where a library has eps elsewhere, its result is held to that flavour of the reference.
+# Some libraries add eps elsewhere: their results are compared with that flavour of the reference.
 FLAVOURS = {(name, "Adam"): (("eps_hat", True),) for name in ("thinc", "scikit-learn")}
 
 

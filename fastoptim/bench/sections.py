@@ -25,7 +25,7 @@ MANY = [
     for length in (16, 100, 1000, 10_000, 100_000)
     for tensors in (1, 10, 100, 1000, 10_000, 100_000)
 ]
-MOST_OF_MANY = 20_000_000  # elements; with more, nothing depends on the number of tensors
+MOST_OF_MANY = 20_000_000  # elements; with more, the number of tensors makes no difference
 SCALE = [Size(1, n) for n in (*(10**k for k in range(2, 9)), 250_000_000)]
 
 
@@ -57,7 +57,7 @@ def rules(case: Case) -> Section:
 
 
 def rivals(case: Case, quick: bool) -> Section:
-    """Return what a rule is compared at with everyone, and SGD for those who have it."""
+    """Return the cells at which a rule is compared with all rivals, and one of SGD."""
     sizes = [*SIZES, Size(1000, 100), Size(100, 64)]
     cells = [Cell(case, size, "float32") for size in sizes]
     cells += [Cell(case, size, "float64") for size in (MILLION, Size(1, 16_000_000))]

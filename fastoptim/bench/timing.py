@@ -1,6 +1,6 @@
 """Contenders take turns, A B C A B C ..., so that what slows the machine slows all of them.
 
-A ratio is the median of the ratios within each round; a throughput is that of the bytes that the
+A ratio is the median of the ratios within each round. A throughput counts the bytes that the
 formula must move, whatever a contender moves in fact.
 """
 
@@ -29,13 +29,13 @@ PROBE = "probe"
 # The OpenMP workers of other libraries, and those of a BLAS, spin for some milliseconds after
 # their work. Without a pause they would take the cores from whoever comes next.
 PAUSE = 0.01
-TURN = 0.005  # seconds that are timed at a time, at the least
+TURN = 0.005  # seconds of a turn, at the least
 ROUNDS = 5  # at the least
 BUDGET = 2.0  # seconds for the rounds of one cell, if they are more
-NOISE = 0.1  # a larger spread of the shares of the probe is named
+NOISE = 0.1  # a result whose shares of the probe spread by more is marked as noisy
 
-# Beyond these a check and a few rounds take minutes: Python goes from tensor to tensor, JAX
-# compiles a program as long as there are tensors.
+# With more tensors or elements than these, a check and a few rounds take minutes: Python goes from
+# tensor to tensor, JAX compiles a program that grows with the number of tensors.
 MOST_TENSORS = {
     "NumPy plain": 10_000,
     "NumPy in place": 10_000,

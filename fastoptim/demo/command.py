@@ -121,7 +121,7 @@ def main(args: argparse.Namespace) -> int:
         EXAMPLES[args.example]()
         return 0
 
-    # What can go wrong shows here, not after the training.
+    # Missing packages and files that cannot be read or written are found before the training.
     from rich.console import Console
 
     if args.plot:

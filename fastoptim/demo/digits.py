@@ -15,9 +15,9 @@ from fastoptim.cli import CommandError, reason
 
 SEED = 1
 CLASSES = 10
-HELD_OUT = 360  # of the 1,797 images that come with fastoptim
-VALIDATION = 0.1  # of the images for training, where some are held out of them
-WHITE = 16  # of the images that come with fastoptim
+HELD_OUT = 360  # for the test, of the 1,797 images that come with fastoptim
+VALIDATION = 0.1  # the share of the images for training that early stopping holds out
+WHITE = 16  # the value of a white pixel in the images that come with fastoptim
 # MNIST as Keras stores it
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 MNIST_SIDE, MNIST_WHITE = 28, 255
@@ -64,7 +64,7 @@ def load_npz(path: Path) -> Digits:
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """Return the arrays that Keras's layout has, unchecked."""
+    """Return the arrays of a file in Keras's layout; their contents are not checked yet."""
     with path.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             raise ValueError("expected an .npz file, found no zip archive")
@@ -77,7 +77,7 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 
 def check_images(name: str, images: Array) -> None:
-    """Refuse what are not images of MNIST."""
+    """Raise if an array does not hold images of MNIST."""
     side = MNIST_SIDE
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (side, side):
         raise ValueError(
@@ -89,7 +89,7 @@ def check_images(name: str, images: Array) -> None:
 
 
 def check_labels(name: str, labels: Array, count: int) -> None:
-    """Refuse what are not as many digits."""
+    """Raise if an array does not hold a digit for each of `count` images."""
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise ValueError(
             f"{name}: expected labels, integers of shape ({count},), "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fastoptim._base import Optimizer
+from fastoptim._optimizer import Optimizer
 from fastoptim.optimizers import SGD, Adagrad, Adam, Momentum, RMSprop
 
 Array = NDArray[np.float64]

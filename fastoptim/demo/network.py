@@ -29,7 +29,7 @@ class BatchNorm:
     """
 
     eps = 1e-5
-    share = 0.1  # of a new mini-batch in the running averages
+    share = 0.1  # the weight of a new mini-batch in the running averages
 
     def __init__(self, units: int) -> None:
         self.mean = np.zeros(units, np.float32)
@@ -50,7 +50,7 @@ class BatchNorm:
 
     @staticmethod
     def backward(d_normal: Array, normal: Array, std: Array) -> Array:
-        """Return the gradient in z; the mean and the variance depend on every z too."""
+        """Return the gradient in z, on which the mean and the variance depend, too."""
         along = normal * (d_normal * normal).mean(axis=0)
         return np.asarray((d_normal - d_normal.mean(axis=0) - along) / std)
 

@@ -14,18 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastoptim import schedules
-from fastoptim._base import Optimizer
+from fastoptim._optimizer import Optimizer
 
 from .digits import SEED, Digits
 from .network import Network, Weights
 
 BATCH = 100
-BLOCK = 20  # mini-batches between two turns, and in a point of the loss curves
+BLOCK = 20  # mini-batches of a turn, and of a point of the loss curves
 # Where the class's default is far from what suits this network.
 LEARNING_RATES = {"SGD": 0.5, "Momentum": 0.5, "RMSprop": 0.001, "Adagrad": 0.01, "Adam": 0.001}
 
 Array = NDArray[Any]
-Images = tuple[Array, Array]  # and their labels
+Images = tuple[Array, Array]  # images and their labels
 
 
 def learning_rate(method: type[Optimizer]) -> float:
@@ -53,7 +53,7 @@ SCHEDULES: dict[str, Callable[[float, int], schedules.Schedule]] = {
 
 
 def part(batches: int, parts: int) -> int:
-    """Return how many mini-batches are in one of some parts of a run, the last one the smallest."""
+    """Return how many mini-batches a part of a run has; the last part may have fewer."""
     return -(-batches // parts)
 
 
@@ -65,7 +65,7 @@ class Setup:
     batches: NDArray[np.intp]  # for each mini-batch, which images are in it
     batch_norm: bool = False
     schedule: str | None = None
-    validation: Images | None = None  # to stop early by
+    validation: Images | None = None  # for early stopping
     patience: int = 0
 
     @property
@@ -114,13 +114,14 @@ class EarlyStopping:
 
 
 def numpy_step(optimizer: Optimizer) -> Callable[[Weights], None]:
-    """Return a step with the bits of the optimizer's, in which NumPy computes the rule alone.
+    """Return a step with the bits of the optimizer's, in which NumPy computes nothing but the rule.
 
-    A step of the reference backend would be slower than NumPy need be, since it changes copies: it
-    may be interrupted. Rules that sum up norms take such steps, for the order of the sum.
+    The reference backend works on copies of the arrays, so that an interrupt leaves them whole:
+    that is slower than NumPy need be, and would flatter the comparison. Rules with a trust ratio
+    step by the reference backend all the same, for it sums the norms in the order of the engine.
     """
     rule, (group,) = optimizer.rule, optimizer.param_groups
-    if rule.trust:
+    if rule.rescale:
         return optimizer.step
     arrays = list(zip(optimizer.state.items(), group["params"], strict=True))
     steps = count(1)
@@ -207,7 +208,7 @@ def compare(setup: Setup, methods: list[type[Optimizer]]) -> list[Result]:
         for method in methods:
             lr = learning_rate(method)
             both = [Training(setup, method, lr, name) for name in ("reference", "compiled")]
-            # They take turns: whatever else the machine does meanwhile slows both of them down.
+            # The two take turns, so that what slows the machine meanwhile slows both.
             for start in bars.track(starts, description=method.__name__):
                 for training in both:
                     training.run(setup.batches[start : start + BLOCK])

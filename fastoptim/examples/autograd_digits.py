@@ -1,8 +1,8 @@
 """Train a network of autograd's on digits, with the steps of fastoptim.
 
 A multilayer perceptron in autograd's NumPy, whose weights have a Gaussian prior, learns the 1,797
-images of 8 x 8 pixels that come with fastoptim by stochastic ascent of the posterior. Of the
-program as one would write it for autograd, only the import of ``adam`` has changed.
+images of 8 x 8 pixels that come with fastoptim by stochastic ascent of the posterior. A program
+that steps with autograd's own optimizer differs in the import of ``adam`` alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastoptim.demo.digits import read_digits
 from fastoptim.integrations.autograd import adam
 
 LAYERS = (64, 200, 100, 10)
-SPREAD = 0.1  # of the weights at the start
+SPREAD = 0.1  # standard deviation of the weights at the start
 PRECISION = 1.0  # of the prior
 BATCH = 256
 HELD_OUT = 360
@@ -51,13 +51,13 @@ def log_probabilities(params, x):
 
 
 def log_posterior(params, x, y, share):
-    """Return the logarithm of the posterior, of which a mini-batch tells its share."""
+    """Return the log posterior, estimated from a mini-batch that is this share of the data."""
     prior = sum(np.sum(w**2) + np.sum(b**2) for w, b in params)
     return np.sum(log_probabilities(params, x) * y) / share - PRECISION / 2 * prior
 
 
 def accuracy(params, x, y):
-    """Return the share of the images whose digit is told."""
+    """Return the share of the images whose digit the network tells."""
     return float(np.mean(np.argmax(log_probabilities(params, x), 1) == np.argmax(y, 1)))
 
 

@@ -51,7 +51,7 @@ def ascend(value, mean, *, generations, pairs, sigma, lr, seed=0, report=None):
     gradient, point = np.empty_like(mean), np.empty_like(mean)
     for generation in range(generations):
         spread = sigma(generation) if callable(sigma) else sigma
-        # Seeds take the place of the directions, of which a generation is too many to keep.
+        # The directions of a generation take too much memory: each is drawn anew from its seed.
         seeds = rng.integers(2**63, size=pairs)
         values = np.empty((pairs, 2))
         for i in range(pairs):

@@ -41,16 +41,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from operator import is_
-from types import FunctionType, MethodType, SimpleNamespace
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from fastoptim import _levels, reference
+from fastoptim._engine.entry import Entry
 from fastoptim._engine.plan import Plan
-from fastoptim._rule import Rule
-from fastoptim._stages import Scalars, after_scalars, before_scalars
+from fastoptim._rule import Fixed, Rule
+from fastoptim._stages import After, Before, Scalars
 
 try:
     import sklearn
@@ -66,7 +67,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from fastoptim._engine.changes import Change
+    pass
 
 __all__ = ["MLPClassifier", "MLPRegressor", "patch", "patched", "unpatch"]
 
@@ -292,14 +293,9 @@ class _FusedUpdate:
         if len(arrays) != len(self.arrays) or not all(map(is_, arrays, self.arrays)):
             self.plan, self.arrays = _planned(self.rule, params, states), arrays
         own = self._scalars()
-        changes = [(self, self._after_step(own))]
-
-        def judge(scale: float) -> tuple[float, list[Change]]:
-            return scale, changes
-
         alpha, total = grads.common_totals() if isinstance(grads, _Sums) else (0.0, 1.0)
         groups = [_group(alpha / total, own), _group(0.0, own)]
-        self.plan.step(grads, groups, 1 / total, judge)
+        self.plan.step(grads, groups, 1 / total, changes=[(self, self._after_step(own))])
 
     def _scalars(self) -> Scalars:
         """Return the rule's scalars of the step to take."""
@@ -313,20 +309,19 @@ class _FusedUpdate:
 def _planned(rule: Rule, params: Sequence[Any], states: Sequence[Any]) -> Plan:
     """Return a plan over arrays of scikit-learn: coefficients are group 0, intercepts group 1."""
     missing = [None] * (len(rule.state) - len(states))
-    tensors = []
+    entries = []
     if not all(type(p) in (np.ndarray, np.memmap) for p in params):
         raise TypeError("params: expected plain arrays, found some that may have a += of their own")
     for i, (p, *state) in enumerate(zip(params, *states, strict=True)):
         labels = [f"params[{i}]", f"grads[{i}]", *(f"state[{i}][{s!r}]" for s in rule.state)]
         group = int(2 * i >= len(params))
-        tensors.append((labels, group, 0, p, (*state, *missing), None, None))
-    return Plan(tensors, rule.update, _levels.loops(rule.kernel))
+        entries.append(Entry(labels, p, (*state, *missing), group=group))
+    return Plan(entries, rule.update, _levels.loops[rule.loop])
 
 
-def _group(weight_decay: float, own: Scalars) -> SimpleNamespace:
+def _group(weight_decay: float, own: Scalars) -> Fixed:
     """Return what a plan asks for the scalars of a step."""
-    row = before_scalars(1.0, weight_decay), after_scalars(), own
-    return SimpleNamespace(scalars=lambda t: row)
+    return Fixed((Before(1.0, weight_decay), After(), own))
 
 
 class _Adam(_FusedUpdate, AdamOptimizer):
@@ -338,8 +333,7 @@ class _Adam(_FusedUpdate, AdamOptimizer):
         return self.rule.scalars(self.t + 1, lr, betas, eps, eps_hat=True)
 
     def _after_step(self, scalars: Scalars) -> dict[str, Any]:
-        *_, lr, _, _ = scalars
-        return {"t": self.t + 1, "learning_rate": lr}
+        return {"t": self.t + 1, "learning_rate": self.rule.named(scalars).lr}
 
 
 class _SGD(_FusedUpdate, SGDOptimizer):

@@ -29,12 +29,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastoptim import _levels, reference
-from fastoptim._base import Array, chosen_backend
+from fastoptim._containers import Array
 from fastoptim._engine.arrays import check_target
+from fastoptim._engine.entry import Entry
 from fastoptim._engine.plan import Plan
 from fastoptim._kinds import Kind, Real, checked, number, shown
-from fastoptim._rule import Rule, ScalarsOfStep
-from fastoptim._stages import Scalars, after_scalars, before_scalars, norm_of
+from fastoptim._rule import Rule, StepScalars
+from fastoptim._settings import chosen_backend
+from fastoptim._stages import after_scalars, before_scalars
 from fastoptim.gradients import global_norm
 
 try:
@@ -87,7 +89,7 @@ class Step(NamedTuple):
     """What the t-th step of a parameter is, whatever its arrays."""
 
     rule: Rule
-    scalars: ScalarsOfStep
+    scalars: StepScalars
     penalty: float  # what the gradient has of the weights added to it
     limit: float  # of the gradient's norm; 0: none
 
@@ -241,7 +243,7 @@ class Optimizer(thinc.optimizers.Optimizer):
             planned = self._plan(key, step.rule, arrays)
         group = Clipped(step, clipping_factor(step, planned, gradient))
         changes = [*changes, *self._after_step(key, t, planned)]
-        planned.plan.step((gradient,), (group,), 1.0, lambda scale: (scale, changes))
+        planned.plan.step((gradient,), (group,), changes=changes)
 
     def step_schedules(self) -> None:
         """Go on to the next values of the schedules.
@@ -283,9 +285,9 @@ class Optimizer(thinc.optimizers.Optimizer):
             state[:2] = map(_shaped, labels[2:4], moments, [weights] * 2)
         if average is None and self.averages is not None:
             average = np.zeros(weights.shape, weights.dtype)
-        tensor = labels, 0, 0, weights, state, average, None
-        loops = _levels.loops(rule.kernel) if self._backend == "compiled" else None
-        plan = Plan([tensor], rule.update, loops, zeroing=True)
+        entry = Entry(labels, weights, state, average)
+        loops = _levels.loops[rule.loop] if self._backend == "compiled" else None
+        plan = Plan([entry], rule.update, loops, zeroing=True)
         return Planned(plan, rule, (weights, *moments, average))
 
     def _after_step(self, key: Key, t: int, planned: Planned) -> "list[Change]":
@@ -325,10 +327,10 @@ def _step_of(t: int, use_radam: bool, decays: bool, *hyper: float) -> Step:
     else:
         # and so is (1 - decay) p less (1 - decay) times the step
         before = before_scalars(1.0)
-        _, *rest, rate, root, eps = own
-        own = 1 - decay, *rest, (1 - decay) * rate, root, eps
+        own = rule.named(own)
+        own = own._replace(decay=1 - decay, lr=(1 - decay) * own.lr)
     scalars = before, after_scalars(ema_decay=min((1 + t) / (10 + t), 0.9999)), own
-    return Step(rule, lambda _: scalars, 0.0 if decays else l2, limit)
+    return Step(rule, scalars, 0.0 if decays else l2, limit)
 
 
 class Clipped(NamedTuple):
@@ -340,10 +342,12 @@ class Clipped(NamedTuple):
     step: Step
     factor: float
 
-    def scalars(self, t: int) -> tuple[Scalars, Scalars, Scalars]:
-        (scale, decay, *rest), after, own = self.step.scalars(t)
-        scale = self.factor * scale
-        return (scale, decay + scale * self.step.penalty, *rest), after, own
+    def scalars(self, t: int) -> StepScalars:
+        """Return the scalars of the step, which is the t-th."""
+        before, after, own = self.step.scalars
+        scale = self.factor * before.scale
+        decay = before.weight_decay + scale * self.step.penalty
+        return before._replace(scale=scale, weight_decay=decay), after, own
 
 
 def clipping_factor(step: Step, planned: Planned, gradient: Array) -> float:
@@ -351,14 +355,11 @@ def clipping_factor(step: Step, planned: Planned, gradient: Array) -> float:
     if not step.limit:
         return 1.0
 
-    def norm() -> float:
-        if not step.penalty:
-            return norm_of(planned.plan, 1.0)[0]
+    norm, _ = planned.plan.measure((gradient,))  # which also checks the gradient
+    if step.penalty:
         with np.errstate(all="ignore"):
-            return global_norm([gradient + step.penalty * planned.arrays[0]])
-
-    found = planned.plan.measure((gradient,), norm)
-    return step.limit / found if found >= step.limit else 1.0
+            norm = global_norm([gradient + step.penalty * planned.arrays[0]])
+    return step.limit / norm if norm >= step.limit else 1.0
 
 
 def _plain(name: str, value: Any) -> float:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastoptim.bench.contenders import WrongResultError, reason
+from fastoptim.bench.contenders import WrongResultError, one_line
 from fastoptim.bench.rivals import UnavailableError, needed
 
 # The workers of a BLAS spin for some 0.1 s after a product, those of other libraries for less.
@@ -103,7 +103,7 @@ def find(quick: bool) -> Programs:
         except UnavailableError as why:
             found.absent[module.name] = str(why)
         except Exception as error:  # whatever another library may raise
-            found.failed[module.name] = reason(error)
+            found.failed[module.name] = one_line(error)
     return found
 
 

@@ -1,0 +1,2 @@
+tile_size: int
+task_size: int

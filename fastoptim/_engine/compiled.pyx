@@ -1,0 +1,344 @@
+"""The compiled backend: passes that cut all arrays into tasks for several threads.
+
+All arrays are one flat space of elements, and a task is a fixed range of it, so that many small
+arrays and a large one cost the same. Every element is computed by the same expression wherever the
+borders of tasks and tiles fall: the result depends neither on the number of threads nor on who ran
+which task. Sums are of fixed tiles, added up in their order.
+
+It knows a rule as addresses of loops, and a line of scalars as what they read.
+"""
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.math cimport INFINITY
+from libc.string cimport memcpy, memset
+
+from fastoptim._engine.memory cimport Memory
+from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
+from fastoptim._engine.staging cimport ARRAYS, EMA, TILE, Tensor, array, gradient, load, store
+from fastoptim._engine.threads cimport run, threads_for
+from fastoptim._kernel cimport (
+    after32, after64, f32, f64, kernel32, kernel64, squares32, squares64
+)
+
+import numpy as np
+
+cdef enum:
+    TASK = 16384  # elements of the flat space that a thread takes at a time
+    SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
+    BLOCK = 16  # of those tiles that a thread takes at a time
+
+tile_size, task_size = TILE, TASK  # at whose edges tests look
+
+
+cdef class CompiledPasses(Passes):
+    """Passes with compiled loops.
+
+    Parameters
+    ----------
+    memory : Memory
+        What they go over.
+    loops : mapping
+        For float32 and float64 the `fastoptim._levels.Loops` that compute in this type.
+    """
+
+    def __cinit__(self, Memory memory, loops):
+        self.memory = memory
+        self.take_loops(loops)
+        self.work.tensors = memory.tensors
+
+    def __dealloc__(self):
+        PyMem_Free(self.work.first_tensor)
+        PyMem_Free(self.work.first_element)
+        PyMem_Free(self.work.tile_tensor)
+        PyMem_Free(self.work.tile_start)
+        PyMem_Free(self.work.tile_sums)
+        PyMem_Free(self.work.tile_sums_of_p)
+
+    cdef take_loops(self, loops):
+        for real, found in loops.items():
+            self.work.loops[real == np.float32] = Loops(
+                address(found.rule), address(found.after), address(found.squares)
+            )
+
+    cdef update(self, ScalarTable table, bint flush):
+        cdef int threads = threads_for(self.memory.traffic)
+        self.cut_tasks()
+        self.work.doubles, self.work.singles = table.doubles, table.singles
+        self.memory.bind()
+        run(update_task, &self.work, self.tasks, threads, self.memory.traffic, flush)
+
+    cdef double squares(self, double scale, bint flush) except? -1:
+        cdef Py_ssize_t tile
+        cdef double total = 0
+        cdef int threads = threads_for(self.memory.traffic)
+        self.cut_tiles()
+        self.work.scale = scale
+        self.memory.bind()
+        run(sum_tiles, &self.work, self.blocks(), threads, self.memory.traffic, flush)
+        for tile in range(self.work.tile_count):
+            total += self.work.tile_sums[tile]
+        return total
+
+    cdef list directions(self, ScalarTable table, bint flush):
+        cdef Py_ssize_t tile, i
+        cdef double p_squares, u_squares
+        cdef int threads = threads_for(self.memory.traffic)
+        self.cut_tiles()
+        self.work.doubles, self.work.singles = table.doubles, table.singles
+        self.memory.bind()
+        run(sum_directions, &self.work, self.blocks(), threads, self.memory.traffic, flush)
+        sums, tile = [], 0
+        for i in range(self.memory.count):
+            p_squares = u_squares = 0
+            while tile < self.work.tile_count and self.work.tile_tensor[tile] == i:
+                p_squares += self.work.tile_sums_of_p[tile]
+                u_squares += self.work.tile_sums[tile]
+                tile += 1
+            if self.memory.tensors[i].stepped:
+                sums.append((i, p_squares, u_squares))
+        return sums
+
+    cdef Py_ssize_t blocks(self) noexcept:
+        return (self.work.tile_count + BLOCK - 1) // BLOCK
+
+    cdef cut_tasks(self):
+        """Cut the flat space of all elements into tasks, and note where each begins, once."""
+        cdef Py_ssize_t i, task = 0, start = 0
+        if self.work.first_element:
+            return
+        self.work.total = 0
+        for i in range(self.memory.count):
+            self.work.total += self.memory.tensors[i].size
+        self.tasks = (self.work.total + TASK - 1) // TASK
+        self.work.first_tensor = indices(self.tasks)
+        self.work.first_element = indices(self.tasks)
+        for i in range(self.memory.count):
+            while task < self.tasks and task * TASK < start + self.memory.tensors[i].size:
+                self.work.first_tensor[task] = i
+                self.work.first_element[task] = task * TASK - start
+                task += 1
+            start += self.memory.tensors[i].size
+
+    cdef cut_tiles(self):
+        """Cut each array into tiles, and note where each begins, once."""
+        cdef Py_ssize_t i, start, tile = 0, count = 0
+        if self.work.tile_sums_of_p:
+            return
+        for i in range(self.memory.count):
+            count += (self.memory.tensors[i].size + SQUARES_TILE - 1) // SQUARES_TILE
+        self.work.tile_count = count
+        self.work.tile_tensor, self.work.tile_start = indices(count), indices(count)
+        self.work.tile_sums, self.work.tile_sums_of_p = numbers(count), numbers(count)
+        for i in range(self.memory.count):
+            for start in range(0, self.memory.tensors[i].size, SQUARES_TILE):
+                self.work.tile_tensor[tile] = i
+                self.work.tile_start[tile] = start
+                tile += 1
+
+
+cdef void* address(capsule) except? NULL:
+    """Return the address of a loop, NULL where there is none."""
+    return NULL if capsule is None else PyCapsule_GetPointer(capsule, "fastoptim.kernel")
+
+
+cdef Py_ssize_t* indices(Py_ssize_t count) except NULL:
+    found = <Py_ssize_t*> PyMem_Calloc(count + 1, sizeof(Py_ssize_t))
+    if not found:
+        raise MemoryError
+    return found
+
+
+cdef double* numbers(Py_ssize_t count) except NULL:
+    found = <double*> PyMem_Calloc(count + 1, sizeof(double))
+    if not found:
+        raise MemoryError
+    return found
+
+
+cdef void update_task(void* work, Py_ssize_t task) noexcept nogil:
+    cdef const Work* w = <const Work*> work
+    cdef Py_ssize_t i = w.first_tensor[task], start = w.first_element[task]
+    cdef Py_ssize_t n, left = min(<Py_ssize_t> TASK, w.total - task * TASK)
+    cdef const Tensor* tensor
+    while left > 0:
+        tensor = &w.tensors[i]
+        n = min(tensor.size - start, left)
+        if tensor.line >= 0 and n > 0:
+            if tensor.single:
+                update_range(<f32> &w.singles[tensor.line * SCALARS], w, tensor, start, n)
+            else:
+                update_range(<f64> &w.doubles[tensor.line * SCALARS], w, tensor, start, n)
+        left -= n
+        start = 0
+        i += 1
+
+
+cdef inline void update_range(
+    array line, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Step n elements of one array, a tile at a time where there is more to do than the rule."""
+    cdef const Loops* loops = &w.loops[tensor.single]
+    if not tensor.stepped:
+        average(line, loops, tensor, start, n)
+        return
+    cdef bint more = (
+        tensor.data[EMA] != NULL or tensor.mask != NULL
+        or line[BEFORE] > -INFINITY or line[BEFORE + 1] < INFINITY
+    )
+    if more or tensor.gathered or tensor.zeroing or tensor.stored.load != NULL:
+        update_tiles(line, loops, tensor, start, n, more)
+    else:
+        call(
+            line, loops, n,
+            <array> tensor.data[0] + start,
+            <array> tensor.g + start,
+            shifted(<array> tensor.data[1], start),
+            shifted(<array> tensor.data[2], start),
+            shifted(<array> tensor.data[3], start),
+        )
+
+
+cdef void update_tiles(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint more
+) noexcept nogil:
+    cdef double[TILE] g_tile
+    cdef double[ARRAYS][TILE] tiles
+    cdef array[ARRAYS] at
+    cdef array g
+    cdef Py_ssize_t end = start + n, size
+    cdef int k
+    while start < end:
+        n = min(<Py_ssize_t> TILE, end - start)
+        g = gradient(<array> &g_tile[0], tensor, start, n, tensor.zeroing)
+        for k in range(ARRAYS):
+            at[k] = load(<array> &tiles[k][0], tensor.data[k], tensor.stored, start, n)
+        call(line, loops, n, at[0], g, at[1], at[2], at[3])
+        if tensor.zeroing and not tensor.gathered:
+            size = tensor.stored.itemsize
+            memset(tensor.g + start * size, 0, n * size)
+        if more:
+            finish(line + BEFORE, loops, tensor, start, n, at[0], at[EMA])
+        for k in range(ARRAYS):
+            store(at[k], tensor.data[k], tensor.stored, start, n)
+        start += n
+
+
+cdef void average(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Let the average follow n elements of a parameter without a gradient, which stays as it is."""
+    cdef double[TILE] p_tile, ema_tile
+    cdef array p = <array> &p_tile[0], ema
+    cdef Py_ssize_t end = start + n
+    while start < end:
+        n = min(<Py_ssize_t> TILE, end - start)
+        if load(p, tensor.data[0], tensor.stored, start, n) != p:
+            memcpy(p, <array> tensor.data[0] + start, n * sizeof(p[0]))
+        ema = load(<array> &ema_tile[0], tensor.data[EMA], tensor.stored, start, n)
+        finish(line + BEFORE, loops, tensor, start, n, p, ema)
+        store(ema, tensor.data[EMA], tensor.stored, start, n)
+        start += n
+
+
+cdef inline void call(
+    array line, const Loops* loops, Py_ssize_t n, array p, array g, array s0, array s1, array s2
+) noexcept nogil:
+    """Run the rule's loop on n elements."""
+    if array is f32:
+        (<kernel32> loops.rule)(n, p, g, s0, s1, s2, line, line + BEFORE + AFTER)
+    else:
+        (<kernel64> loops.rule)(n, p, g, s0, s1, s2, line, line + BEFORE + AFTER)
+
+
+cdef inline array shifted(array data, Py_ssize_t start) noexcept nogil:
+    """Return where an array that there may be has its elements from the start-th on."""
+    return data + start if data != NULL else NULL
+
+
+cdef inline void finish(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n,
+    array p, array ema,
+) noexcept nogil:
+    """Run the stage after the rule on n elements."""
+    cdef const unsigned char* mask = tensor.mask + start if tensor.mask else NULL
+    if array is f32:
+        (<after32> loops.after)(n, p, ema, mask, line)
+    else:
+        (<after64> loops.after)(n, p, ema, mask, line)
+
+
+cdef inline double squares_of(
+    array x, const Loops* loops, Py_ssize_t n, double scale
+) noexcept nogil:
+    if array is f32:
+        return (<squares32> loops.squares)(n, x, scale)
+    else:
+        return (<squares64> loops.squares)(n, x, scale)
+
+
+cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
+    cdef const Work* w = <const Work*> work
+    cdef const Tensor* tensor
+    cdef Py_ssize_t tile
+    for tile in range(block * BLOCK, min(w.tile_count, (block + 1) * BLOCK)):
+        tensor = &w.tensors[w.tile_tensor[tile]]
+        if not tensor.stepped:
+            w.tile_sums[tile] = 0
+        elif tensor.single:
+            w.tile_sums[tile] = sum_gradient(<f32> NULL, w, tensor, w.tile_start[tile])
+        else:
+            w.tile_sums[tile] = sum_gradient(<f64> NULL, w, tensor, w.tile_start[tile])
+
+
+cdef double sum_gradient(
+    array _, const Work* w, const Tensor* tensor, Py_ssize_t start
+) noexcept nogil:
+    """Sum the squares of one tile of a gradient."""
+    cdef double[SQUARES_TILE] g_tile
+    cdef Py_ssize_t n = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
+    cdef array g = gradient(<array> &g_tile[0], tensor, start, n, False)
+    return squares_of(g, &w.loops[tensor.single], n, w.scale)
+
+
+cdef void sum_directions(void* work, Py_ssize_t block) noexcept nogil:
+    cdef const Work* w = <const Work*> work
+    cdef const Tensor* tensor
+    cdef Py_ssize_t tile
+    for tile in range(block * BLOCK, min(w.tile_count, (block + 1) * BLOCK)):
+        tensor = &w.tensors[w.tile_tensor[tile]]
+        if tensor.stepped:
+            if tensor.single:
+                sum_direction(<f32> &w.singles[tensor.line * SCALARS], w, tensor, tile)
+            else:
+                sum_direction(<f64> &w.doubles[tensor.line * SCALARS], w, tensor, tile)
+
+
+cdef void sum_direction(
+    array line, const Work* w, const Tensor* tensor, Py_ssize_t tile
+) noexcept nogil:
+    """Sum the squares of one tile of a parameter and of the direction of its step.
+
+    The rule's loop writes that direction where it is given a place for it, and nothing else.
+    """
+    cdef double[SQUARES_TILE] p_tile, direction
+    cdef double[TILE] g_tile
+    cdef double[3][TILE] tiles
+    cdef array u = <array> &direction[0], g
+    cdef array[3] s
+    cdef const Loops* loops = &w.loops[tensor.single]
+    cdef Py_ssize_t n, at = 0, start = w.tile_start[tile]
+    cdef Py_ssize_t count = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
+    cdef array p = load(<array> &p_tile[0], tensor.data[0], tensor.stored, start, count)
+    cdef int k
+    while at < count:
+        n = min(<Py_ssize_t> TILE, count - at)
+        g = gradient(<array> &g_tile[0], tensor, start + at, n, False)
+        for k in range(3):
+            s[k] = load(<array> &tiles[k][0], tensor.data[k + 1], tensor.stored, start + at, n)
+            if k + 1 == tensor.direction:
+                s[k] = u + at
+        call(line, loops, n, p + at, g, s[0], s[1], s[2])
+        at += n
+    w.tile_sums_of_p[tile] = squares_of(p, loops, count, 1)
+    w.tile_sums[tile] = squares_of(u, loops, count, 1)

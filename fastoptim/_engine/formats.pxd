@@ -1,0 +1,20 @@
+ctypedef void (*load_t)(void* tile, const char* stored, Py_ssize_t n) noexcept nogil
+ctypedef void (*store_t)(char* stored, const void* tile, Py_ssize_t n) noexcept nogil
+
+cdef struct Stored:
+    # How the elements of an array are stored, as the compiled passes see it.
+    Py_ssize_t itemsize
+    load_t load  # NULL where the loops compute on the elements as they are stored
+    store_t store
+
+cdef class Format:
+    cdef Stored stored
+    cdef readonly bint single
+    cdef readonly object dtype, real
+    cdef object decode, encode
+
+    cdef copy(self, array)
+    cdef view(self, array)
+    cdef encoded(self, array)
+
+cpdef Format format_of(label, array)

@@ -1,0 +1,68 @@
+"""Formats: how the elements of an array are stored, and in which type the loops compute on them.
+
+A loop knows float and double. An array of either is computed on where it is. Of any other format a
+tile of elements is decoded, computed on, and encoded again (see `fastoptim._engine.staging`); the
+NumPy backend does the same with whole arrays. To add a format is to add a `Format` to `FORMATS`.
+"""
+
+from libc.stdint cimport uintptr_t
+
+import numpy as np
+
+REALS = np.dtype(np.float32), np.dtype(np.float64)  # in which loops compute
+
+
+cdef class Format:
+    """How elements are stored.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Of arrays in this format.
+    real : dtype
+        float32 or float64: the type in which they are computed on.
+    load, store : int, optional
+        Addresses of ``void load(real *tile, const char *stored, ptrdiff_t n)`` and
+        ``void store(char *stored, const real *tile, ptrdiff_t n)``, which need no GIL.
+    decode, encode : function, optional
+        Their twins in NumPy: of an array, one of the other type with the same layout.
+    """
+
+    def __init__(self, dtype, real, uintptr_t load=0, uintptr_t store=0, decode=None, encode=None):
+        self.dtype, self.real = np.dtype(dtype), np.dtype(real)
+        if self.real not in REALS:
+            raise ValueError(f"real: expected float32 or float64, found {self.real}")
+        if not (bool(load) == bool(store) == callable(decode) == callable(encode)):
+            raise ValueError("load, store, decode, encode: expected all of them or none")
+        if not load and self.dtype != self.real:
+            raise ValueError(f"real: expected {self.dtype} without load, found {self.real}")
+        self.single = self.real == np.float32
+        self.decode, self.encode = decode, encode
+        self.stored.itemsize = self.dtype.itemsize
+        self.stored.load, self.stored.store = <load_t> load, <store_t> store
+
+    cdef copy(self, array):
+        """Return a copy of an array to compute on, in the same layout."""
+        return array.copy(order="K") if self.decode is None else self.decode(array)
+
+    cdef view(self, array):
+        """Return an array to read, in the type that is computed in."""
+        return array if self.decode is None else self.decode(array)
+
+    cdef encoded(self, array):
+        """Return an array that was computed on, in this format."""
+        return array if self.encode is None else self.encode(array)
+
+
+FORMATS = {real: Format(real, real) for real in REALS}
+
+
+cpdef Format format_of(label, array):
+    """Return the format of an array, or say what arrays may hold."""
+    found = FORMATS.get(array.dtype)
+    if found is not None:
+        return found
+    if array.dtype.newbyteorder("=") in FORMATS:
+        raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
+    known = " or ".join(map(str, FORMATS))
+    raise TypeError(f"{label}: expected dtype {known}, found {array.dtype}")

@@ -1,0 +1,319 @@
+"""Memory: the arrays that steps work on, where they are, and whether they still are there.
+
+It knows all arrays of an optimizer together, and not what is computed on them. What a step writes
+belongs to one optimizer: none of it overlaps. A gradient is anybody's: where it is, is found out
+in each step.
+"""
+
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.object cimport PyObject
+from libc.stdint cimport UINTPTR_MAX, uintptr_t
+
+from fastoptim._engine.arrays cimport (
+    Range, Walk, as_array, check_layout, check_mask, check_state, check_zeroed, fits, is_dense,
+    memory_of, memory_order, raise_unfit, same_strides, size_of
+)
+from fastoptim._engine.formats cimport Format, format_of
+from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: an item of our own list stays
+
+
+cdef class Memory:
+    """The arrays of some parameters, checked.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        The parameters and what belongs to them.
+    trust : bool
+        Whether the rule wants a place for a direction among its state arrays.
+    zeroing : bool
+        Whether a step leaves zeros in the gradients.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be updated in place, or two arrays share memory.
+    """
+
+    def __cinit__(self, entries, bint trust=False, bint zeroing=False):
+        cdef Py_ssize_t i
+        self.count = len(entries)
+        self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
+        self.ranges = <Range*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Range))
+        if not self.tensors or not self.ranges:
+            raise MemoryError
+        self.labels, self.formats, self.given = [], [], []
+        self.params, self.states, self.emas, self.masks = [], [], [], []
+        self.zeroing = zeroing
+        for i in range(self.count):
+            self.add(i, entries[i], trust)
+        self.sort_ranges()
+
+    @staticmethod
+    def of_gradients(labels, grads):
+        """Return a memory of gradients alone, arrays or NumPy scalars, which are read."""
+        cdef Memory memory = Memory(())
+        cdef Tensor* tensors = <Tensor*> PyMem_Calloc(len(grads) + 1, sizeof(Tensor))
+        cdef cnp.ndarray g, like
+        cdef Format found
+        if not tensors:
+            raise MemoryError
+        PyMem_Free(memory.tensors)
+        memory.tensors = tensors
+        memory.labels = [(None, label) for label in labels]
+        memory.grads = [np.asarray(x) if isinstance(x, np.floating) else x for x in grads]
+        for label, array in zip(labels, memory.grads):
+            g = array
+            found = format_of(label, g)
+            # its own memory order is the one in which a parameter like it would be laid out
+            like = g if is_dense(g) else np.empty_like(g, subok=False)
+            tensor = &tensors[memory.count]
+            tensor.stored, tensor.single, tensor.stepped = &found.stored, found.single, True
+            tensor.size, tensor.line = size_of(g), -1
+            tensor.g = cnp.PyArray_BYTES(g)
+            memory.count += 1
+            tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, like))
+            if tensor.gathered:
+                find_way(tensor, g, like)
+            memory.traffic += cnp.PyArray_NBYTES(g)
+            memory.formats.append(found)
+            memory.params.append(like)
+        return memory
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.tensors:
+            for i in range(self.count):
+                PyMem_Free(self.tensors[i].walk)
+        PyMem_Free(self.tensors)
+        PyMem_Free(self.ranges)
+
+    cdef add(self, Py_ssize_t i, entry, bint trust):
+        cdef Tensor* tensor = &self.tensors[i]
+        cdef cnp.ndarray p = as_array(entry.labels[0], entry.p)
+        cdef Format found = check_layout(entry.labels[0], p)
+        if len(entry.state) + trust > STATE:
+            raise ValueError(
+                f"{entry.labels[0]}: expected at most {STATE - trust} state arrays, "
+                f"found {len(entry.state)}"
+            )
+        tensor.size, tensor.stored, tensor.single = size_of(p), &found.stored, found.single
+        tensor.group, tensor.t, tensor.line = entry.group, entry.t, -1
+        tensor.direction = 1 + len(entry.state) if trust else 0
+        tensor.zeroing = self.zeroing
+        self.labels.append(entry.labels)
+        self.formats.append(found)
+        p = self.own(entry.p, i, 0)
+        state = []
+        for k, array in enumerate(entry.state, start=1):
+            state.append(self.own_state(array, p, i, k))
+        ema = self.own_state(entry.ema, p, i, EMA)
+        if entry.mask is not None:
+            check_mask(entry.labels[0], entry.mask, p)
+            tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(entry.mask)
+        # g is read, and zeroed if that was asked for; p and each state array are read and written
+        written = 1 + sum(array is not None for array in (*state, ema))
+        tensor.traffic = cnp.PyArray_NBYTES(p) * (1 + self.zeroing + 2 * written)
+        self.params.append(p)
+        self.states.append(state)
+        self.emas.append(ema)
+        self.masks.append(entry.mask)
+
+    cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k):
+        """Check a state array that there may be, and note it as `own` does."""
+        if array is None:
+            return None
+        label = self.label(i, k)
+        check_state(label, self.labels[i][0], as_array(label, array), param)
+        return self.own(array, i, k)
+
+    cdef own(self, array, Py_ssize_t i, Py_ssize_t k):
+        """Note where an array is that a step writes, and return a view of it.
+
+        The view stays as it is when somebody sets the shape or the dtype of the array.
+        """
+        self.given.append(array)
+        self.tensors[i].arrays[k] = <PyObject*> array
+        self.tensors[i].data[k] = cnp.PyArray_BYTES(array)
+        self.ranges[self.range_count] = memory_of(array, i, k)
+        self.range_count += 1
+        return np.ndarray.view(array, np.ndarray)
+
+    cdef sort_ranges(self):
+        """Sort the ranges of memory that a step writes, and refuse two that overlap."""
+        cdef Py_ssize_t k, n = 0
+        found = sorted(
+            (self.ranges[k].low, self.ranges[k].high, self.ranges[k].owner, self.ranges[k].k)
+            for k in range(self.range_count)
+            if self.ranges[k].low < self.ranges[k].high
+        )
+        for low, high, owner, k in found:
+            if n > 0 and low < self.ranges[n - 1].high:
+                raise ValueError(
+                    f"{self.label(owner, k)}: expected parameters and state with memory of their "
+                    f"own, found memory shared with {self.label_at(n - 1)}"
+                )
+            self.ranges[n] = Range(low, high, owner, k)
+            n += 1
+        self.range_count = n
+
+    cdef label(self, Py_ssize_t i, Py_ssize_t k):
+        """Return the name of an array that a step writes."""
+        labels = self.labels[i]
+        if k == 0:
+            return labels[0]
+        return labels[len(labels) - 1 if k == EMA else 1 + k]
+
+    cdef label_at(self, Py_ssize_t n):
+        """Return the name of the array whose memory is the n-th range."""
+        return self.label(self.ranges[n].owner, self.ranges[n].k)
+
+    cdef collect(self, grads):
+        """Note which parameters have gradients; make arrays of those that are not quite."""
+        cdef Py_ssize_t i, traffic = 0
+        cdef Tensor* tensor
+        cdef PyObject* g
+        cdef list found = list(grads)  # another thread may change the caller's meanwhile
+        if len(found) != self.count:
+            raise ValueError(f"grads: expected {self.count} gradients, found {len(found)}")
+        for i in range(self.count):
+            tensor = &self.tensors[i]
+            g = PyList_GET_ITEM(found, i)
+            tensor.stepped = g != <PyObject*> None
+            if tensor.stepped:
+                traffic += tensor.traffic
+                if not cnp.PyArray_CheckExact(<object> g):
+                    found[i] = self.gradient(i, found[i])
+            elif tensor.data[EMA]:  # which is read and written, and p read
+                traffic += 3 * tensor.size * tensor.stored.itemsize
+        self.grads, self.traffic = found, traffic
+
+    cdef gradient(self, Py_ssize_t i, g):
+        """Return the array that a gradient of another type is."""
+        if isinstance(g, np.floating) and not self.zeroing:
+            return np.asarray(g)  # NumPy's reductions give scalars, for 0-d parameters
+        return as_array(self.labels[i][1], g)
+
+    cdef bind(self):
+        """Check all arrays of the step under way, and note where the gradients are."""
+        cdef Py_ssize_t i
+        cdef Tensor* tensor
+        for i in range(self.count):
+            tensor = &self.tensors[i]
+            if tensor.line >= 0:
+                self.check_tensor(i, tensor, True)
+                if tensor.stepped:
+                    self.bind_gradient(i, tensor, <cnp.ndarray> PyList_GET_ITEM(self.grads, i))
+        if self.zeroing:
+            self.check_all_zeroed()
+
+    cdef int check_owned(self, Py_ssize_t i, bint writing) except -1:
+        """Raise if an array was moved since it came here, or frozen and is to be written."""
+        return self.check_tensor(i, &self.tensors[i], writing)
+
+    cdef int check_tensor(self, Py_ssize_t i, Tensor* tensor, bint writing) except -1:
+        cdef cnp.ndarray a
+        cdef Py_ssize_t k
+        for k in range(ARRAYS):
+            if not tensor.arrays[k]:
+                continue
+            a = <cnp.ndarray> tensor.arrays[k]
+            if writing and not cnp.PyArray_ISWRITEABLE(a):
+                label = self.label(i, k)
+                raise ValueError(f"{label}: expected a writable array, found a read-only one")
+            if cnp.PyArray_BYTES(a) != tensor.data[k] or (
+                size_of(a) != tensor.size  # of another dtype, since, there may be more or fewer
+                and size_of(a) * cnp.PyArray_ITEMSIZE(a) != tensor.size * tensor.stored.itemsize
+            ):
+                label = self.label(i, k)
+                raise ValueError(
+                    f"{label}: expected the memory that the optimizer was given, "
+                    "found an array resized since"
+                )
+        return 0
+
+    cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
+        cdef cnp.ndarray p = <cnp.ndarray> PyList_GET_ITEM(self.params, i)
+        cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
+        cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize  # if it is dense, as p is
+        cdef Range r
+        if not fits(g, p):
+            raise_unfit(self.labels[i][1], self.labels[i][0], g, p)
+        tensor.g = cnp.PyArray_BYTES(g)
+        tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, p))
+        if tensor.gathered:
+            find_way(tensor, g, p)
+            r = memory_of(g, i, 0)
+            low, high = r.low, r.high
+        if low < tensor.gap_low or high > tensor.gap_high:
+            self.find_gap(i, tensor, low, high)
+        return 0
+
+    cdef int find_gap(
+        self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high
+    ) except -1:
+        """Find the gap that a gradient lies in; raise if a step would write into it."""
+        cdef Py_ssize_t first = 0, behind = self.range_count, middle
+        if low == high:
+            return 0
+        while first < behind:  # for the first range that ends behind the start of g
+            middle = (first + behind) >> 1
+            if self.ranges[middle].high <= low:
+                first = middle + 1
+            else:
+                behind = middle
+        tensor.gap_low = self.ranges[first - 1].high if first > 0 else 0
+        tensor.gap_high = self.ranges[first].low if first < self.range_count else UINTPTR_MAX
+        if high > tensor.gap_high:
+            raise ValueError(
+                f"{self.labels[i][1]}: expected memory apart from all parameters and state, found "
+                f"memory shared with {self.label_at(first)}"
+            )
+        return 0
+
+    cdef check_all_zeroed(self):
+        """Raise unless the step can zero each element of the gradients, and then no other."""
+        cdef Py_ssize_t i
+        cdef Range r
+        found = []
+        for i in range(self.count):
+            if self.grads[i] is not None:
+                check_zeroed(self.labels[i][1], self.grads[i])
+                r = memory_of(self.grads[i], i, 0)
+                if r.low < r.high:
+                    found.append((r.low, r.high, i))
+        found.sort()
+        for (_, high, i), (low, _, other) in zip(found, found[1:]):
+            if low < high:
+                raise ValueError(
+                    f"{self.labels[other][1]}: expected memory apart from all gradients, which the "
+                    f"step zeroes, found memory shared with {self.labels[i][1]}"
+                )
+
+    def first_nonfinite(self):
+        """Return the name of the first gradient of the step under way with a NaN or infinity."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.tensors[i].stepped:
+                g = (<Format> self.formats[i]).view(self.grads[i])
+                if not np.isfinite(g).all():
+                    return self.labels[i][1]
+        return None
+
+
+cdef int find_way(Tensor* tensor, cnp.ndarray g, cnp.ndarray like) except -1:
+    """Note how to go through a gradient in the memory order of `like`, which it does not have."""
+    if not tensor.walk:
+        tensor.walk = <Walk*> PyMem_Calloc(1, sizeof(Walk))
+        if not tensor.walk:
+            raise MemoryError
+    memory_order(tensor.walk, g, like)
+    return 0

@@ -1,0 +1,11 @@
+from fastoptim._engine.memory cimport Memory
+from fastoptim._engine.scalars cimport ScalarTable
+
+
+cdef class Passes:
+    cdef Memory memory
+
+    cdef update(self, ScalarTable table, bint flush)
+    cdef double squares(self, double scale, bint flush) except? -1
+    cdef list directions(self, ScalarTable table, bint flush)
+    cdef tuple norm(self, double scale, bint flush)

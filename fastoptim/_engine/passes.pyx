@@ -1,0 +1,45 @@
+"""Passes: what a step does with memory. There is one class for each backend, with the same bits.
+
+Each pass goes over all arrays, and checks them right before: no code of the user runs between the
+check and the pass.
+"""
+
+from libc.math cimport isfinite, ldexp, sqrt
+
+
+cdef class Passes:
+    """The passes over the memory of some arrays."""
+
+    cdef update(self, ScalarTable table, bint flush):
+        """Update the parameters, state arrays and averages of the step under way."""
+        raise NotImplementedError
+
+    cdef double squares(self, double scale, bint flush) except? -1:
+        """Return the sum of the squares of scale times all gradients of the step under way.
+
+        It is summed in an order that depends on the shapes and layouts of the parameters alone.
+        """
+        raise NotImplementedError
+
+    cdef list directions(self, ScalarTable table, bint flush):
+        """Return how long parameters and the directions of their steps are.
+
+        That is ``(i, sum of the squares of p, sum of those of the direction)`` for the number of
+        each parameter that has a gradient.
+        """
+        raise NotImplementedError
+
+    cdef tuple norm(self, double scale, bint flush):
+        """Return the L2 norm of scale times all gradients of the step under way.
+
+        With it comes the name of the first gradient that holds a NaN or an infinity, if one does.
+        """
+        cdef double norm = sqrt(self.squares(scale, flush))
+        if norm < ldexp(1.0, -500):  # the squares may have lost bits, or vanished
+            norm = ldexp(1.0, -600) * sqrt(self.squares(scale * ldexp(1.0, 600), flush))
+        if isfinite(norm):
+            return norm, None
+        bad = self.memory.first_nonfinite()
+        if bad is None:  # only the squares were too large
+            norm = ldexp(1.0, 600) * sqrt(self.squares(scale * ldexp(1.0, -600), flush))
+        return norm, bad

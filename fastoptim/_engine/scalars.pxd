@@ -1,0 +1,22 @@
+cdef enum:
+    BEFORE = 5  # scalars of the stage before a rule
+    AFTER = 4  # and after it
+    OWN = 16  # of a rule, at the most
+    SCALARS = BEFORE + AFTER + OWN  # of a line
+
+
+cdef class ScalarTable:
+    cdef double* doubles
+    cdef float* singles
+    cdef Py_ssize_t capacity
+    cdef list lines
+
+    cdef Py_ssize_t add(self, scalars) except -1
+    cdef clear(self)
+    cdef scale(self, double scale)
+    cdef round(self, bint flush)
+    cdef list rounded(self, Py_ssize_t line, dtype)
+    cdef int store(
+        self, Py_ssize_t at, part, Py_ssize_t least, Py_ssize_t most, bint flush
+    ) except -1
+    cdef grow(self, Py_ssize_t lines)

@@ -1,0 +1,1 @@
+most_scalars: int

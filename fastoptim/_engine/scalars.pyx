@@ -1,0 +1,108 @@
+"""Scalars: the numbers of a step, in lines, as the loops of either type read them.
+
+A line is what all parameters of one group and one step count share: the scalars of the stage before
+the rule, of the stage after it, and of the rule. It knows their number, and not what they mean.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_Check, PyTuple_GET_SIZE
+from libc.float cimport DBL_MIN, FLT_MIN
+
+from fastoptim._stages import After, Before
+
+cdef extern from "Python.h":
+    PyObject* PyTuple_GET_ITEM(object values, Py_ssize_t k)  # borrowed, as is the number in it
+    double PyFloat_AsDouble(PyObject* number) except? -1
+
+most_scalars = OWN  # of a rule
+
+if (len(Before._fields), len(After._fields)) != (BEFORE, AFTER):
+    raise ImportError("fastoptim: the engine and fastoptim._stages differ in the number of scalars")
+
+
+cdef class ScalarTable:
+    """The lines of a step: as they were given, and rounded to float and to double."""
+
+    def __cinit__(self):
+        self.lines = []
+
+    def __dealloc__(self):
+        PyMem_Free(self.doubles)
+        PyMem_Free(self.singles)
+
+    cdef Py_ssize_t add(self, scalars) except -1:
+        """Add a line of three tuples, and return its number."""
+        self.lines.append(scalars)
+        return len(self.lines) - 1
+
+    cdef clear(self):
+        self.lines = []
+
+    cdef scale(self, double scale):
+        """Let the stage before the rule multiply the gradients by a further number."""
+        self.lines = [
+            (before._replace(scale=scale * before.scale), after, own)
+            for before, after, own in self.lines
+        ]
+
+    cdef round(self, bint flush):
+        """Round all lines for the loops: with `flush`, denormal numbers to zero."""
+        cdef Py_ssize_t i, at
+        self.grow(len(self.lines))
+        for i in range(len(self.lines)):
+            before, after, own = self.lines[i]
+            at = i * SCALARS
+            self.store(at, before, BEFORE, BEFORE, flush)
+            self.store(at + BEFORE, after, AFTER, AFTER, flush)
+            self.store(at + BEFORE + AFTER, own, 0, OWN, flush)
+
+    cdef int store(
+        self, Py_ssize_t at, part, Py_ssize_t least, Py_ssize_t most, bint flush
+    ) except -1:
+        """Store one part of a line, a tuple of so many floats."""
+        cdef Py_ssize_t k, count
+        if not PyTuple_Check(part):
+            raise TypeError(f"scalars: expected a tuple, found {type(part).__name__}")
+        count = PyTuple_GET_SIZE(part)
+        if not least <= count <= most:
+            before, after, own = self.lines[at // SCALARS]
+            raise ValueError(
+                f"scalars: expected {BEFORE}, {AFTER} and at most {OWN} of them, "
+                f"found {len(before)}, {len(after)} and {len(own)}"
+            )
+        for k in range(count):
+            self.doubles[at + k] = PyFloat_AsDouble(PyTuple_GET_ITEM(part, k))
+            self.singles[at + k] = <float> self.doubles[at + k]
+            if flush:  # a minimum returns zero for a denormal bound, a comparison the bound
+                if -DBL_MIN < self.doubles[at + k] < DBL_MIN:
+                    self.doubles[at + k] = 0
+                if -FLT_MIN < self.singles[at + k] < FLT_MIN:
+                    self.singles[at + k] = 0
+        return 0
+
+    cdef list rounded(self, Py_ssize_t line, dtype):
+        """Return the three parts of a line as the loops of a type read them, in NumPy's scalars."""
+        cdef Py_ssize_t k, at = line * SCALARS
+        cdef bint single = dtype.itemsize == sizeof(float)
+        parts = []
+        for part, room in zip(self.lines[line], (BEFORE, AFTER, OWN)):
+            parts.append([
+                dtype.type(self.singles[at + k] if single else self.doubles[at + k])
+                for k in range(len(part))
+            ])
+            at += room
+        return parts
+
+    cdef grow(self, Py_ssize_t lines):
+        if lines <= self.capacity:
+            return
+        wide = PyMem_Realloc(self.doubles, lines * SCALARS * sizeof(double))
+        if not wide:
+            raise MemoryError
+        self.doubles = <double*> wide
+        narrow = PyMem_Realloc(self.singles, lines * SCALARS * sizeof(float))
+        if not narrow:
+            raise MemoryError
+        self.singles = <float*> narrow
+        self.capacity = lines

@@ -1,0 +1,75 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport uintptr_t
+
+from fastoptim._engine.arrays cimport Walk
+from fastoptim._engine.formats cimport Stored
+from fastoptim._kernel cimport f32, f64
+
+cdef enum:
+    STATE = 3  # arrays of a rule, at the most
+    EMA = STATE + 1  # the place of the average among the arrays that a step writes, behind p
+    ARRAYS = EMA + 1  # and the number of all of them
+    TILE = 512  # elements that are staged at a time: 4 KB of doubles on the stack for each array
+
+ctypedef fused array:
+    f32
+    f64
+
+cdef struct Tensor:
+    # What the engine knows of one parameter: where its arrays are, and what a step does with them.
+    (PyObject*)[ARRAYS] arrays  # p and the state arrays as given, NULL where there is none
+    (char*)[ARRAYS] data
+    const Stored* stored  # how all of them are, and g
+    char* g
+    Py_ssize_t size
+    Py_ssize_t traffic  # bytes that a step moves
+    const unsigned char* mask
+    bint single  # whether the loops compute in float, not in double
+    int direction  # where a rule with a trust ratio wants u among its arrays
+    Py_ssize_t group
+    Py_ssize_t t  # steps taken
+    bint stepped  # in the step under way: whether there is a gradient
+    Py_ssize_t line  # of the scalars of that step; -1: neither a gradient nor an average
+    bint unstarted  # whether the average is to start at the next step, as the parameter is then
+    Walk* walk  # allocated when a gradient first needs it
+    bint gathered  # in the step under way: whether g runs through memory in another way than p
+    bint zeroing  # whether the step leaves zeros in g
+    uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
+    uintptr_t gap_high
+
+cdef void gather(
+    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
+) noexcept nogil
+
+
+cdef inline array gradient(
+    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
+) noexcept nogil:
+    """Return where a loop finds n elements of the gradient: in place, or staged in a tile.
+
+    Where they are gathered, zeros may take their place at once.
+    """
+    if tensor.gathered:
+        gather(tile, tensor, start, n, zeroing)
+        return tile
+    return load(tile, tensor.g, tensor.stored, start, n)
+
+
+cdef inline array load(
+    array tile, char* data, const Stored* stored, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Return where a loop finds n elements of an array: in place, or staged in a tile."""
+    if data == NULL:
+        return NULL
+    if stored.load == NULL:
+        return <array> data + start
+    stored.load(tile, data + start * stored.itemsize, n)
+    return tile
+
+
+cdef inline void store(
+    array tile, char* data, const Stored* stored, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Write n elements back to an array, if they were staged."""
+    if data != NULL and stored.store != NULL:
+        stored.store(data + start * stored.itemsize, tile, n)

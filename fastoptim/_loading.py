@@ -1,0 +1,137 @@
+"""Loading: what a saved state must be so that an optimizer can go on from it.
+
+All of it is checked, and nothing is changed. Whether the state comes from a dict or from a file is
+of no matter here; files are the subject of `fastoptim.checkpoint`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ._engine.arrays import as_array
+from ._groups import EMA, ParamGroup, each_param
+from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
+from ._rule import Rule
+from ._settings import SETTINGS
+from ._state import Wanted, keys_of, names_of
+
+FORMAT = 1  # of a state dict
+STEPS = Count(0, bits=62)  # the engine counts on from there
+
+
+class Accepted(NamedTuple):
+    """What an optimizer goes on from, once it has been checked."""
+
+    groups: tuple[ParamGroup, ...]
+    settings: dict[str, Any]
+    skipped: int  # steps
+    wanted: Wanted  # state arrays
+    steps: list[int]  # of each parameter
+
+
+def accepted(
+    name: str, rule: Rule, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
+) -> Accepted:
+    """Return what is in the state dict of an optimizer, if all of it fits one with these groups.
+
+    No element of an array is read, so that stand-ins do where only the fit is of interest.
+    """
+    found = entry("state_dict", state_dict, "optimizer")
+    checked("state_dict['optimizer']", Choice((name,)), found)
+    number = checked("state_dict['format']", Count(), entry("state_dict", state_dict, "format"))
+    expect("state_dict['format']", FORMAT, number)
+    groups = _loaded_groups(groups, entry("state_dict", state_dict, "param_groups"))
+    settings = _loaded_settings(entry("state_dict", state_dict, "settings"))
+    skipped = entry("state_dict", state_dict, "skipped_steps")
+    skipped = checked("state_dict['skipped_steps']", STEPS, skipped)
+    wanted, steps = _loaded_state(rule, groups, entry("state_dict", state_dict, "state"))
+    return Accepted(groups, settings, skipped, wanted, steps)
+
+
+def _loaded_groups(groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
+    """Return groups with the hyperparameters of the saved ones, and the schedules there are."""
+    label = "state_dict['param_groups']"
+    loaded = []
+    for group, found in zip(groups, matched(label, names_of(groups), saved), strict=True):
+        hyper = {name: group.hyper[name] for name in group.schedules - found.keys()}
+        hyper |= {name: value for name, value in found.items() if name != "params"}
+        if hyper.keys() != group.hyper.keys():
+            raise ValueError(
+                f"{label}: hyperparameters: expected {', '.join(group.hyper)}, "
+                f"found {with_other_names(group.hyper, hyper)}"
+            )
+        loaded.append(group.with_hyper(hyper))
+    return tuple(loaded)
+
+
+def _loaded_settings(saved: Any) -> dict[str, Any]:
+    label = "state_dict['settings']"
+    if isinstance(saved, Mapping):  # flush_denormals is younger than the first state dicts
+        saved = {"flush_denormals": False, **saved}
+    return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
+
+
+def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted, list[int]]:
+    """Return the saved state arrays that are to be allocated, and the step counts."""
+    where = "state_dict['state']"
+    keys = keys_of(groups)
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"{where}: expected a mapping, found {type(saved).__name__}")
+    if saved.keys() != set(keys):
+        raise ValueError(
+            f"{where}: expected the keys of this optimizer's state, "
+            f"found {with_other_names(keys, saved)}"
+        )
+    known = (*rule.state, EMA)
+    wanted = {}
+    steps = []
+    for (group, p), key in zip(each_param(groups), keys, strict=True):
+        label, arrays = f"{where}[{key!r}]", saved[key]
+        steps.append(checked(f"{label}['step']", STEPS, entry(label, arrays, "step")))
+        for name in group.state_names:
+            entry(label, arrays, name)
+        for name in arrays:
+            if name not in ("step", *known):
+                expected = ", ".join(known)
+                raise ValueError(f"{label}: expected state named {expected}, found {shown(name)}")
+        for name in known:
+            if name in arrays:
+                array = as_array(f"{label}[{name!r}]", arrays[name])
+                expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
+                expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
+                wanted[key, name] = p, array
+    return wanted, steps
+
+
+def matched(label: str, wanted: Sequence[Sequence[Any]], saved: Any) -> list[Mapping[str, Any]]:
+    """Return saved param groups in the order of those wanted, each with the same names.
+
+    The names of a group may come in any order. They are looked up among those wanted, and no dict
+    is made of them: with names whose hashes collide, as a file could hold, that would take hours.
+    """
+    if not isinstance(saved, Sequence):
+        raise TypeError(f"{label}: expected a sequence, found {type(saved).__name__}")
+    names = [entry(f"{label}[{number}]", group, "params") for number, group in enumerate(saved)]
+    number_of = {name: number for number, group in enumerate(wanted) for name in group}
+    found = {_group_with(group, wanted, number_of): i for i, group in enumerate(names)}
+    if len(names) != len(wanted) or found.keys() != set(range(len(wanted))):
+        lists = [list(group) if isinstance(group, tuple) else group for group in names]
+        raise ValueError(f"{label}: expected groups of {shown(wanted)}, found {shown(lists)}")
+    return [saved[found[number]] for number in range(len(wanted))]
+
+
+def _group_with(
+    names: Any, wanted: Sequence[Sequence[Any]], number_of: Mapping[Any, int]
+) -> int | None:
+    """Return the number of the group that has just these names, or None."""
+    if not isinstance(names, (list, tuple)):
+        return None
+    try:
+        numbers = {number_of[name] for name in names}
+    except (LookupError, TypeError):  # not among those wanted, or nothing that can be looked up
+        return None
+    if len(numbers) != 1:
+        return None
+    (number,) = numbers
+    return number if len(names) == len(set(names)) == len(wanted[number]) else None

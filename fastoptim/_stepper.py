@@ -1,0 +1,297 @@
+"""The stepper: param groups, their state and a plan, brought in line with each other for a step.
+
+It knows how gradients are judged before a step and what must change together. It does not know
+where its parameters come from, nor how anything is saved; those are the concern of what is built on
+it, `fastoptim.Optimizer` above all. How the arrays are computed on is the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from . import _levels
+from ._containers import Array, Grads
+from ._engine.changes import change
+from ._engine.entry import Entry
+from ._engine.plan import Plan, ShownEma
+from ._engine.threads import can_flush
+from ._groups import EMA, ParamGroup, watched
+from ._kinds import Divisor, checked
+from ._rule import Rule
+from ._settings import WithSettings
+from ._stages import clip_factor
+from ._state import fill_in, kept
+
+if TYPE_CHECKING:
+    from ._engine.changes import Change
+
+DIVISOR = Divisor(0)
+ONE = 1.0  # the default of grad_scale, which need not be checked: `is` tells it from another 1.0
+
+
+class Stepper(WithSettings):
+    """What takes the steps of a rule on param groups."""
+
+    rule: Rule
+    _judges: bool  # whether the settings want the gradients measured before a step is taken
+    _flushes: bool  # whether denormal numbers are zero in a step
+
+    def __init__(self, backend: str, settings: dict[str, Any]) -> None:
+        self._backend = backend
+        change([self._adopting(settings)])
+        self._norm: float | None = None  # of the gradients of the last step, if it was measured
+        self._skipped = 0  # steps that were not taken, as gradients were not finite
+        self._groups: tuple[ParamGroup, ...] = ()  # `_lay_out` brings them in
+        self._state: dict[Any, dict[str, Array]] = {}  # by the keys of the parameters
+        self._plan = Plan([])
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The L2 norm of all gradients of the last step, divided by grad_scale, before clipping.
+
+        It is measured if `max_grad_norm` or `nonfinite` asks for it, else None.
+        """
+        return self._norm
+
+    @property
+    def skipped_steps(self) -> int:
+        """The number of steps that `nonfinite` = "skip" has not taken."""
+        return self._skipped
+
+    @property
+    def ema(self) -> Any:
+        """The average of the parameters, in containers like theirs; None without `ema_decay`.
+
+        Until the first step, it is what the parameters are, within their bounds and masks, and what
+        is written to it is lost with that step; `load_state_dict` brings another average.
+        """
+        self._settled()
+        arrays = iter(self._state.values())
+        averages = [
+            group.container.like([next(arrays).get(EMA) for _ in group.container.arrays])
+            for group in self._groups
+        ]
+        if all(group.hyper["ema_decay"] is None for group in self._groups):
+            return None
+        return averages[0] if len(averages) == 1 else averages
+
+    def use_ema(self) -> AbstractContextManager[None]:
+        """Let the parameters hold their averages meanwhile, also if the body raises.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no average, it is in use already, or another thread is in a step; and from
+            `step` meanwhile.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastoptim as fo
+        >>> p = np.array([1.0, 2.0])
+        >>> opt = fo.SGD(p, lr=0.5, ema_decay=0.5)
+        >>> opt.step(np.array([1.0, 0.0]))
+        >>> with opt.use_ema():
+        ...     print(p)
+        [0.75 2.  ]
+        >>> p
+        array([0.5, 2. ])
+        """
+        return ShownEma(self)
+
+    def step(self, grads: Grads, *, grad_scale: float = ONE) -> None:
+        """Update the parameters in place.
+
+        Parameters
+        ----------
+        grads : ndarray, sequence or mapping
+            The gradients, in a container like that of the parameters; with several param groups,
+            a sequence of such containers, one for each group. A gradient has its parameter's
+            dtype and shape, and any layout; None skips its parameter, whose step count then
+            stays as it is.
+        grad_scale : float, default 1
+            Divide the gradients by this before all else: the loss scale, or the number of batches
+            whose gradients were added up.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient does not fit its parameter, or shares memory with parameters or state;
+            then nothing has changed.
+        FloatingPointError
+            If a gradient is not finite and `nonfinite` is "raise"; then nothing has changed.
+        RuntimeError
+            If another thread is in a step of this optimizer, or the averages are swapped in.
+        """
+        if self._plan.shows_ema:
+            self._refuse_while_ema_shows("step")
+        scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", DIVISOR, grad_scale)
+        grads = self._ordered(grads)
+        judge = self._judge if self._judges else None
+        for group in self._groups:
+            if not group.planned:
+                # A new plan takes the step, and takes over only if it does. Until then the plan
+                # that there is keeps other threads out.
+                with self._plan as plan:
+                    new, changes = self._planned(
+                        self._groups, self._state, plan.steps, unstarted=self._unstarted()
+                    )
+                    if new.step(grads, self._groups, scale, changes, judge, self._flushes):
+                        plan.retire((), ())
+                return
+        self._plan.step(grads, self._groups, scale, (), judge, self._flushes)
+
+    def _refuse_while_ema_shows(self, what: str) -> None:
+        if self._plan.shows_ema:
+            raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
+
+    def _check_ema(self) -> None:
+        self._refuse_while_ema_shows("use_ema")
+        if self.ema is None:
+            raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
+        self._check_given()
+
+    def _check_given(self) -> None:
+        """Raise if a list or mapping of the caller's no longer holds the parameters."""
+        for _, _, check in watched(self._groups):
+            check()
+
+    def _settled(self) -> Plan:
+        """Return the plan, once it has what a next step would go on from.
+
+        Hyperparameters that were set since the last step may call for more state, and averages may
+        be about to start. While another call uses the plan, it is returned as it is.
+        """
+        plan = self._plan
+        if plan.in_use:
+            return plan
+        if not all(group.planned for group in self._groups):
+            with plan:
+                unstarted = self._unstarted()
+                self._lay_out(self._groups, self._state, plan.steps, unstarted=unstarted)
+            plan = self._plan
+        if any(plan.unstarted):
+            with plan:
+                plan.start_averages(self._groups)
+        return plan
+
+    def _unstarted(self) -> set[Any]:
+        """Return the keys of the parameters whose averages are to start at the next step."""
+        pairs = zip(self._state, self._plan.unstarted, strict=True)
+        return {key for key, unstarted in pairs if unstarted}
+
+    def _lay_out(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: Mapping[Any, Mapping[str, Array]],
+        steps: Sequence[int],
+        others: Mapping[str, Any] = MappingProxyType({}),
+        values: Sequence[Array] = (),
+        unstarted: Collection[Any] = (),
+    ) -> None:
+        """Allocate the state that is missing and plan the steps; then change all at once.
+
+        Parameters
+        ----------
+        groups, state, steps
+            What the steps are to go on from; the counts are in the order of the parameters.
+        others
+            Attributes of this object that change, too.
+        values
+            What the parameters become; without any, they stay.
+        unstarted
+            The keys of parameters whose averages in the state do not count: they start anew with
+            the next step. All others in the state go on from what they are.
+        """
+        _, changes = self._planned(groups, state, steps, others, unstarted)
+        self._plan.retire(changes, list(values))
+
+    def _planned(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: Mapping[Any, Mapping[str, Array]],
+        steps: Sequence[int],
+        others: Mapping[str, Any] = MappingProxyType({}),
+        unstarted: Collection[Any] = (),
+    ) -> tuple[Plan, list[Change]]:
+        """Return a plan, as `_lay_out` says, and what to change so that it takes the steps."""
+        complete = kept(groups, state)
+        going_on = {key for key in complete if EMA in complete[key] and key not in unstarted}
+        fill_in(self.rule, groups, complete)
+        loops = _levels.loops[self.rule.loop] if self._backend == "compiled" else None
+        plan = Plan(
+            list(self._entries(groups, complete, steps)),
+            self.rule.update,
+            loops,
+            self.rule.rescale,
+            unstarted=[key not in going_on for key in complete],
+            watched=watched(groups),
+        )
+        own = {**others, "_groups": groups, "_state": complete}
+        # The plan comes last: another thread that steps it finds all else in place.
+        changes = [*((group, {"planned": True}) for group in groups), (self, own | {"_plan": plan})]
+        return plan, changes
+
+    def _entries(
+        self,
+        groups: tuple[ParamGroup, ...],
+        state: Mapping[Any, dict[str, Array]],
+        steps: Sequence[int],
+    ) -> Iterator[Entry]:
+        """Yield what the engine wants to know of each parameter."""
+        names = self.rule.state
+        rest = zip(state.items(), steps, strict=True)
+        for number, group in enumerate(groups):
+            exists = group.state_names
+            where = f"[{number}]" if len(groups) > 1 else ""
+            container = group.container
+            for index, p, mask in zip(
+                container.indices(), container.arrays, group.masks, strict=True
+            ):
+                (key, arrays), t = next(rest)
+                labels = [f"params{where}{index}", f"grads{where}{index}"]
+                labels += [f"state[{key!r}][{name!r}]" for name in (*names, EMA)]
+                *used, ema = (arrays[name] if name in exists else None for name in (*names, EMA))
+                yield Entry(labels, p, used, ema, mask, number, t)
+
+    def _ordered(self, grads: Any) -> Sequence[Any]:
+        """Return the gradients in the order of the parameters, over all groups."""
+        groups = self._groups
+        if len(groups) == 1:
+            return groups[0].container.order("grads", grads)
+        expected = f"expected a sequence of {len(groups)} containers, one for each param group"
+        if not isinstance(grads, Sequence):
+            raise TypeError(f"grads: {expected}, found {type(grads).__name__}")
+        grads = list(grads)
+        if len(grads) != len(groups):
+            raise ValueError(f"grads: {expected}, found {len(grads)}")
+        return [
+            g
+            for number, (group, container) in enumerate(zip(groups, grads, strict=True))
+            for g in group.container.order(f"grads[{number}]", container)
+        ]
+
+    def _adopting(self, settings: dict[str, Any]) -> Change:
+        """Return what to change to take settings that have been checked."""
+        if settings["flush_denormals"] and not can_flush:
+            raise ValueError("flush_denormals: expected False on this CPU, found True")
+        judges = settings["max_grad_norm"] is not None or settings["nonfinite"] != "ignore"
+        flushes = settings["flush_denormals"]
+        return self, {"_settings": settings, "_judges": judges, "_flushes": flushes}
+
+    def _judge(self, norm: float, bad: str | None) -> tuple[float | None, list[Change]]:
+        """Judge the gradients of a step by their norm, and the name of one that is not finite.
+
+        Return what to multiply them by, or None for no step; and what to change together with the
+        step, or instead of it.
+        """
+        nonfinite, limit = self._settings["nonfinite"], self._settings["max_grad_norm"]
+        if bad and nonfinite == "raise":
+            raise FloatingPointError(f"{bad}: expected finite numbers, found NaN or infinity")
+        if bad and nonfinite == "skip":
+            return None, [(self, {"_norm": norm, "_skipped": self._skipped + 1})]
+        factor = 1.0 if limit is None else clip_factor(norm, limit)
+        return factor, [(self, {"_norm": norm})]

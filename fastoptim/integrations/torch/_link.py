@@ -1,0 +1,303 @@
+"""The link between a mirror, which takes the steps, and torch's state, which shows them.
+
+To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time, also
+from another process. So a mirror is made of them when a step needs one, works on the same memory,
+and is made anew when that memory is no longer what it was made of. Step counts are read from the
+state before each step and counted on there after it.
+
+State that torch would make in a first step, the mirror has before. It is hidden until then: torch
+shows no state of a parameter that has not been stepped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, compress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastoptim._containers import Array
+from fastoptim._engine.changes import change
+from fastoptim._groups import EMA
+from fastoptim._kinds import checked
+from fastoptim._loading import STEPS
+from fastoptim._mirror import Mirror
+from fastoptim._rule import Rule
+from fastoptim._state import allocated
+
+from ._tensors import arrays_of, count_of, fits, keyed, state_of
+
+if TYPE_CHECKING:
+    from fastoptim._engine.changes import Change
+
+STEP = "step"
+UNCOUNTED = {EMA: EMA}  # what is in the state of every optimizer
+COUNTED = UNCOUNTED | {STEP: STEP}
+
+State = dict[Tensor, dict[str, Any]]
+Hidden = dict[int, tuple[Tensor, dict[str, Tensor]]]  # by the number of the parameter
+
+
+class Link:
+    """A mirror, and how far torch's state shows what its steps have done.
+
+    Parameters
+    ----------
+    rule : Rule
+        The rule.
+    names : mapping
+        The names that state has in torch, by its names in fastoptim. If they have a step count, the
+        optimizer counts steps.
+    param_groups : sequence of dicts
+        The groups; of those without parameters the mirror knows nothing.
+    hypers : sequence of dicts
+        The hyperparameters of the groups that have parameters.
+    settings : dict
+        The settings.
+    state : dict
+        The state. It shows the mirror's arrays, instead of what does not fit them, from now on.
+    gathered : bool
+        Whether the state belongs to nobody else, so that it may be moved together in memory.
+    skipped : int
+        The steps that were not taken before.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the mirror cannot work on a tensor or go on from the state.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        names: Mapping[str, str],
+        param_groups: Sequence[dict[str, Any]],
+        hypers: Sequence[Mapping[str, Any]],
+        settings: dict[str, Any],
+        state: State,
+        gathered: bool,
+        skipped: int,
+    ) -> None:
+        groups = filled(param_groups)
+        pairs = list(chain.from_iterable(keyed(groups)))
+        known = {key: entries_of(rule, names, key, p, state) for key, p in pairs}
+        self._names = names
+        self._counts, self._shown = _counts_of(known, STEP in names)
+        params = arrays_of(groups)
+        self.mirror = Mirror(
+            rule,
+            params,
+            hypers,
+            settings,
+            _laid_out(names, {k: p for group in params for k, p in group.items()}, known, gathered),
+            self._shown,
+            skipped,
+        )
+        self._hidden = self._put_into(state, pairs, known)
+        # of parameters whose averages are switched off: the next step leaves them behind
+        self._outdated = [
+            state[p]
+            for group in groups
+            for p in group["params"]
+            if group.get("ema_decay") is None and EMA in state.get(p, {})
+        ]
+        self._memory: list[Any] | None = memory_of(param_groups, state)
+
+    def _put_into(
+        self, state: State, pairs: Sequence[tuple[Any, Tensor]], known: Mapping[Any, Any]
+    ) -> Hidden:
+        """Let the state show the mirror's arrays where it had others; return what it had not."""
+        hidden: Hidden = {}
+        arrays = self.mirror.state
+        for i, (key, p) in enumerate(pairs):
+            counts = {STEP: self._counts[i]} if self._counts else {}
+            for ours, array in {**counts, **arrays[key]}.items():
+                if isinstance(array.base, Tensor):
+                    continue  # it is the state's
+                tensor = torch.from_numpy(array)
+                if ours in known[key]:
+                    state[p][self._names[ours]] = tensor
+                else:
+                    hidden.setdefault(i, (p, {}))[1][self._names[ours]] = tensor
+        return hidden
+
+    def holds(self, param_groups: Sequence[dict[str, Any]], state: State) -> bool:
+        """Tell whether parameters and state are where they were when the mirror was made."""
+        return self._memory is not None and self._memory == memory_of(param_groups, state)
+
+    def loosen(self) -> None:
+        """Let the next step make another mirror."""
+        self._memory = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether an interrupt came after a step, before the state showed all of it."""
+        return self._memory is not None and self.mirror.steps != self._shown
+
+    def recount(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Let the steps taken be what the state says, where somebody has changed it."""
+        if not self._counts or [count.item() for count in self._counts] == self._shown:
+            return
+        keys = (key for key, _ in chain.from_iterable(keyed(groups)))
+        taken = [_steps_taken(c, key) for c, key in zip(self._counts, keys, strict=True)]
+        if taken != self._shown:
+            change([self.mirror.counted(taken), (self, {"_shown": taken})])
+
+    def show(self, param_groups: Sequence[dict[str, Any]], state: State) -> None:
+        """Let the state show the steps that have been taken, as torch does from the first on.
+
+        All of it shows at once, so that an interrupt cannot make a step count twice. The counts
+        are counted on, not set: another process may have done so since they were read.
+        """
+        taken = self.mirror.steps
+        moved = [now != before for now, before in zip(taken, self._shown, strict=True)]
+        counted: list[Change] = [
+            (count, {...: count.item() + 1})  # rounded as torch rounds it
+            for count in compress(self._counts, moved)
+        ]
+        disclosed, hidden = self._disclosed(state, taken)
+        change([*counted, *disclosed, (self, {"_shown": taken, "_hidden": hidden})])
+        for entries in self._outdated:
+            entries.pop(EMA, None)
+        if disclosed or self._outdated:
+            self._outdated = []
+            self._memory = memory_of(param_groups, state)
+
+    def _disclosed(self, state: State, taken: Sequence[int]) -> tuple[list[Change], Hidden]:
+        """Return what the state is to show that it has not shown yet, and what stays hidden.
+
+        Of a parameter that was stepped it shows all. One that was not has an average all the same,
+        from the first step of the others on, which torch's optimizers only take with a step count
+        and all that belongs to it, if they count steps.
+        """
+        changes: list[Change] = []
+        hidden: Hidden = {}
+        starting = self.mirror.unstarted if self._hidden else ()
+        for i, (p, tensors) in self._hidden.items():
+            averaged = EMA in tensors and not starting[i]
+            shown = {}
+            if taken[i] or (averaged and STEP in self._names):
+                shown = tensors
+            elif averaged:
+                shown = {EMA: tensors[EMA]}
+            if shown:
+                changes.append((state[p], shown))
+            if rest := {name: t for name, t in tensors.items() if name not in shown}:
+                hidden[i] = p, rest
+        return changes, hidden
+
+    def show_all(self, state: State) -> None:
+        """Let the state show what it would show after a first step."""
+        change([(state[p], tensors) for p, tensors in self._hidden.values()])
+        self._hidden = {}
+
+    def averages(self, params: Sequence[Tensor], state: State) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each parameter that has an average with that, which the state need not show."""
+        hidden = dict(self._hidden.values())
+        for p in params:
+            entries = {**hidden.get(p, {}), **state.get(p, {})}
+            if EMA in entries:
+                yield p, entries[EMA]
+
+
+def filled(param_groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the groups that have parameters."""
+    return [group for group in param_groups if group["params"]]
+
+
+def memory_of(param_groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any]) -> list[Any]:
+    """Return where the parameters and their state are in memory."""
+    found: list[Any] = []
+    for group in param_groups:
+        found.append(len(group["params"]))
+        for p in group["params"]:
+            found += p.data_ptr(), p.dtype, p.shape, p.stride()
+            tensors = [v for v in state.get(p, {}).values() if isinstance(v, Tensor)]
+            found += map(id, tensors)
+            found += [tensor.data_ptr() for tensor in tensors]
+    return found
+
+
+def entries_of(
+    rule: Rule, names: Mapping[str, str], key: Any, p: Tensor, state: Mapping[Any, Any]
+) -> dict[str, Any]:
+    """Return what a state holds of a parameter under fastoptim's names, or refuse it."""
+    found = {name: v for name, v in state.get(p, {}).items() if v is not None}
+    if not found:
+        return {}
+    entries: dict[str, Any] = {}
+    for ours, theirs in names.items():
+        label = f"state[{key!r}][{theirs!r}]"
+        if theirs not in found:
+            if ours != EMA and ours not in rule.needs:
+                raise ValueError(f"{label}: expected it beside {', '.join(found)}, found none")
+        elif ours == STEP:
+            entries[ours] = count_of(found[theirs])
+            _steps_taken(entries[ours], key)  # which checks it
+        else:
+            entries[ours] = state_of(found[theirs], label, p)
+    return entries
+
+
+def _counts_of(
+    known: Mapping[Any, Mapping[str, Any]], counts_steps: bool
+) -> tuple[list[Any], list[int]]:
+    """Return arrays over the memory of the step counts, and the steps that they say were taken."""
+    if not counts_steps:  # torch's SGD: its first velocity is the gradient itself
+        return [], [int(bool(entries.keys() - {EMA})) for entries in known.values()]
+    fresh = np.zeros(len(known), np.float32)
+    counts = [
+        entries.get(STEP, fresh[i : i + 1].reshape(())) for i, entries in enumerate(known.values())
+    ]
+    return counts, [_steps_taken(c, key) for c, key in zip(counts, known, strict=True)]
+
+
+def _steps_taken(count: Any, key: Any) -> int:
+    """Return the steps before the next one, as torch counts: in a float, where 2**24 + 1 is 2**24.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the count is not a whole number >= 0.
+    """
+    number = count.item()
+    whole = int(number) if isinstance(number, int) or number.is_integer() else number
+    checked(f"state[{key!r}][{STEP!r}]", STEPS, whole)
+    following = count + count.dtype.type(1)
+    return int(following.item()) - 1
+
+
+def _laid_out(
+    names: Mapping[str, str],
+    params: Mapping[Any, Array],
+    known: Mapping[Any, Mapping[str, Any]],
+    gathered: bool,
+) -> dict[Any, dict[str, Array]]:
+    """Return the state that is known, each array as its parameter is laid out.
+
+    Arrays that fit are used where they are, as others may work on them, too, unless they are to be
+    gathered in memory.
+    """
+    found: dict[Any, dict[str, Array]] = {key: {} for key in params if known[key]}
+    copies = {}
+    for key, entries in known.items():
+        for name, array in entries.items():
+            if name == STEP:
+                continue
+            shared = array.base.is_shared()
+            if fits(array, params[key]) and (shared or not gathered):
+                found[key][name] = array
+            elif shared:
+                raise ValueError(
+                    f"state[{key!r}][{names[name]!r}]: expected the memory layout of its "
+                    f"parameter (strides {params[key].strides}) of a tensor that processes "
+                    f"share, found strides {array.strides}"
+                )
+            else:
+                copies[key, name] = params[key], array
+    for key, arrays in allocated(found, copies).items():
+        found[key].update(arrays)
+    return found

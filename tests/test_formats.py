@@ -1,0 +1,188 @@
+"""A format that is only here goes through the whole engine: no loop has been told of it.
+
+It is float32 in the other byte order. Whatever is done with arrays in it must leave the numbers
+that are left in plain arrays, in parameters, state and averages, bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+from zoo import (
+    OPTIMIZERS,
+    PAIR_IDS,
+    PAIRS,
+    TASK,
+    TILE,
+    arrays_of,
+    engine,
+    name_of,
+    same_bits,
+)
+
+import fastoptim as fo
+from fastoptim._engine.entry import Entry
+from fastoptim._engine.formats import FORMATS, Format
+from fastoptim._engine.plan import Plan
+from fastoptim._rule import Fixed
+from fastoptim._stages import After, Before
+
+SWAPPED = np.dtype(np.float32).newbyteorder()
+CC = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
+RNG = np.random.default_rng(2)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    if not shutil.which(CC):
+        pytest.skip("needs a C compiler")
+    path = tmp_path_factory.mktemp("swapped") / "swapped.so"
+    source = Path(__file__).with_name("swapped.c")
+    subprocess.run([CC, "-O2", "-shared", "-fPIC", source, "-o", path], check=True)
+    return ctypes.CDLL(str(path))
+
+
+@pytest.fixture(autouse=True)
+def swapped(library, monkeypatch):
+    """Add the format, with a C function that swaps bytes and NumPy's own conversion as its twin."""
+    address = ctypes.cast(library.swap_bytes, ctypes.c_void_p).value
+    added = Format(
+        SWAPPED,
+        np.float32,
+        load=address,
+        store=address,
+        decode=lambda a: a.astype(np.float32),
+        encode=lambda a: a.astype(SWAPPED),
+    )
+    monkeypatch.setitem(FORMATS, SWAPPED, added)
+
+
+def plain(a):
+    return a.astype(np.float32)
+
+
+def assert_same_numbers(swapped, expected):
+    for (name, a), (_, b) in zip(arrays_of(swapped), arrays_of(expected), strict=True):
+        assert a.dtype == SWAPPED
+        assert same_bits(plain(a), b), name
+    assert swapped.grad_norm == expected.grad_norm
+
+
+def both(cls, arrays, steps=3, layout=lambda g: g, **chosen):
+    """Step the same numbers in both formats, and compare all that is left."""
+    pairs = [[a.astype(dtype) for a in arrays] for dtype in (SWAPPED, np.float32)]
+    optimizers = [cls(params, **chosen) for params in pairs]
+    for _ in range(steps):
+        grads = [RNG.standard_normal(a.shape).astype(np.float32) for a in arrays]
+        for optimizer, dtype in zip(optimizers, (SWAPPED, np.float32), strict=True):
+            optimizer.step([layout(g.astype(dtype)) for g in grads])
+    assert_same_numbers(*optimizers)
+    return optimizers
+
+
+def numbers(*shapes):
+    return [RNG.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize(("cls", "chosen"), PAIRS, ids=PAIR_IDS)
+def test_every_rule_with_every_option(cls, chosen):
+    both(cls, numbers(5, (3, 7), TILE + 1), **chosen)
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_both_backends_have_the_same_bits(cls, backend):
+    params = [a.astype(SWAPPED) for a in numbers(TILE + 3, (4, 5))]
+    expected = [p.copy() for p in params]
+    ours, reference = cls(params, backend=backend), cls(expected, backend="reference")
+    for _ in range(3):
+        grads = [a.astype(SWAPPED) for a in numbers(TILE + 3, (4, 5))]
+        ours.step(grads)
+        reference.step(grads)
+    for (name, a), (_, b) in zip(arrays_of(ours), arrays_of(reference), strict=True):
+        assert same_bits(plain(a), plain(b)), name
+
+
+@pytest.mark.parametrize("n", [1, TILE - 1, TILE, TILE + 1, TASK - 1, TASK + 1, 2 * TASK + 3])
+@pytest.mark.parametrize("cls", [fo.SGD, fo.Adam, fo.LAMB])
+def test_edges_of_tiles_and_tasks(cls, n):
+    with engine(threads=3):
+        both(cls, numbers(n, 7), ema_decay=0.75, max_grad_norm=1.0)
+
+
+@pytest.mark.parametrize("cls", [fo.SGD, fo.Adam, fo.LAMB])
+def test_gradients_in_another_layout(cls):
+    def reversed_and_transposed(g):
+        return np.asfortranarray(g)[::-1][::-1] if g.ndim == 2 else np.repeat(g, 2)[::2]
+
+    with engine(threads=2):
+        both(
+            cls, numbers((70, 90), 2 * TILE + 5), layout=reversed_and_transposed, max_grad_norm=0.5
+        )
+
+
+def test_masks_bounds_and_a_skipped_parameter():
+    mask = [RNG.random(a) < 0.5 for a in ((3, 4), 9)]
+    chosen = {"mask": mask, "bounds": (-0.5, 0.5), "ema_decay": 0.9}
+    swapped, expected = both(fo.AdamW, numbers((3, 4), 9), **chosen)
+    grads = numbers((3, 4))
+    swapped.step([grads[0].astype(SWAPPED), None])
+    expected.step([grads[0], None])
+    assert_same_numbers(swapped, expected)
+    with swapped.use_ema(), expected.use_ema():
+        assert_same_numbers(swapped, expected)
+
+
+def test_zeroed_gradients():
+    for layout in (np.array, np.asfortranarray):
+        p, g = (a.astype(SWAPPED) for a in numbers((40, 30), (40, 30)))
+        q, g = plain(p) - plain(g), layout(g)
+        plan = Plan(
+            [Entry(("p", "g"), p)], fo.reference.sgd.update, fo._levels.loops["sgd"], zeroing=True
+        )
+        own = fo.reference.sgd.scalars(1, 1.0)
+        plan.step([g], [Fixed((Before(1.0), After(), own))])
+        assert same_bits(plain(p), q)
+        assert (plain(g) == 0).all()
+
+
+def test_norm_and_clipping():
+    grads = numbers((30, 40), 7)
+    swapped = [g.astype(SWAPPED) for g in grads]
+    assert fo.global_norm(swapped) == fo.global_norm(grads)
+    assert fo.clip_grad_norm_(swapped, 1.0) == fo.clip_grad_norm_(grads, 1.0)
+    fo.clip_grad_value_(swapped, 0.01)
+    fo.clip_grad_value_(grads, 0.01)
+    for a, b in zip(swapped, grads, strict=True):
+        assert same_bits(plain(a), b)
+    swapped[0][3, 4] = np.nan
+    assert not fo.all_finite(swapped)
+
+
+def test_beside_parameters_in_other_formats():
+    params = [np.ones(3, dtype) for dtype in (np.float32, SWAPPED, np.float64)]
+    fo.SGD(params, lr=0.5).step([np.ones(3, p.dtype) for p in params])
+    assert all((p == 0.5).all() for p in params)
+    with pytest.raises(TypeError, match=r"grads\[1\]: expected dtype >f4 .*, found float32"):
+        fo.SGD(params).step([None, np.ones(3, np.float32), None])
+
+
+def test_an_unknown_format_is_refused_by_all_names():
+    with pytest.raises(TypeError, match="expected dtype float32 or float64 or >f4, found int64"):
+        fo.SGD(np.ones(3, np.int64))
+
+
+def test_half_a_format_is_refused():
+    with pytest.raises(ValueError, match="all of them or none"):
+        Format(SWAPPED, np.float32, load=1)
+    with pytest.raises(ValueError, match="expected >f4 without load"):
+        Format(SWAPPED, np.float32)
+    with pytest.raises(ValueError, match="float32 or float64, found int32"):
+        Format(SWAPPED, np.int32)
