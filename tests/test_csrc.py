@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from checked_builds import CC, ROOT
 
-from fastoptim._engine.threads import cpu_supports
+from fastoptim._engine.machine import cpu_supports
 
 CSRC = ROOT / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))
