@@ -42,7 +42,11 @@ EXACT = {
         "-fno-single-precision-constant",
         "-mno-daz-ftz",
     ],
-    "clang": ["-fp-model=precise", *SLOW_MATH, "-fdenormal-fp-math=ieee"],  # the first is of icx
+    "clang": [
+        "-fp-model=precise",  # of Intel's, whose default is fast
+        *SLOW_MATH,
+        "-fdenormal-fp-math=ieee",
+    ],
     "msvc": [],
 }
 # Errno and trapping would keep the compiler from vectorising square roots and conditions. The
@@ -76,8 +80,8 @@ ctypedef {real} real
 
 include "_kernels.pxi"
 """
-# Safe without a GIL: the globals that change after the import are the limits of threads, whole
-# numbers each, and a plan lets in one thread at a time.
+# Safe without a GIL: the globals that change after the import are whole numbers that stand alone,
+# the limits of threads, and a plan lets in one thread at a time.
 DIRECTIVES = {
     "language_level": 3,
     "freethreading_compatible": True,
@@ -94,7 +98,7 @@ PROGRAM = "int main(void) { return 0; }"
 PYTHON_PROGRAM = f"#include <Python.h>\n{PROGRAM}"
 CLANG_PROGRAM = f"""
 #ifndef __clang__
-#error "is another compiler, or one that derives from another"
+#error "is another compiler"
 #endif
 {PROGRAM}
 """
@@ -158,7 +162,7 @@ class BuildExt(build_ext):
                 )
             checks = checks + SANITIZE
         exact = self.exact_flags()
-        vectors = self.accepted(VECTORS[self.kind], exact)
+        vectors = self.accepted(VECTORS[self.kind])
         for extension in self.extensions:
             level = [] if extension.level is None else vectors + LEVELS[extension.level][self.kind]
             extension.extra_compile_args = exact + level + checks
@@ -167,8 +171,8 @@ class BuildExt(build_ext):
     def exact_flags(self):
         """Return the flags by which a compiler computes as NumPy does, or stop the build."""
         required = REQUIRED[self.kind]
-        exact = self.accepted(EXACT[self.kind], [])
-        missing = set(required) - set(self.accepted(required, exact))
+        exact = self.accepted(EXACT[self.kind])
+        missing = set(required) - set(self.accepted(required))
         if missing:
             raise SystemExit(
                 f"fastoptim: {self.command()} does not take {' '.join(sorted(missing))}, without "
@@ -196,12 +200,10 @@ class BuildExt(build_ext):
         """Return the name of the compiler."""
         return getattr(self.compiler, "compiler_so", ["the C compiler"])[0]
 
-    def accepted(self, flags, others):
-        """Return the flags that the compiler takes beside others, without a warning."""
-        quiet = [*others, "/WX" if self.kind == "msvc" else "-Werror"]
-        if not self.compiles(PROGRAM, quiet):  # it warns of what CFLAGS hold
-            quiet = others
-        taken = (flag.split() for flag in flags if self.compiles(PROGRAM, [*quiet, *flag.split()]))
+    def accepted(self, flags):
+        """Return the words of those flags that the compiler takes."""
+        strict = ["/options:strict"] if self.kind == "msvc" else []  # it only warns otherwise
+        taken = (f.split() for f in flags if self.compiles(PROGRAM, strict + f.split()))
         return list(chain.from_iterable(taken))
 
     def compiles(self, program, flags=()):

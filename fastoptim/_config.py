@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _levels
-from ._engine import threads
+from ._engine import machine, threads
 
 __version__ = version("fastoptim")
 
@@ -22,7 +22,7 @@ def config() -> dict[str, Any]:
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
-        "compiler": threads.compiler,
+        "compiler": machine.compiler,
         "OpenMP": " ".join(threads.openmp_runtimes()) or "none",
         "threads": limit,
         "limited by": reason,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._engine import threads
+from ._engine.machine import cpu_supports
 from ._kinds import environment
 
 PRECISIONS = (32, 64)
@@ -48,7 +48,7 @@ MODULES = {"base": _base, "v3": _v3}
 
 def available() -> list[str]:
     """Return the levels that were built and that this CPU runs, lowest first."""
-    return [name for name in MODULES if threads.cpu_supports(name) and _is_built(name)]
+    return [name for name in MODULES if cpu_supports(name) and _is_built(name)]
 
 
 def _is_built(name: str) -> bool:

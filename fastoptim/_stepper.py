@@ -16,8 +16,8 @@ from . import _levels
 from ._containers import Array, Grads
 from ._engine.changes import change
 from ._engine.entry import Entry
+from ._engine.machine import can_flush
 from ._engine.plan import Plan, ShownEma
-from ._engine.threads import can_flush
 from ._groups import EMA, ParamGroup, watched
 from ._kinds import Divisor, checked
 from ._rule import Rule

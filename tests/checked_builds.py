@@ -103,12 +103,13 @@ def sanitizers(folder: Path, arguments: Sequence[str]) -> None:
     }
     build.must_notice(PAST_THE_END, "AddressSanitizer: heap-buffer-overflow")
     build.must_notice(MISALIGNED, "runtime error: load of misaligned address")
-    # The first builds modules without sanitizers. They keep memory back that was freed, and the
-    # loops are other machine code. Then joblib waits for ever for its own workers. A fork may leave
-    # the sanitizer's allocator locked in the child, whose new threads wait for it.
+    # Three build code without sanitizers, or look into machine code, which is other code here.
+    # Sanitizers also keep memory back that was freed. Joblib waits for ever for its own workers. A
+    # fork may leave the sanitizer's allocator locked in the child, whose new threads wait for it.
     joblib = "test_process.py::TestJoblib::test_large_parameters_can_only_be_read"
     forks = ("test_blas.py::test_fork", "test_blas.py::test_fork_while_another_thread_steps")
-    left_out = ["test_build.py", "test_memory.py", "test_vectorised.py", joblib, *forks]
+    built = ("test_build.py", "test_csrc.py", "test_vectorised.py")
+    left_out = [*built, "test_memory.py", joblib, *forks]
     build.test(arguments, leave_out=left_out)
 
 

@@ -59,8 +59,9 @@ import numpy as np
 tiny, half = np.full(4, 2.0**-1060), np.full(4, 2.0**-1061)
 import fastoptim as fo
 from fastoptim import _engine, _levels
+from fastoptim._engine import machine
 assert fo.__file__.startswith(sys.argv[1]), fo.__file__
-assert sys.argv[2] != "clang" or "clang" in _engine.threads.compiler, _engine.threads.compiler
+assert sys.argv[2] != "clang" or "clang" in machine.compiler, machine.compiler
 assert (tiny * 0.5).tobytes() == half.tobytes()  # what takes denormals for zero has == do so, too
 assert _engine.threads.openmp_runtimes() == []  # none is linked
 assert fo.get_num_threads() == _engine.threads.cpus()

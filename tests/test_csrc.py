@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from checked_builds import CC, ROOT
 
-from fastoptim._engine.threads import cpu_supports
+from fastoptim._engine.machine import cpu_supports
 
 CSRC = ROOT / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))
@@ -102,6 +103,11 @@ def test_the_pool_adds_up(compiler, flags, runner, tmp_path):
     compile_c([compiler, *flags], "-pthread", *pool, "-o", program)
     if all(map(shutil.which, runner)):
         done = subprocess.run(
-            [*runner, program], capture_output=True, text=True, check=False, timeout=300
+            [*runner, program],
+            env=os.environ | {"WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr

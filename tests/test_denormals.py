@@ -19,14 +19,15 @@ from zoo import (
 )
 
 import fastoptim as fo
-from fastoptim import _engine, _stepper
+from fastoptim import _stepper
 from fastoptim._engine.entry import Entry
+from fastoptim._engine.machine import can_flush
 from fastoptim._engine.plan import Plan
 from fastoptim._engine.twins import FloatingPoint
 from fastoptim._rule import Fixed
 from fastoptim._stages import After, Before
 
-pytestmark = pytest.mark.skipif(not _engine.threads.can_flush, reason="the CPU has no such mode")
+pytestmark = pytest.mark.skipif(not can_flush, reason="the CPU has no such mode")
 
 N = 20_011
 

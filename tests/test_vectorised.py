@@ -19,7 +19,7 @@ from checked_builds import ROOT, not_copied
 from zoo import LEVELS
 
 from fastoptim import _levels, reference
-from fastoptim._engine import threads
+from fastoptim._engine import machine
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64"
@@ -48,7 +48,7 @@ KERNELS = {rule.loop: slowest(rule.update) for rule in RULES} | {"after": {"mul"
 def modules(request, tmp_path_factory) -> Path:
     """Return the folder of modules that a compiler made: of these here, or of new ones."""
     compiler = request.param
-    if threads.compiler.startswith(compiler):
+    if machine.compiler.startswith(compiler):
         return Path(_levels.__file__).parent
     if not shutil.which(compiler):
         pytest.skip(f"no {compiler} here")

@@ -4,6 +4,7 @@ A rule reaches it as addresses of compiled loops or as functions of NumPy, the s
 tuples of floats. It is cut into rooms, of which each knows some of those above it and none below:
 
 ========  ======================================================================================
+machine   which code its CPU runs, whether denormals can be zero, and who compiled this
 threads   how many threads a step may use, whose they are, and how they share out its work
 formats   how the elements of an array are stored, and in which type the loops compute on them
 arrays    what an array must be, how it runs through memory, and what overlaps what
@@ -27,6 +28,7 @@ from . import (
     compiled,
     entry,
     formats,
+    machine,
     memory,
     passes,
     plan,
@@ -42,6 +44,7 @@ __all__ = [
     "compiled",
     "entry",
     "formats",
+    "machine",
     "memory",
     "passes",
     "plan",

@@ -12,15 +12,3 @@ cpdef int threads_for(Py_ssize_t traffic)
 cdef void run(
     task_t task, void* work, Py_ssize_t count, int threads, Py_ssize_t traffic, bint flush
 ) noexcept
-
-cdef extern from "denormals.h":
-    ctypedef unsigned long long fo_mode
-    int FO_CAN_FLUSH
-    int FO_FLUSH
-    fo_mode fo_get_mode() nogil
-    void fo_set_mode(fo_mode mode) nogil
-
-
-cdef inline fo_mode flushing(fo_mode mode, bint flush) noexcept nogil:
-    """Return a mode in which denormals are zero, or are what they are, and all else is the same."""
-    return mode | FO_FLUSH if flush else mode & ~<fo_mode> FO_FLUSH

@@ -8,13 +8,9 @@ limits is `fastoptim.threads`.
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uintptr_t
 
+from fastoptim._engine.machine cimport flushing, fo_get_mode, fo_mode, fo_set_mode
+
 from contextvars import ContextVar
-
-cdef extern from "cpu.h":
-    int fo_cpu_v3()
-
-cdef extern from "compiler.h":
-    const char* FO_COMPILER
 
 cdef extern from "pool.h":
     int FO_AWAKE_NS
@@ -86,8 +82,6 @@ cdef struct Job:
     int parts
     Part[PARTS] part
 
-can_flush = bool(FO_CAN_FLUSH)
-compiler = FO_COMPILER.decode()
 awake_ns = FO_AWAKE_NS  # how long an idle worker of ours stays awake, unless somebody sets it
 try_region = <uintptr_t> &fo_pool_try  # addresses of C functions, for ctypes
 blas_callback = <uintptr_t> &fo_blas_run
@@ -101,11 +95,6 @@ cdef int forks() noexcept nogil:
 cdef bint run_region(job_t job, int n, void* work) noexcept nogil:
     """Run a job on n threads at once, the caller's among them; False if there are not so many."""
     return fo_pool_run(job, n, work)
-
-
-def cpu_supports(level):
-    """Tell whether this CPU runs the code of an instruction-set level."""
-    return {"base": True, "v3": bool(fo_cpu_v3())}[level]
 
 
 cdef class Limit:

@@ -11,7 +11,7 @@ from fastoptim._engine.formats cimport Format
 from fastoptim._engine.memory cimport Memory
 from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport ARRAYS, STATE
-from fastoptim._engine.threads cimport flushing, fo_get_mode, fo_mode, fo_set_mode
+from fastoptim._engine.machine cimport flushing, fo_get_mode, fo_mode, fo_set_mode
 
 import numpy as np
 

@@ -1,0 +1,4 @@
+can_flush: bool
+compiler: str
+
+def cpu_supports(level: str) -> bool: ...
