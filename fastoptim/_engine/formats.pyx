@@ -59,10 +59,11 @@ FORMATS = {real: Format(real, real) for real in REALS}
 
 cpdef Format format_of(label, array):
     """Return the format of an array, or say what arrays may hold."""
-    found = FORMATS.get(array.dtype)
-    if found is not None:
-        return found
-    if array.dtype.newbyteorder("=") in FORMATS:
-        raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
-    known = " or ".join(map(str, FORMATS))
-    raise TypeError(f"{label}: expected dtype {known}, found {array.dtype}")
+    dtype = array.dtype
+    for known, found in FORMATS.items():  # not all dtypes have a hash to look them up by
+        if dtype == known:
+            return found
+    if any([dtype == known.newbyteorder() for known in FORMATS]):
+        raise TypeError(f"{label}: expected this machine's byte order, found {dtype.str!r}")
+    expected = " or ".join(map(str, FORMATS))
+    raise TypeError(f"{label}: expected dtype {expected}, found {dtype}")
