@@ -13,7 +13,7 @@ REALS = np.dtype(np.float32), np.dtype(np.float64)  # in which loops compute
 
 
 cdef class Format:
-    """How elements are stored.
+    """How elements are stored, one by one. Bits that are all 0 are the number 0.
 
     Parameters
     ----------
@@ -23,7 +23,8 @@ cdef class Format:
         float32 or float64: the type in which they are computed on.
     load, store : int, optional
         Addresses of ``void load(real *tile, const char *stored, ptrdiff_t n)`` and
-        ``void store(char *stored, const real *tile, ptrdiff_t n)``, which need no GIL.
+        ``void store(char *stored, const real *tile, ptrdiff_t n)``, which need no GIL. What is
+        stored may be misaligned.
     decode, encode : function, optional
         Their twins in NumPy: of an array, one of the other type with the same layout.
     """
