@@ -147,6 +147,12 @@ REFUSED_PARAMS = {
     ),
     "complex": (np.ones(3, complex), TypeError, "found complex128"),
     "objects": (np.ones(3, object), TypeError, "found object"),
+    "strings": (np.array(["1"], np.dtypes.StringDType()), TypeError, "found StringDType"),
+    "strings of a type without a hash": (
+        np.array(["1"], np.dtypes.StringDType(na_object=[])),
+        TypeError,
+        "found StringDType",
+    ),
     "byte-swapped": (
         np.ones(3, ">f4"),
         TypeError,

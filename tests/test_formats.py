@@ -1,7 +1,10 @@
-"""A format that is only here goes through the whole engine: no loop has been told of it.
+"""Formats that are only here go through the whole engine: no loop has been told of them.
 
-It is float32 in the other byte order. Whatever is done with arrays in it must leave the numbers
+One is float32 in the other byte order. Whatever is done with arrays in it must leave the numbers
 that are left in plain arrays, in parameters, state and averages, bit for bit.
+
+The others hold codes, integers that NumPy would take for other numbers, and are not as wide as what
+is computed in. They round what they store, so that both backends are compared with each other.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -43,8 +48,8 @@ RNG = np.random.default_rng(2)
 def library(tmp_path_factory):
     if not shutil.which(CC):
         pytest.skip("needs a C compiler")
-    path = tmp_path_factory.mktemp("swapped") / "swapped.so"
-    source = Path(__file__).with_name("swapped.c")
+    path = tmp_path_factory.mktemp("formats") / "formats.so"
+    source = Path(__file__).with_name("formats.c")
     subprocess.run([CC, "-O2", "-shared", "-fPIC", source, "-o", path], check=True)
     return ctypes.CDLL(str(path))
 
@@ -52,16 +57,54 @@ def library(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def swapped(library, monkeypatch):
     """Add the format, with a C function that swaps bytes and NumPy's own conversion as its twin."""
-    address = ctypes.cast(library.swap_bytes, ctypes.c_void_p).value
-    added = Format(
-        SWAPPED,
-        np.float32,
-        load=address,
-        store=address,
-        decode=lambda a: a.astype(np.float32),
-        encode=lambda a: a.astype(SWAPPED),
-    )
+    address = address_of(library.swap_bytes)
+    added = Format(SWAPPED, np.float32, address, address, plain, lambda a: a.astype(SWAPPED))
     monkeypatch.setitem(FORMATS, SWAPPED, added)
+
+
+def address_of(function):
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
+class Codes(NamedTuple):
+    """A format of codes, and how NumPy makes real numbers of them and back."""
+
+    dtype: type
+    real: type
+    name: str
+    decode: Callable
+    encode: Callable
+
+    def random(self, shape):
+        return self.encode(RNG.standard_normal(shape).astype(self.real))
+
+
+# narrower than a float and than a double
+UPPER = Codes(
+    np.uint16,
+    np.float32,
+    "upper",
+    lambda a: (a.astype(np.uint32) << 16).view(np.float32),
+    lambda a: (a.view(np.uint32) >> 16).astype(np.uint16),
+)
+SINGLE = Codes(
+    np.uint32,
+    np.float64,
+    "single",
+    lambda a: a.view(np.float32).astype(np.float64),
+    lambda a: a.astype(np.float32).view(np.uint32),
+)
+
+
+@pytest.fixture(params=[UPPER, SINGLE], ids=lambda codes: codes.name)
+def codes(request, library, monkeypatch):
+    """Add a format of codes."""
+    codes = request.param
+    load, store = (getattr(library, f"{verb}_{codes.name}") for verb in ("load", "store"))
+    addresses = address_of(load), address_of(store)
+    added = Format(codes.dtype, codes.real, *addresses, codes.decode, codes.encode)
+    monkeypatch.setitem(FORMATS, added.dtype, added)
+    return codes
 
 
 def plain(a):
@@ -186,3 +229,108 @@ def test_half_a_format_is_refused():
         Format(SWAPPED, np.float32)
     with pytest.raises(ValueError, match="float32 or float64, found int32"):
         Format(SWAPPED, np.int32)
+
+
+def assert_same_codes(*optimizers):
+    for (name, a), (_, b) in zip(*map(arrays_of, optimizers), strict=True):
+        assert np.array_equal(a, b), name
+    assert len({optimizer.grad_norm for optimizer in optimizers}) == 1
+
+
+def on_both_backends(codes, cls, shapes, layout=lambda g: g, threads=None, **chosen):
+    """Step the same codes on both backends, and compare all that is left."""
+    params = [codes.random(shape) for shape in shapes]
+    ours = cls([p.copy() for p in params], backend="compiled", **chosen)
+    reference = cls([p.copy() for p in params], backend="reference", **chosen)
+    for _ in range(3):
+        grads = [layout(codes.random(shape)) for shape in shapes]
+        with engine(threads=threads):
+            ours.step(grads)
+        reference.step(grads)
+        assert_same_codes(ours, reference)
+    for before, (_, after) in zip(params, arrays_of(ours), strict=False):
+        assert not np.array_equal(before, after)
+    return ours, reference
+
+
+@pytest.mark.parametrize(
+    ("cls", "chosen"),
+    [pair for pair in PAIRS if not pair[0].rule.starts],
+    ids=[i for i, pair in zip(PAIR_IDS, PAIRS, strict=True) if not pair[0].rule.starts],
+)
+def test_codes_with_every_option(codes, cls, chosen):
+    on_both_backends(codes, cls, [5, (3, 7), TILE + 1], **chosen)
+
+
+@pytest.mark.parametrize("cls", [fo.SGD, fo.Adam, fo.LAMB])
+def test_codes_in_several_tiles_and_tasks(codes, cls):
+    shapes = [TASK + 1, (70, 90), 2 * TILE]
+    chosen = {"ema_decay": 0.75, "max_grad_norm": 1.0, "threads": 3}
+    on_both_backends(codes, cls, shapes, **chosen)
+    on_both_backends(codes, cls, shapes, np.asfortranarray, **chosen)
+    on_both_backends(codes, cls, shapes, lambda g: np.repeat(g, 2, axis=0)[::-2], **chosen)
+
+
+def test_averages_of_codes(codes):
+    ours, reference = on_both_backends(codes, fo.SGD, [(4, 5), 9], ema_decay=0.5, lr=0.5)
+    for optimizer in ours, reference:
+        optimizer.step([None, codes.encode(np.ones(9, codes.real))])
+    assert_same_codes(ours, reference)
+    before = [p.copy() for _, p in arrays_of(ours)]
+    averages = [a.copy() for a in ours.ema]
+    with ours.use_ema():
+        assert all(map(np.array_equal, ours.param_groups[0]["params"], averages))
+    assert all(map(np.array_equal, before, [p for _, p in arrays_of(ours)]))
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("layout", [slice(1, -1), slice(-2, 0, -1)], ids=["in place", "gathered"])
+def test_codes_are_zeroed_and_nothing_beside_them(codes, layout, backend):
+    around = codes.random(TILE + 5)
+    before = around.copy()
+    p = np.zeros(TILE + 3, codes.dtype)
+    expected = codes.encode(-codes.decode(around[layout].copy()))
+    loops = fo._levels.loops["sgd"] if backend == "compiled" else None
+    entry = Entry(("p", "g", "v"), p, (None,))
+    plan = Plan([entry], fo.reference.sgd.update, loops, zeroing=True)
+    own = fo.reference.sgd.scalars(1, 1.0)
+    plan.step([around[layout]], [Fixed((Before(1.0), After(), own))])
+    assert np.array_equal(p, expected)
+    assert not around[1:-1].any()
+    assert np.array_equal(around[[0, -1]], before[[0, -1]])
+
+
+def test_codes_that_lie_side_by_side(codes):
+    memory = codes.random(3 * 16)
+    g, p, other = memory[:16], memory[16:32], memory[32:]
+    before = memory.copy()
+    optimizer = fo.SGD(p)
+    optimizer.step(g)
+    optimizer.step(other)
+    assert np.array_equal(memory[:16], before[:16])
+    assert np.array_equal(memory[32:], before[32:])
+    with pytest.raises(ValueError, match="memory apart from all parameters"):
+        optimizer.step(memory[1:17])
+
+
+def test_norm_and_clipping_of_codes(codes):
+    grads = [codes.random((30, 40)), codes.random(7), codes.random((8, 6)).T[::-1]]
+    numbers = [codes.decode(g) for g in grads]
+    assert fo.global_norm(grads) == fo.global_norm(numbers)
+    assert fo.clip_grad_norm_(grads, 1.0) == fo.clip_grad_norm_(numbers, 1.0)
+    assert all(map(np.array_equal, grads, map(codes.encode, numbers)))
+    numbers = [codes.decode(g) for g in grads]
+    fo.clip_grad_value_(grads, 0.01)
+    fo.clip_grad_value_(numbers, 0.01)
+    assert all(map(np.array_equal, grads, map(codes.encode, numbers)))
+    assert fo.all_finite(grads)
+    grads[0][3, 4] = codes.encode(np.array([np.nan], codes.real))[0]
+    assert not fo.all_finite(grads)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_codes_that_are_not_finite(codes, backend):
+    p, bad = codes.random((2, 5)), codes.encode(np.full(5, np.inf, codes.real))
+    optimizer = fo.SGD(list(p), nonfinite="raise", backend=backend)
+    with pytest.raises(FloatingPointError, match=r"grads\[1\]"):
+        optimizer.step([p[0].copy(), bad])

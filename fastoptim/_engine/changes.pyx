@@ -61,8 +61,10 @@ def clip(list arrays, double factor, double limit):
     cdef Format found
     cdef const Stored* stored
     cdef bint single
+    cdef Py_ssize_t k
     cdef list formats = [format_of("clip", a) for a in arrays]
-    for a, found in zip(arrays, formats):
+    for k in range(len(formats)):
+        a, found = arrays[k], formats[k]
         base, stored, single = cnp.PyArray_BYTES(a), &found.stored, found.single
         memory_order(&walk, a, a)
         if is_dense(a):

@@ -7,26 +7,34 @@ cdef struct Loops:
     void* after
     void* squares
 
+cdef struct Task:
+    # Where a task begins.
+    Py_ssize_t tensor
+    Py_ssize_t start
+
+cdef struct Tile:
+    # Where a tile begins, and the sums of its squares.
+    Py_ssize_t tensor
+    Py_ssize_t start
+    double squares  # of the gradient, or of the direction of a step
+    double squares_of_p  # beside those of the direction
+
 cdef struct Work:
-    # What a task needs: tables of all arrays, and of where each task and each tile begins.
+    # What a thread needs to run a task: tables of all arrays, tasks and tiles.
     Tensor* tensors
     const double* doubles
     const float* singles
     Loops[2] loops  # for double and for float
     Py_ssize_t total
-    Py_ssize_t* first_tensor  # of each task
-    Py_ssize_t* first_element
+    Py_ssize_t task_count
+    Task* tasks  # NULL until they are needed, as are the tiles
     Py_ssize_t tile_count
-    Py_ssize_t* tile_tensor  # of each tile whose squares are summed
-    Py_ssize_t* tile_start
-    double* tile_sums
-    double* tile_sums_of_p  # beside those of the direction
+    Tile* tiles
     double scale
 
 
 cdef class CompiledPasses(Passes):
     cdef Work work
-    cdef Py_ssize_t tasks
 
     cdef take_loops(self, loops)
     cdef cut_tasks(self)

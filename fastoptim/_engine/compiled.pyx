@@ -15,7 +15,9 @@ from libc.string cimport memcpy, memset
 
 from fastoptim._engine.memory cimport Memory
 from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
-from fastoptim._engine.staging cimport ARRAYS, EMA, TILE, Tensor, array, gradient, load, store
+from fastoptim._engine.staging cimport (
+    ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, store
+)
 from fastoptim._engine.threads cimport run, threads_for
 from fastoptim._kernel cimport (
     after32, after64, f32, f64, kernel32, kernel64, squares32, squares64
@@ -48,12 +50,8 @@ cdef class CompiledPasses(Passes):
         self.work.tensors = memory.tensors
 
     def __dealloc__(self):
-        PyMem_Free(self.work.first_tensor)
-        PyMem_Free(self.work.first_element)
-        PyMem_Free(self.work.tile_tensor)
-        PyMem_Free(self.work.tile_start)
-        PyMem_Free(self.work.tile_sums)
-        PyMem_Free(self.work.tile_sums_of_p)
+        PyMem_Free(self.work.tasks)
+        PyMem_Free(self.work.tiles)
 
     cdef take_loops(self, loops):
         for real, found in loops.items():
@@ -66,7 +64,7 @@ cdef class CompiledPasses(Passes):
         self.cut_tasks()
         self.work.doubles, self.work.singles = table.doubles, table.singles
         self.memory.bind()
-        run(update_task, &self.work, self.tasks, threads, self.memory.traffic, flush)
+        run(update_task, &self.work, self.work.task_count, threads, self.memory.traffic, flush)
 
     cdef double squares(self, double scale, bint flush) except? -1:
         cdef Py_ssize_t tile
@@ -77,7 +75,7 @@ cdef class CompiledPasses(Passes):
         self.memory.bind()
         run(sum_tiles, &self.work, self.blocks(), threads, self.memory.traffic, flush)
         for tile in range(self.work.tile_count):
-            total += self.work.tile_sums[tile]
+            total += self.work.tiles[tile].squares
         return total
 
     cdef list directions(self, ScalarTable table, bint flush):
@@ -91,9 +89,9 @@ cdef class CompiledPasses(Passes):
         sums, tile = [], 0
         for i in range(self.memory.count):
             p_squares = u_squares = 0
-            while tile < self.work.tile_count and self.work.tile_tensor[tile] == i:
-                p_squares += self.work.tile_sums_of_p[tile]
-                u_squares += self.work.tile_sums[tile]
+            while tile < self.work.tile_count and self.work.tiles[tile].tensor == i:
+                p_squares += self.work.tiles[tile].squares_of_p
+                u_squares += self.work.tiles[tile].squares
                 tile += 1
             if self.memory.tensors[i].stepped:
                 sums.append((i, p_squares, u_squares))
@@ -103,37 +101,38 @@ cdef class CompiledPasses(Passes):
         return (self.work.tile_count + BLOCK - 1) // BLOCK
 
     cdef cut_tasks(self):
-        """Cut the flat space of all elements into tasks, and note where each begins, once."""
-        cdef Py_ssize_t i, task = 0, start = 0
-        if self.work.first_element:
+        """Cut the flat space of all elements into tasks, once."""
+        cdef Py_ssize_t i, size, task = 0, start = 0
+        if self.work.tasks:
             return
         self.work.total = 0
         for i in range(self.memory.count):
             self.work.total += self.memory.tensors[i].size
-        self.tasks = (self.work.total + TASK - 1) // TASK
-        self.work.first_tensor = indices(self.tasks)
-        self.work.first_element = indices(self.tasks)
+        self.work.task_count = (self.work.total + TASK - 1) // TASK
+        self.work.tasks = <Task*> PyMem_Calloc(self.work.task_count + 1, sizeof(Task))
+        if not self.work.tasks:
+            raise MemoryError
         for i in range(self.memory.count):
-            while task < self.tasks and task * TASK < start + self.memory.tensors[i].size:
-                self.work.first_tensor[task] = i
-                self.work.first_element[task] = task * TASK - start
+            size = self.memory.tensors[i].size
+            while task * TASK < start + size:
+                self.work.tasks[task] = Task(i, task * TASK - start)
                 task += 1
-            start += self.memory.tensors[i].size
+            start += size
 
     cdef cut_tiles(self):
-        """Cut each array into tiles, and note where each begins, once."""
+        """Cut each array into tiles, once."""
         cdef Py_ssize_t i, start, tile = 0, count = 0
-        if self.work.tile_sums_of_p:
+        if self.work.tiles:
             return
         for i in range(self.memory.count):
             count += (self.memory.tensors[i].size + SQUARES_TILE - 1) // SQUARES_TILE
         self.work.tile_count = count
-        self.work.tile_tensor, self.work.tile_start = indices(count), indices(count)
-        self.work.tile_sums, self.work.tile_sums_of_p = numbers(count), numbers(count)
+        self.work.tiles = <Tile*> PyMem_Calloc(count + 1, sizeof(Tile))
+        if not self.work.tiles:
+            raise MemoryError
         for i in range(self.memory.count):
             for start in range(0, self.memory.tensors[i].size, SQUARES_TILE):
-                self.work.tile_tensor[tile] = i
-                self.work.tile_start[tile] = start
+                self.work.tiles[tile] = Tile(i, start, 0, 0)
                 tile += 1
 
 
@@ -142,23 +141,9 @@ cdef void* address(capsule) except? NULL:
     return NULL if capsule is None else PyCapsule_GetPointer(capsule, "fastoptim.kernel")
 
 
-cdef Py_ssize_t* indices(Py_ssize_t count) except NULL:
-    found = <Py_ssize_t*> PyMem_Calloc(count + 1, sizeof(Py_ssize_t))
-    if not found:
-        raise MemoryError
-    return found
-
-
-cdef double* numbers(Py_ssize_t count) except NULL:
-    found = <double*> PyMem_Calloc(count + 1, sizeof(double))
-    if not found:
-        raise MemoryError
-    return found
-
-
 cdef void update_task(void* work, Py_ssize_t task) noexcept nogil:
     cdef const Work* w = <const Work*> work
-    cdef Py_ssize_t i = w.first_tensor[task], start = w.first_element[task]
+    cdef Py_ssize_t i = w.tasks[task].tensor, start = w.tasks[task].start
     cdef Py_ssize_t n, left = min(<Py_ssize_t> TASK, w.total - task * TASK)
     cdef const Tensor* tensor
     while left > 0:
@@ -280,15 +265,17 @@ cdef inline double squares_of(
 cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
     cdef const Work* w = <const Work*> work
     cdef const Tensor* tensor
-    cdef Py_ssize_t tile
-    for tile in range(block * BLOCK, min(w.tile_count, (block + 1) * BLOCK)):
-        tensor = &w.tensors[w.tile_tensor[tile]]
+    cdef Tile* tile
+    cdef Py_ssize_t k
+    for k in range(block * BLOCK, min(w.tile_count, (block + 1) * BLOCK)):
+        tile = &w.tiles[k]
+        tensor = &w.tensors[tile.tensor]
         if not tensor.stepped:
-            w.tile_sums[tile] = 0
+            tile.squares = 0
         elif tensor.single:
-            w.tile_sums[tile] = sum_gradient(<f32> NULL, w, tensor, w.tile_start[tile])
+            tile.squares = sum_gradient(<f32> NULL, w, tensor, tile.start)
         else:
-            w.tile_sums[tile] = sum_gradient(<f64> NULL, w, tensor, w.tile_start[tile])
+            tile.squares = sum_gradient(<f64> NULL, w, tensor, tile.start)
 
 
 cdef double sum_gradient(
@@ -304,9 +291,11 @@ cdef double sum_gradient(
 cdef void sum_directions(void* work, Py_ssize_t block) noexcept nogil:
     cdef const Work* w = <const Work*> work
     cdef const Tensor* tensor
-    cdef Py_ssize_t tile
-    for tile in range(block * BLOCK, min(w.tile_count, (block + 1) * BLOCK)):
-        tensor = &w.tensors[w.tile_tensor[tile]]
+    cdef Tile* tile
+    cdef Py_ssize_t k
+    for k in range(block * BLOCK, min(w.tile_count, (block + 1) * BLOCK)):
+        tile = &w.tiles[k]
+        tensor = &w.tensors[tile.tensor]
         if tensor.stepped:
             if tensor.single:
                 sum_direction(<f32> &w.singles[tensor.line * SCALARS], w, tensor, tile)
@@ -315,30 +304,30 @@ cdef void sum_directions(void* work, Py_ssize_t block) noexcept nogil:
 
 
 cdef void sum_direction(
-    array line, const Work* w, const Tensor* tensor, Py_ssize_t tile
+    array line, const Work* w, const Tensor* tensor, Tile* tile
 ) noexcept nogil:
     """Sum the squares of one tile of a parameter and of the direction of its step.
 
     The rule's loop writes that direction where it is given a place for it, and nothing else.
     """
-    cdef double[SQUARES_TILE] p_tile, direction
+    cdef double[SQUARES_TILE] p_tile, u_tile
     cdef double[TILE] g_tile
-    cdef double[3][TILE] tiles
-    cdef array u = <array> &direction[0], g
-    cdef array[3] s
+    cdef double[STATE][TILE] tiles
+    cdef array u = <array> &u_tile[0], g
+    cdef array[STATE] s
     cdef const Loops* loops = &w.loops[tensor.single]
-    cdef Py_ssize_t n, at = 0, start = w.tile_start[tile]
+    cdef Py_ssize_t n, at = 0, start = tile.start
     cdef Py_ssize_t count = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
     cdef array p = load(<array> &p_tile[0], tensor.data[0], tensor.stored, start, count)
     cdef int k
     while at < count:
         n = min(<Py_ssize_t> TILE, count - at)
         g = gradient(<array> &g_tile[0], tensor, start + at, n, False)
-        for k in range(3):
+        for k in range(STATE):
             s[k] = load(<array> &tiles[k][0], tensor.data[k + 1], tensor.stored, start + at, n)
             if k + 1 == tensor.direction:
                 s[k] = u + at
         call(line, loops, n, p + at, g, s[0], s[1], s[2])
         at += n
-    w.tile_sums_of_p[tile] = squares_of(p, loops, count, 1)
-    w.tile_sums[tile] = squares_of(u, loops, count, 1)
+    tile.squares_of_p = squares_of(p, loops, count, 1)
+    tile.squares = squares_of(u, loops, count, 1)

@@ -13,7 +13,7 @@ REALS = np.dtype(np.float32), np.dtype(np.float64)  # in which loops compute
 
 
 cdef class Format:
-    """How elements are stored.
+    """How elements are stored, one by one. Bits that are all 0 are the number 0.
 
     Parameters
     ----------
@@ -23,7 +23,8 @@ cdef class Format:
         float32 or float64: the type in which they are computed on.
     load, store : int, optional
         Addresses of ``void load(real *tile, const char *stored, ptrdiff_t n)`` and
-        ``void store(char *stored, const real *tile, ptrdiff_t n)``, which need no GIL.
+        ``void store(char *stored, const real *tile, ptrdiff_t n)``, which need no GIL. What is
+        stored may be misaligned.
     decode, encode : function, optional
         Their twins in NumPy: of an array, one of the other type with the same layout.
     """
@@ -59,10 +60,11 @@ FORMATS = {real: Format(real, real) for real in REALS}
 
 cpdef Format format_of(label, array):
     """Return the format of an array, or say what arrays may hold."""
-    found = FORMATS.get(array.dtype)
-    if found is not None:
-        return found
-    if array.dtype.newbyteorder("=") in FORMATS:
-        raise TypeError(f"{label}: expected this machine's byte order, found {array.dtype.str!r}")
-    known = " or ".join(map(str, FORMATS))
-    raise TypeError(f"{label}: expected dtype {known}, found {array.dtype}")
+    dtype = array.dtype
+    for known, found in FORMATS.items():  # not all dtypes have a hash to look them up by
+        if dtype == known:
+            return found
+    if any([dtype == known.newbyteorder() for known in FORMATS]):
+        raise TypeError(f"{label}: expected this machine's byte order, found {dtype.str!r}")
+    expected = " or ".join(map(str, FORMATS))
+    raise TypeError(f"{label}: expected dtype {expected}, found {dtype}")

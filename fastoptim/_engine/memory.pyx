@@ -62,7 +62,7 @@ cdef class Memory:
         """Return a memory of gradients alone, arrays or NumPy scalars, which are read."""
         cdef Memory memory = Memory(())
         cdef Tensor* tensors = <Tensor*> PyMem_Calloc(len(grads) + 1, sizeof(Tensor))
-        cdef cnp.ndarray g, like
+        cdef cnp.ndarray g
         cdef Format found
         if not tensors:
             raise MemoryError
@@ -73,19 +73,17 @@ cdef class Memory:
         for label, array in zip(labels, memory.grads):
             g = array
             found = format_of(label, g)
-            # its own memory order is the one in which a parameter like it would be laid out
-            like = g if is_dense(g) else np.empty_like(g, subok=False)
             tensor = &tensors[memory.count]
             tensor.stored, tensor.single, tensor.stepped = &found.stored, found.single, True
             tensor.size, tensor.line = size_of(g), -1
             tensor.g = cnp.PyArray_BYTES(g)
             memory.count += 1
-            tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, like))
+            # in its own memory order, which is that of a dense array like it
+            tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and is_dense(g))
             if tensor.gathered:
-                find_way(tensor, g, like)
+                find_way(tensor, g, g)
             memory.traffic += cnp.PyArray_NBYTES(g)
             memory.formats.append(found)
-            memory.params.append(like)
         return memory
 
     def __dealloc__(self):

@@ -281,9 +281,11 @@ cdef class Plan:
         cdef Memory memory = self.memory
         cdef Format stored = memory.formats[i]
         memory.check_owned(i, False)
-        p, ema = stored.view(memory.params[i]), memory.emas[i]
+        p = stored.copy(memory.params[i])
         low, high = typed((after.low, after.high), p.dtype)
-        ema[...] = stored.encoded(kept(p, memory.masks[i], low, high))
+        found = stored.encoded(kept(p, memory.masks[i], low, high))
+        memory.check_owned(i, False)  # code of the user, such as a signal handler, may have run
+        memory.emas[i][...] = found
 
     cdef count_step(self):
         """Note that a step was taken."""
