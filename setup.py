@@ -1,4 +1,4 @@
-"""Build the compiled modules: one source of kernels, one module for each instruction-set level."""
+"""Build the compiled modules: one source of loops, one module for each instruction-set level."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 
 # What each kind of compiler is told, where its version takes it.
 #
-# The kernels give NumPy's bits only if the compiler neither fuses a multiplication with an addition
+# The loops give NumPy's bits only if the compiler neither fuses a multiplication with an addition
 # nor reorders. What is required stops the build where it is not taken. (real.h tells the same to
 # versions of MSVC that fuse all the same.)
 REQUIRED = {
@@ -70,15 +70,15 @@ LEVELS = {
     "v3": {"gcc": V3, "clang": V3, "msvc": ["/arch:AVX2"]},
 }
 PRECISIONS = {32: ("float", "sqrtf", "fabsf"), 64: ("double", "sqrt", "fabs")}
-# A kernel divides as C does also in a debug build: x / 0 is the infinity that NumPy has there.
-KERNELS = """\
+# A loop divides as C does also in a debug build: x / 0 is the infinity that NumPy has there.
+LOOPS = """\
 # cython: cdivision=True, infer_types=True
 from libc.math cimport {magnitude} as magnitude, {root} as root
-from fastoptim._kernel cimport f{bits} as array, kernel{bits} as kernel
+from fastoptim._loop cimport f{bits} as array, rule{bits} as rule_loop
 
 ctypedef {real} real
 
-include "_kernels.pxi"
+include "_loops.pxi"
 """
 # Safe without a GIL: the globals that change after the import are whole numbers that stand alone,
 # the limits of threads, and a plan lets in one thread at a time.
@@ -271,12 +271,12 @@ def module(name, *sources, level=None):
     return extension
 
 
-def kernel_modules():
-    """Write the source of each kernel module: the types of one precision, and the common loops."""
+def loop_modules():
+    """Write the source of each module: the types of one precision, and the common loops."""
     for level in LEVELS:
         for bits, (real, root, magnitude) in PRECISIONS.items():
-            name = f"_kernels_{level}_f{bits}"
-            text = KERNELS.format(bits=bits, real=real, root=root, magnitude=magnitude)
+            name = f"_loops_{level}_f{bits}"
+            text = LOOPS.format(bits=bits, real=real, root=root, magnitude=magnitude)
             yield module(name, written(Path("build", f"{name}.pyx"), text), level=level)
 
 
@@ -288,7 +288,7 @@ def sources():
         module(name, f"fastoptim/{name.replace('.', '/')}.pyx", *c_sources.get(name, []))
         for name in (*rooms, "_roofline")
     ]
-    modules += kernel_modules()
+    modules += loop_modules()
     levels = {extension.name: extension.level for extension in modules}
     extensions = cythonize(
         modules,

@@ -1,7 +1,7 @@
 """Count the instructions of a step: ``python bench/count_instructions.py``.
 
 Unlike times these repeat, on any machine with valgrind. Adam steps arrays of 16 float32 elements,
-so that the path to the kernel outweighs the kernel. The count is the difference between a run with
+so that the path to the loop outweighs the loop. The count is the difference between a run with
 few steps and one with many, divided by the number of steps between.
 
 Another compiler or another Python makes other instructions of the same sources. There the counts

@@ -32,15 +32,15 @@ LoopsByType = Mapping["np.dtype[Any]", Loops]
 # Each module is named in a statement, where tools that gather the imports of a program, such as
 # PyInstaller, see it. It runs only if the CPU does: its first instruction may be of the level.
 def _base() -> tuple[Any, Any]:
-    from . import _kernels_base_f32, _kernels_base_f64  # type: ignore[attr-defined]
+    from . import _loops_base_f32, _loops_base_f64  # type: ignore[attr-defined]
 
-    return _kernels_base_f32, _kernels_base_f64
+    return _loops_base_f32, _loops_base_f64
 
 
 def _v3() -> tuple[Any, Any]:
-    from . import _kernels_v3_f32, _kernels_v3_f64  # type: ignore[attr-defined]
+    from . import _loops_v3_f32, _loops_v3_f64  # type: ignore[attr-defined]
 
-    return _kernels_v3_f32, _kernels_v3_f64
+    return _loops_v3_f32, _loops_v3_f64
 
 
 MODULES = {"base": _base, "v3": _v3}
@@ -52,7 +52,7 @@ def available() -> list[str]:
 
 
 def _is_built(name: str) -> bool:
-    return all(find_spec(f"fastoptim._kernels_{name}_f{bits}") for bits in PRECISIONS)
+    return all(find_spec(f"fastoptim._loops_{name}_f{bits}") for bits in PRECISIONS)
 
 
 def load(name: str) -> dict[str | None, LoopsByType]:
@@ -60,8 +60,8 @@ def load(name: str) -> dict[str | None, LoopsByType]:
     single, double = MODULES[name]()
     by_type: dict[np.dtype[Any], Any] = {np.dtype("f4"): single, np.dtype("f8"): double}
     return {
-        rule: {t: Loops(m.KERNELS.get(rule), **m.STAGES) for t, m in by_type.items()}
-        for rule in (None, *single.KERNELS)
+        rule: {t: Loops(m.LOOPS.get(rule), **m.STAGES) for t, m in by_type.items()}
+        for rule in (None, *single.LOOPS)
     }
 
 
@@ -70,7 +70,7 @@ def choose() -> str:
     found = available()
     if not found:
         raise ImportError(
-            "fastoptim: expected compiled loops (the modules fastoptim._kernels_*), found none: "
+            "fastoptim: expected compiled loops (the modules fastoptim._loops_*), found none: "
             "install it anew, or name these modules to the tool that has packed this program"
         )
     level = environment("FASTOPTIM_ISA") or found[-1]

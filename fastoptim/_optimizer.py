@@ -100,7 +100,7 @@ class Optimizer(Stepper):
         as a whole.
     backend : {"compiled", "reference"}, optional
         What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
-        else the compiled kernels. Both give the same bits.
+        else the compiled loops. Both give the same bits.
     **hyper
         The hyperparameters of the rule, for groups that do not have their own. Any of them, and of
         those above that belong to a group, may be a schedule: a function of the number of steps

@@ -9,7 +9,7 @@ from libc.stdint cimport uint64_t
 cimport numpy as cnp
 
 from fastoptim._engine.threads cimport job_t, run_region
-from fastoptim._kernel cimport f32, f64
+from fastoptim._loop cimport f32, f64
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What every optimizer does around its rule, in NumPy: the twins of the stages in _kernels.pxi.
+"""What every optimizer does around its rule, in NumPy: the twins of the stages in _loops.pxi.
 
 Before: the rule does not see the gradient g but
 
@@ -15,7 +15,7 @@ After: for the bounds, the mask of pruned weights and the average of the paramet
 where keep clips to [low, high], and makes 0 where the mask is False. The average of what is kept
 could leave the bounds by a rounding, and does where they have changed since.
 
-The kernels do this by tiles of the array, while those are in the cache that the rule left them in:
+The compiled backend does this tile by tile, while a tile is in the cache that the rule left it in:
 each stage would otherwise double the number of loops of every rule.
 """
 

@@ -1,9 +1,9 @@
-"""Every rule in plain NumPy: the specification that the compiled kernels match bit for bit.
+"""Every rule in plain NumPy: the specification that the compiled loops match bit for bit.
 
 A rule is written in two halves. The first, ``_adam_scalars``, turns hyperparameters and the number
 of the step, which counts from 1, into the scalars of that step, in Python floats; compiled loop and
 reference receive the same tuple, rounded to the type of the parameters. The second, ``adam``,
-updates the arrays; its twin in ``_kernels.pxi`` has the same name, the same letters and the same
+updates the arrays; its twin in ``_loops.pxi`` has the same name, the same letters and the same
 operations in the same order:
 
 =========== ========================================================================

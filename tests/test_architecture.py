@@ -37,7 +37,7 @@ LAYERS = {
     # The stages around every rule, in NumPy.
     "stages": Layer("_stages", "kinds"),
     # Loops over floats or doubles, which know no layout and no thread.
-    "loops": Layer("_kernel _kernels"),
+    "loops": Layer("_loop _loops"),
     # Takes steps on arrays. It knows no rule and no optimizer.
     "engine": Layer("_engine _engine.*", "stages loops"),
     # Which loops this CPU runs.
@@ -249,7 +249,7 @@ def f():
 """
 CYTHON = """
 cimport numpy as cnp
-from fastoptim._kernel cimport (
+from fastoptim._loop cimport (
     f32, f64
 )
     from libc.math cimport sqrt
@@ -274,8 +274,8 @@ def test_the_reader_of_imports():
         assert list(imports(module, above)) == [Import("_kinds", "Real")]
         assert list(imports(module, beside)) == [Import("schedules._plot", "plot")]
     assert set(imports("_engine.plan", CYTHON)) == {
-        Import("_kernel", "f32"),
-        Import("_kernel", "f64"),
+        Import("_loop", "f32"),
+        Import("_loop", "f64"),
         Import("_stages", None),
     }
 

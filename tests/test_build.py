@@ -115,7 +115,7 @@ def test_sdist_builds_a_correct_wheel(source, tmp_path, compiler):
     headers = {f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.h")}
     assert headers <= names
     assert {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md"} <= names
-    assert "fastoptim/_kernels.pxi" in names
+    assert "fastoptim/_loops.pxi" in names
     assert {"tests/test_build.py", "fastoptim/py.typed", "fastoptim/_engine/plan.pyi"} <= names
     built = {name for name in names if name.endswith((".c", ".so")) or name.startswith("build/")}
     assert built == {"tests/pool.c", *c_sources}
@@ -217,7 +217,7 @@ def test_a_build_with_other_options_uses_nothing_of_the_one_before(source, tmp_p
     compiler = Compiler(tmp_path, "cc")
     modules = compiler.build(source)
     assert modules == built(source)
-    assert {"plan", "threads", "_kernels_base_f32", "_kernels_base_f64"} <= modules
+    assert {"plan", "threads", "_loops_base_f32", "_loops_base_f64"} <= modules
     assert compiler.build(source) == set()
     for change in (
         {"CFLAGS": "-DANOTHER"},

@@ -172,11 +172,11 @@ print(sorted(ours - set(finder.modules)))
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.startswith("fastoptim._kernels_"):
+        if name.startswith("fastoptim._loops_"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 from importlib import util
 find_spec = util.find_spec
-util.find_spec = lambda name, *rest: None if "._kernels_" in name else find_spec(name, *rest)
+util.find_spec = lambda name, *rest: None if "._loops_" in name else find_spec(name, *rest)
 sys.meta_path.insert(0, Missing())
 import fastoptim
 """

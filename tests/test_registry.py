@@ -32,23 +32,23 @@ def test_every_class_is_public():
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
-def test_class_has_a_kernel_at_each_level(cls, level):
+def test_class_has_a_loop_at_each_level(cls, level):
     loops, name = _levels.load(level), cls.rule.loop
     assert name in loops, (
-        f"fastoptim/_kernels.pxi: expected a loop {name}, and its name in KERNELS; build it by "
+        f"fastoptim/_loops.pxi: expected a loop {name}, and its name in LOOPS; build it by "
         "`python setup.py build_ext --inplace`"
     )
     assert set(loops[name]) == set(map(np.dtype, DTYPES))
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_kernel_has_a_twin(level):
+def test_every_loop_has_a_twin(level):
     twins = {rule.loop for rule in RULES}
     loops = set(_levels.load(level)) - {None}
     alone = sorted(loops - twins)
-    assert not alone, f"fastoptim/reference.py: expected rules {alone}, as _kernels.pxi has loops"
+    assert not alone, f"fastoptim/reference.py: expected rules {alone}, as _loops.pxi has loops"
     missing = sorted(twins - loops)
-    assert not missing, f"fastoptim/_kernels.pxi: expected loops {missing}, as there are rules"
+    assert not missing, f"fastoptim/_loops.pxi: expected loops {missing}, as there are rules"
     assert loops == twins
 
 

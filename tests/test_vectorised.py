@@ -1,4 +1,4 @@
-"""The hot loops are vector code: the compiled modules hold packed arithmetic for each kernel."""
+"""The hot loops are vector code: the compiled modules hold packed arithmetic for each loop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def slowest(update: Callable[..., None]) -> set[str]:
 
 
 RULES = [rule for rule in vars(reference).values() if isinstance(rule, reference.Rule)]
-KERNELS = {rule.loop: slowest(rule.update) for rule in RULES} | {"after": {"mul"}}
+LOOPS = {rule.loop: slowest(rule.update) for rule in RULES} | {"after": {"mul"}}
 
 
 @pytest.fixture(scope="module", params=["gcc", "clang"])
@@ -65,8 +65,8 @@ def modules(request, tmp_path_factory) -> Path:
 
 @cache
 def disassembly(modules: Path, level: str, bits: int) -> dict[str, str]:
-    """Return the machine code of each kernel of a module, in words."""
-    (module,) = modules.glob(f"_kernels_{level}_f{bits}.*")
+    """Return the machine code of each loop of a module, in words."""
+    (module,) = modules.glob(f"_loops_{level}_f{bits}.*")
     text = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", module],
         capture_output=True,
@@ -76,24 +76,24 @@ def disassembly(modules: Path, level: str, bits: int) -> dict[str, str]:
     parts = re.split(r"^[0-9a-f]+ <([^>]+)>:$", text, flags=re.MULTILINE)
     functions = dict(zip(parts[1::2], parts[2::2], strict=True))
     result = {}
-    for name in KERNELS:
+    for name in LOOPS:
         # the C function may be split in two (name, name.cold)
         found = [code for symbol, code in functions.items() if re.search(rf"_{name}(\.|$)", symbol)]
         result[name] = "".join(found)
     return result
 
 
-def test_every_kernel_is_here():
-    assert set(KERNELS) - {"after"} == set(_levels.loops) - {None}
+def test_every_loop_is_here():
+    assert set(LOOPS) - {"after"} == set(_levels.loops) - {None}
 
 
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_kernel_is_vectorised(modules, level, bits):
+def test_every_loop_is_vectorised(modules, level, bits):
     register, letter = REGISTER[level], LETTER[bits]
     for name, code in disassembly(modules, level, bits).items():
         assert code, f"no function for {name}"
-        for operation in KERNELS[name]:
+        for operation in LOOPS[name]:
             packed = rf"\bv?{operation}p{letter}\b[^\n]*%{register}"
             assert re.search(packed, code), f"{name}: no packed {operation} in {register} registers"
 

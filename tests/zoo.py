@@ -142,7 +142,7 @@ def engine(
     level: str | None = None, threads: int | None = None, openmp: bool = False
 ) -> Iterator[None]:
     """Run on a level and a number of threads, OpenMP's (if it is here) or ours, however small."""
-    kernels, grain, limit = (
+    loops, grain, limit = (
         _levels.loops,
         set_grain(1),
         set_limit(threads or 0),
@@ -155,7 +155,7 @@ def engine(
             _levels.loops = _levels.load(level)
         yield
     finally:
-        _levels.loops = kernels
+        _levels.loops = loops
         set_openmp(*workers)
         set_limit(limit)
         set_grain(grain)

@@ -2,7 +2,7 @@ from fastoptim._engine.passes cimport Passes
 from fastoptim._engine.staging cimport Tensor
 
 cdef struct Loops:
-    # The compiled loops of a rule for one type, as they are declared in _kernel.pxd.
+    # The compiled loops of a rule for one type, as they are declared in _loop.pxd.
     void* rule
     void* after
     void* squares

@@ -19,8 +19,8 @@ from fastoptim._engine.staging cimport (
     ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, store
 )
 from fastoptim._engine.threads cimport run, threads_for
-from fastoptim._kernel cimport (
-    after32, after64, f32, f64, kernel32, kernel64, squares32, squares64
+from fastoptim._loop cimport (
+    after32, after64, f32, f64, rule32, rule64, squares32, squares64
 )
 
 import numpy as np
@@ -138,7 +138,7 @@ cdef class CompiledPasses(Passes):
 
 cdef void* address(capsule) except? NULL:
     """Return the address of a loop, NULL where there is none."""
-    return NULL if capsule is None else PyCapsule_GetPointer(capsule, "fastoptim.kernel")
+    return NULL if capsule is None else PyCapsule_GetPointer(capsule, "fastoptim.loop")
 
 
 cdef void update_task(void* work, Py_ssize_t task) noexcept nogil:
@@ -231,9 +231,9 @@ cdef inline void call(
 ) noexcept nogil:
     """Run the rule's loop on n elements."""
     if array is f32:
-        (<kernel32> loops.rule)(n, p, g, s0, s1, s2, line, line + BEFORE + AFTER)
+        (<rule32> loops.rule)(n, p, g, s0, s1, s2, line, line + BEFORE + AFTER)
     else:
-        (<kernel64> loops.rule)(n, p, g, s0, s1, s2, line, line + BEFORE + AFTER)
+        (<rule64> loops.rule)(n, p, g, s0, s1, s2, line, line + BEFORE + AFTER)
 
 
 cdef inline array shifted(array data, Py_ssize_t start) noexcept nogil:

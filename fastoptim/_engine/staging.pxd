@@ -3,7 +3,7 @@ from libc.stdint cimport uintptr_t
 
 from fastoptim._engine.arrays cimport Walk
 from fastoptim._engine.formats cimport Stored
-from fastoptim._kernel cimport f32, f64
+from fastoptim._loop cimport f32, f64
 
 cdef enum:
     STATE = 3  # arrays of a rule, at the most

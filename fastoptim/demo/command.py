@@ -28,7 +28,7 @@ BATCHES, QUICK_BATCHES = 1000, 200
 NOTES = """
 step() counts the seconds of the updates alone; training counts all of a run:
 mini-batches, forward and backward passes, steps. NumPy stands for the rules of
-fastoptim.reference, fastoptim for the compiled kernels; both start from the
+fastoptim.reference, fastoptim for the compiled loops; both start from the
 same weights and see the same mini-batches. Same bits compares every byte of the
 final weights. NumPy as people write it takes a little less time than the rules:
 fastoptim bench compares with it. Each figure is of one run: expect others the
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the parser what the command takes."""
     parser.description = (
         f"Train a network with {HIDDEN} hidden units on images of real digits with each optimizer, "
-        "once with steps by the NumPy reference and once by fastoptim's compiled kernels, from the "
+        "once with steps by the NumPy reference and once by fastoptim's compiled loops, from the "
         "same start on the same mini-batches. A table compares the times and the final weights. "
         "The exit status is 1 if any weights differ, 2 if the demo cannot run."
     )

@@ -4,8 +4,8 @@
 #
 # setup.py compiles this file once for each instruction-set level and element type. The module that
 # includes it has defined, for that type: `real`, float or double; `array`, a pointer to real that
-# does not alias another; `kernel`, a pointer to a loop like those below; `root` and `magnitude` of
-# a real, its square root and absolute value.
+# does not alias another; `rule_loop`, a pointer to the loop of a rule; `root` and `magnitude` of a
+# real, its square root and absolute value.
 #
 # The arguments of a loop are n; p and g; three arrays of state, NULL where there is none; the
 # scalars o of the stage before the rule; the scalars c of the rule, in the order in which the
@@ -20,7 +20,7 @@
 # - A condition that is the same for all elements stands inside the loop all the same: the compiler
 #   makes a vector loop of each combination of conditions (setup.py sets its limits for that).
 # - A choice that differs from element to element is written `a if test else b`: it becomes a blend.
-# - The name of the loop is added to KERNELS at the end.
+# - The name of the loop is added to LOOPS at the end.
 
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -301,14 +301,14 @@ cdef double squares(Py_ssize_t n, array g, double scale) noexcept nogil:
 
 cdef object export(void* loop):
     """Return a capsule with the address of a loop."""
-    return PyCapsule_New(loop, "fastoptim.kernel", NULL)
+    return PyCapsule_New(loop, "fastoptim.loop", NULL)
 
 
-cdef object export_rule(kernel loop):  # the compiler checks that the loop is a kernel
+cdef object export_rule(rule_loop loop):  # the compiler checks what arguments the loop has
     return export(<void*> loop)
 
 
-KERNELS = {
+LOOPS = {
     "sgd": export_rule(sgd),
     "rmsprop": export_rule(rmsprop),
     "adagrad": export_rule(adagrad),
