@@ -19,8 +19,9 @@ def test_hooks_run_what_the_gate_runs():
     config = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     hooks = re.findall(r"^ +entry: (.*)$", config, re.MULTILINE)
     lines = GATE.read_text(encoding="utf-8").splitlines()
-    start = lines.index("environment lint") + 2  # after that it installs them
+    start = lines.index("environment lint") + 1
     commands = lines[start : lines.index("", start)]
+    commands = [command for command in commands if not command.startswith("python -m pip")]
     # pre-commit itself names the files that are in C
     assert hooks == [command.removesuffix(" csrc/* tests/*.c") for command in commands]
 
