@@ -61,7 +61,8 @@ cdef class CompiledPasses(Passes):
 
     cdef update(self, ScalarTable table, bint flush):
         cdef int threads = threads_for(self.memory.traffic)
-        self.cut_tasks()
+        if not self.work.tasks:
+            self.cut_tasks()
         self.work.doubles, self.work.singles = table.doubles, table.singles
         self.memory.bind()
         run(update_task, &self.work, self.work.task_count, threads, self.memory.traffic, flush)
@@ -70,7 +71,8 @@ cdef class CompiledPasses(Passes):
         cdef Py_ssize_t tile
         cdef double total = 0
         cdef int threads = threads_for(self.memory.traffic)
-        self.cut_tiles()
+        if not self.work.tiles:
+            self.cut_tiles()
         self.work.scale = scale
         self.memory.bind()
         run(sum_tiles, &self.work, self.blocks(), threads, self.memory.traffic, flush)
@@ -82,7 +84,8 @@ cdef class CompiledPasses(Passes):
         cdef Py_ssize_t tile, i
         cdef double p_squares, u_squares
         cdef int threads = threads_for(self.memory.traffic)
-        self.cut_tiles()
+        if not self.work.tiles:
+            self.cut_tiles()
         self.work.doubles, self.work.singles = table.doubles, table.singles
         self.memory.bind()
         run(sum_directions, &self.work, self.blocks(), threads, self.memory.traffic, flush)
@@ -101,10 +104,8 @@ cdef class CompiledPasses(Passes):
         return (self.work.tile_count + BLOCK - 1) // BLOCK
 
     cdef cut_tasks(self):
-        """Cut the flat space of all elements into tasks, once."""
+        """Cut the flat space of all elements into tasks."""
         cdef Py_ssize_t i, size, task = 0, start = 0
-        if self.work.tasks:
-            return
         self.work.total = 0
         for i in range(self.memory.count):
             self.work.total += self.memory.tensors[i].size
@@ -120,10 +121,8 @@ cdef class CompiledPasses(Passes):
             start += size
 
     cdef cut_tiles(self):
-        """Cut each array into tiles, once."""
+        """Cut each array into tiles."""
         cdef Py_ssize_t i, start, tile = 0, count = 0
-        if self.work.tiles:
-            return
         for i in range(self.memory.count):
             count += (self.memory.tensors[i].size + SQUARES_TILE - 1) // SQUARES_TILE
         self.work.tile_count = count

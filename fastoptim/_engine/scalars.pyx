@@ -48,9 +48,10 @@ cdef class ScalarTable:
 
     cdef round(self, bint flush):
         """Round all lines for the loops: with `flush`, denormal numbers to zero."""
-        cdef Py_ssize_t i, at
-        self.grow(len(self.lines))
-        for i in range(len(self.lines)):
+        cdef Py_ssize_t i, at, count = len(self.lines)
+        if count > self.capacity:
+            self.grow(count)
+        for i in range(count):
             before, after, own = self.lines[i]
             at = i * SCALARS
             self.store(at, before, BEFORE, BEFORE, flush)
@@ -95,8 +96,7 @@ cdef class ScalarTable:
         return parts
 
     cdef grow(self, Py_ssize_t lines):
-        if lines <= self.capacity:
-            return
+        """Make room for so many lines."""
         wide = PyMem_Realloc(self.doubles, lines * SCALARS * sizeof(double))
         if not wide:
             raise MemoryError
