@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._containers import Array
+from ._engine.formats import format_of
 from ._groups import EMA, ParamGroup, each_param
 from ._rule import Rule
 
@@ -89,7 +90,7 @@ def allocated(keys: Iterable[Any], wanted: Wanted) -> dict[Any, dict[str, Array]
             # Memory that is to be zero is left alone: the system gives it only once it is touched.
             if isinstance(value, np.ndarray) or value != 0:
                 with np.errstate(over="ignore"):  # float32 may round it to infinity
-                    array[...] = value
+                    format_of(str(place), p).fill(array, value)
             start += size
     state: dict[Any, dict[str, Array]] = {key: {} for key in keys}
     for key, name in wanted:

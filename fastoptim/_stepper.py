@@ -100,7 +100,7 @@ class Stepper(WithSettings):
         >>> p
         array([0.5, 2. ])
         """
-        return ShownEma(self)
+        return ShownEma(self._averaged)
 
     def step(self, grads: Grads, *, grad_scale: float = ONE) -> None:
         """Update the parameters in place.
@@ -139,8 +139,8 @@ class Stepper(WithSettings):
                     new, changes = self._planned(
                         self._groups, self._state, plan.steps, unstarted=self._unstarted()
                     )
-                    if new.step(grads, self._groups, scale, changes, judge, self._flushes):
-                        plan.retire((), ())
+                    changes.append((plan, {"retired": True}))
+                    new.step(grads, self._groups, scale, changes, judge, self._flushes)
                 return
         self._plan.step(grads, self._groups, scale, (), judge, self._flushes)
 
@@ -148,11 +148,13 @@ class Stepper(WithSettings):
         if self._plan.shows_ema:
             raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
 
-    def _check_ema(self) -> None:
+    def _averaged(self) -> Plan:
+        """Return the plan, if the parameters can hold their averages."""
         self._refuse_while_ema_shows("use_ema")
         if self.ema is None:
             raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
         self._check_given()
+        return self._plan
 
     def _check_given(self) -> None:
         """Raise if a list or mapping of the caller's no longer holds the parameters."""

@@ -201,3 +201,18 @@ def test_weight_decay_that_is_decoupled(update):
 def test_weight_decay_that_would_be_taken_twice_or_never(scalars, update, decoupled, message):
     with pytest.raises(ValueError, match=message):
         Rule(update, scalars, decoupled=decoupled)
+
+
+def test_an_update_that_moves_the_memory_of_its_parameter():
+    """Arrays are looked at once more before the copies that it has updated are written back."""
+    original = np.ones(3)
+
+    def resizing(p, g, /, lr):
+        p -= lr * g
+        original.resize(100_000, refcheck=False)
+
+    own = type("Resizing", (fo.Optimizer,), {"rule": Rule(resizing, scalars)})
+    opt = own(original, backend="reference")
+    with pytest.raises(ValueError, match="found an array resized since"):
+        opt.step(np.ones(3))
+    assert original[:3].tolist() == [1.0] * 3

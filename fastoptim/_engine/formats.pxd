@@ -13,8 +13,8 @@ cdef class Format:
     cdef readonly object dtype, real
     cdef object decode, encode
 
-    cdef copy(self, array)
-    cdef view(self, array)
+    cdef decoded(self, array)
+    cdef decoded_copy(self, array)
     cdef encoded(self, array)
 
 cpdef Format format_of(label, array)

@@ -15,6 +15,7 @@ class Format:
         decode: Callable[[Any], Any] | None = None,
         encode: Callable[[Any], Any] | None = None,
     ) -> None: ...
+    def fill(self, array: Any, value: Any) -> None: ...
 
 FORMATS: dict[np.dtype[Any], Format]
 

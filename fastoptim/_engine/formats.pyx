@@ -9,6 +9,9 @@ from libc.stdint cimport uintptr_t
 
 import numpy as np
 
+cdef enum:
+    MOST_BYTES = 16  # of a stored element
+
 REALS = np.dtype(np.float32), np.dtype(np.float64)  # in which loops compute
 
 
@@ -35,6 +38,10 @@ cdef class Format:
             raise ValueError(f"real: expected float32 or float64, found {self.real}")
         if not (bool(load) == bool(store) == callable(decode) == callable(encode)):
             raise ValueError("load, store, decode, encode: expected all of them or none")
+        if not 0 < self.dtype.itemsize <= MOST_BYTES:
+            raise ValueError(
+                f"dtype: expected elements of 1 to {MOST_BYTES} bytes, found {self.dtype.itemsize}"
+            )
         if not load and self.dtype != self.real:
             raise ValueError(f"real: expected {self.dtype} without load, found {self.real}")
         self.single = self.real == np.float32
@@ -42,17 +49,32 @@ cdef class Format:
         self.stored.itemsize = self.dtype.itemsize
         self.stored.load, self.stored.store = <load_t> load, <store_t> store
 
-    cdef copy(self, array):
-        """Return a copy of an array to compute on, in the same layout."""
-        return array.copy(order="K") if self.decode is None else self.decode(array)
-
-    cdef view(self, array):
+    cdef decoded(self, array):
         """Return an array to read, in the type that is computed in."""
         return array if self.decode is None else self.decode(array)
 
+    cdef decoded_copy(self, array):
+        """Return an array to compute on, in the same layout."""
+        return array.copy(order="K") if self.decode is None else self.decode(array)
+
     cdef encoded(self, array):
         """Return an array that was computed on, in this format."""
-        return array if self.encode is None else self.encode(array)
+        if self.encode is None:
+            return array
+        found = self.encode(array)
+        if found.dtype != self.dtype or found.shape != array.shape:
+            raise ValueError(
+                f"encode: expected {self.dtype} of shape {array.shape}, "
+                f"found {found.dtype} of shape {found.shape}"
+            )
+        return found
+
+    def fill(self, array, value):
+        """Fill an array in this format with a number, or with another array in this format."""
+        if self.encode is None or isinstance(value, np.ndarray):
+            array[...] = value
+        else:
+            array[...] = self.encoded(np.full(array.shape, value, self.real))
 
 
 FORMATS = {real: Format(real, real) for real in REALS}

@@ -23,7 +23,7 @@ cdef class Memory:
     cdef label(self, Py_ssize_t i, Py_ssize_t k)
     cdef label_at(self, Py_ssize_t n)
     cdef collect(self, grads)
-    cdef gradient(self, Py_ssize_t i, g)
+    cdef as_gradient(self, Py_ssize_t i, g)
     cdef bind(self)
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1
     cdef int check_tensor(self, Py_ssize_t i, Tensor* tensor, bint writing) except -1

@@ -189,12 +189,12 @@ cdef class Memory:
             if tensor.stepped:
                 traffic += tensor.traffic
                 if not cnp.PyArray_CheckExact(<object> g):
-                    found[i] = self.gradient(i, found[i])
+                    found[i] = self.as_gradient(i, found[i])
             elif tensor.data[EMA]:  # which is read and written, and p read
                 traffic += 3 * tensor.size * tensor.stored.itemsize
         self.grads, self.traffic = found, traffic
 
-    cdef gradient(self, Py_ssize_t i, g):
+    cdef as_gradient(self, Py_ssize_t i, g):
         """Return the array that a gradient of another type is."""
         if isinstance(g, np.floating) and not self.zeroing:
             return np.asarray(g)  # NumPy's reductions give scalars, for 0-d parameters
@@ -301,7 +301,7 @@ cdef class Memory:
         cdef Py_ssize_t i
         for i in range(self.count):
             if self.tensors[i].stepped:
-                g = (<Format> self.formats[i]).view(self.grads[i])
+                g = (<Format> self.formats[i]).decoded(self.grads[i])
                 if not np.isfinite(g).all():
                     return self.labels[i][1]
         return None

@@ -102,7 +102,8 @@ cdef class Plan:
     cdef object rescale
     cdef tuple watched
     cdef Py_ssize_t unstarted_count
-    cdef bint busy, retired
+    cdef bint busy
+    cdef public bint retired  # for good: another plan steps its arrays
     cdef unsigned long user  # the thread that steps, and
     cdef int user_forks  # the process that it was in
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
@@ -117,6 +118,9 @@ cdef class Plan:
         if loops is None:
             self.passes = NumPyPasses(self.memory, rule)
         else:
+            for found in loops.values():
+                if found.rule is None:
+                    raise ValueError("loops: expected that of a rule, found the stages alone")
             self.passes = CompiledPasses(self.memory, loops)
         self.table, self.rescale, self.watched = ScalarTable(), rescale, tuple(watched)
         tensors = self.memory.tensors
@@ -190,11 +194,9 @@ cdef class Plan:
                     return False
                 scale *= <double> factor
                 changes = [*changes, *judged]
-            if scale != 1:
-                self.table.scale(scale)
-            self.table.round(flush)
+            self.table.round(scale, flush)
             if self.rescale is not None:
-                self.rescale_lines(flush)
+                self.rescale_lines(scale, flush)
             self.passes.update(self.table, flush)
             self.count_step()
             if changes:
@@ -247,13 +249,13 @@ cdef class Plan:
             return self.table.add(self.table.lines[first])
         return first
 
-    cdef rescale_lines(self, bint flush):
+    cdef rescale_lines(self, double scale, bint flush):
         """Multiply the learning rate of each array by its trust ratio."""
         for i, p_squares, u_squares in self.passes.directions(self.table, flush):
             line = self.memory.tensors[i].line
             before, after, own = self.table.lines[line]
             self.table.lines[line] = before, after, self.rescale(own, p_squares, u_squares)
-        self.table.round(flush)
+        self.table.round(scale, flush)
 
     cdef start_with_step(self):
         """Start the averages that are to start with the step under way."""
@@ -281,7 +283,7 @@ cdef class Plan:
         cdef Memory memory = self.memory
         cdef Format stored = memory.formats[i]
         memory.check_owned(i, False)
-        p = stored.copy(memory.params[i])
+        p = stored.decoded_copy(memory.params[i])
         low, high = typed((after.low, after.high), p.dtype)
         found = stored.encoded(kept(p, memory.masks[i], low, high))
         memory.check_owned(i, False)  # code of the user, such as a signal handler, may have run
@@ -367,20 +369,24 @@ cdef class Plan:
 
 
 cdef class ShownEma:
-    """Lets the parameters of an optimizer hold their averages inside of a ``with``.
+    """Lets the parameters of a plan hold their averages inside of a ``with``.
 
     It enters and leaves without an instruction of Python, before which an interrupt might raise.
+
+    Parameters
+    ----------
+    averaged : function
+        It returns the plan to enter, or raises.
     """
 
-    cdef object optimizer
+    cdef object averaged
     cdef Plan plan
 
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
+    def __init__(self, averaged):
+        self.averaged = averaged
 
     def __enter__(self):
-        self.optimizer._check_ema()
-        cdef Plan plan = self.optimizer._plan
+        cdef Plan plan = self.averaged()
         plan.enter()
         try:
             plan.swap_ema()

@@ -1,5 +1,6 @@
 cdef enum:
     BEFORE = 5  # scalars of the stage before a rule
+    SCALE = 0  # the place among them of what gradients are multiplied by
     AFTER = 4  # and after it
     OWN = 16  # of a rule, at the most
     SCALARS = BEFORE + AFTER + OWN  # of a line
@@ -13,8 +14,7 @@ cdef class ScalarTable:
 
     cdef Py_ssize_t add(self, scalars) except -1
     cdef clear(self)
-    cdef scale(self, double scale)
-    cdef round(self, bint flush)
+    cdef round(self, double scale, bint flush)
     cdef list rounded(self, Py_ssize_t line, dtype)
     cdef int store(
         self, Py_ssize_t at, part, Py_ssize_t least, Py_ssize_t most, bint flush

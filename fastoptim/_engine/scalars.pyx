@@ -19,6 +19,8 @@ most_scalars = OWN  # of a rule
 
 if (len(Before._fields), len(After._fields)) != (BEFORE, AFTER):
     raise ImportError("fastoptim: the engine and fastoptim._stages differ in the number of scalars")
+if Before._fields[SCALE] != "scale":
+    raise ImportError("fastoptim: the engine and fastoptim._stages differ in where the scale is")
 
 
 cdef class ScalarTable:
@@ -39,15 +41,11 @@ cdef class ScalarTable:
     cdef clear(self):
         self.lines = []
 
-    cdef scale(self, double scale):
-        """Let the stage before the rule multiply the gradients by a further number."""
-        self.lines = [
-            (before._replace(scale=scale * before.scale), after, own)
-            for before, after, own in self.lines
-        ]
+    cdef round(self, double scale, bint flush):
+        """Round all lines for the loops: with `flush`, denormal numbers to zero.
 
-    cdef round(self, bint flush):
-        """Round all lines for the loops: with `flush`, denormal numbers to zero."""
+        The stage before the rule multiplies the gradients by `scale`, too.
+        """
         cdef Py_ssize_t i, at, count = len(self.lines)
         if count > self.capacity:
             self.grow(count)
@@ -55,6 +53,8 @@ cdef class ScalarTable:
             before, after, own = self.lines[i]
             at = i * SCALARS
             self.store(at, before, BEFORE, BEFORE, flush)
+            if scale != 1:
+                put(self.doubles, self.singles, at + SCALE, scale * self.doubles[at + SCALE], flush)
             self.store(at + BEFORE, after, AFTER, AFTER, flush)
             self.store(at + BEFORE + AFTER, own, 0, OWN, flush)
 
@@ -63,6 +63,7 @@ cdef class ScalarTable:
     ) except -1:
         """Store one part of a line, a tuple of so many floats."""
         cdef Py_ssize_t k, count
+        cdef double number
         if not PyTuple_Check(part):
             raise TypeError(f"scalars: expected a tuple, found {type(part).__name__}")
         count = PyTuple_GET_SIZE(part)
@@ -73,13 +74,8 @@ cdef class ScalarTable:
                 f"found {len(before)}, {len(after)} and {len(own)}"
             )
         for k in range(count):
-            self.doubles[at + k] = PyFloat_AsDouble(PyTuple_GET_ITEM(part, k))
-            self.singles[at + k] = <float> self.doubles[at + k]
-            if flush:  # a minimum returns zero for a denormal bound, a comparison the bound
-                if -DBL_MIN < self.doubles[at + k] < DBL_MIN:
-                    self.doubles[at + k] = 0
-                if -FLT_MIN < self.singles[at + k] < FLT_MIN:
-                    self.singles[at + k] = 0
+            number = PyFloat_AsDouble(PyTuple_GET_ITEM(part, k))
+            put(self.doubles, self.singles, at + k, number, flush)
         return 0
 
     cdef list rounded(self, Py_ssize_t line, dtype):
@@ -106,3 +102,16 @@ cdef class ScalarTable:
             raise MemoryError
         self.singles = <float*> narrow
         self.capacity = lines
+
+
+cdef inline void put(
+    double* doubles, float* singles, Py_ssize_t at, double number, bint flush
+) noexcept nogil:
+    """Store a number, rounded to either type."""
+    doubles[at] = number
+    singles[at] = <float> number
+    if flush:  # a minimum returns zero for a denormal bound, a comparison the bound
+        if -DBL_MIN < doubles[at] < DBL_MIN:
+            doubles[at] = 0
+        if -FLT_MIN < singles[at] < FLT_MIN:
+            singles[at] = 0

@@ -88,7 +88,7 @@ cdef class NumPyPasses(Passes):
     cdef update_one(self, Py_ssize_t i, p, state, u, list scalars):
         """Update one parameter, or only write the direction of its step to u."""
         first, _, own = scalars
-        g = before((<Format> self.memory.formats[i]).view(self.memory.grads[i]), p, *first)
+        g = before((<Format> self.memory.formats[i]).decoded(self.memory.grads[i]), p, *first)
         arrays = (*state, u) if self.memory.tensors[i].direction else state
         self.rule(p, g, *arrays, *own)
 
@@ -98,7 +98,7 @@ cdef class NumPyPasses(Passes):
         cdef Format stored = memory.formats[i]
         memory.check_owned(i, True)
         arrays = memory.params[i], *memory.states[i], memory.emas[i]
-        return [None if a is None else stored.copy(a) for a in arrays]
+        return [None if a is None else stored.decoded_copy(a) for a in arrays]
 
     cdef rounded(self, ScalarTable table, Py_ssize_t i):
         """Return the scalars of a parameter as the loops read them."""
@@ -112,7 +112,7 @@ cdef class NumPyPasses(Passes):
         with FloatingPoint(flush):
             for i in range(memory.count):
                 if memory.tensors[i].stepped:
-                    g = (<Format> memory.formats[i]).view(memory.grads[i])
+                    g = (<Format> memory.formats[i]).decoded(memory.grads[i])
                     for part in sum_of_squares(g, memory.params[i], scale):
                         total += part
         return total
