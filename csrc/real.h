@@ -1,4 +1,4 @@
-/* The two element types of every loop, as pointers that do not alias.
+/* The two types that loops compute in, as pointers that do not alias.
  *
  * Cython cannot say `restrict`; without it the compiler guards each loop with run-time overlap
  * checks, and gives up vectorising once a rule has more than a handful of arrays. */

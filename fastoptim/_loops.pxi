@@ -2,10 +2,10 @@
 # of the function of the same name in reference.py, whose docstring explains the letters: the same
 # operations in the same order, hence the same bits. The order of the loops is that of the rules.
 #
-# setup.py compiles this file once for each instruction-set level and element type. The module that
-# includes it has defined, for that type: `real`, float or double; `array`, a pointer to real that
-# does not alias another; `rule_loop`, a pointer to the loop of a rule; `root` and `magnitude` of a
-# real, its square root and absolute value.
+# setup.py compiles this file for float and for double at each instruction-set level. The module
+# that includes it has defined, for that type: `real`, float or double; `array`, a pointer to real
+# that does not alias another; `rule_loop`, a pointer to the loop of a rule; `root` and `magnitude`
+# of a real, its square root and absolute value.
 #
 # The arguments of a loop are n; p and g; three arrays of state, NULL where there is none; the
 # scalars o of the stage before the rule; the scalars c of the rule, in the order in which the
