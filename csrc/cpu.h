@@ -4,16 +4,16 @@
 
 #include <stdint.h>
 
-/* What CPUID says in three of its leaves, and XGETBV: which registers the system keeps of a thread
- * that another one follows. */
+/* What CPUID says in three of its leaves; and what XGETBV says: which registers the system saves in
+ * switching from one thread to another. */
 typedef struct {
     uint32_t leaf1_c, leaf7_b, extended1_c, kept;
 } fo_features;
 
 enum {
-    /* Leaf 1, ECX, of the level before: SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT. */
+    /* Leaf 1, ECX: what v3 has from v2: SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT. */
     FO_V2_C = 1 << 0 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23,
-    /* What is new in it: FMA, MOVBE, OSXSAVE (XGETBV can be asked), AVX, F16C. */
+    /* Leaf 1, ECX: what is new in v3: FMA, MOVBE, OSXSAVE (XGETBV can be asked), AVX, F16C. */
     FO_OSXSAVE = 1 << 27,
     FO_V3_C = 1 << 12 | 1 << 22 | FO_OSXSAVE | 1 << 28 | 1 << 29,
     /* Leaf 7, EBX: BMI1, AVX2, BMI2. */

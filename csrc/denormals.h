@@ -1,6 +1,7 @@
 /* A floating-point mode in which denormal numbers are zero, as operands and as results.
  *
- * It belongs to a thread. Leaving it also forgets what exceptions were raised in it. */
+ * Each thread has a mode of its own. On x86-64 the flags of floating-point exceptions are a part of
+ * it: to go back to the old mode forgets the exceptions that were raised meanwhile. */
 #ifndef FASTOPTIM_DENORMALS_H
 #define FASTOPTIM_DENORMALS_H
 

@@ -26,7 +26,8 @@ static fo_gomp_number chosen_number;
 
 /* -- The libraries of this process ------------------------------------------------------------- */
 
-/* loaded_since_last_time() is quick; find_libraries(add) gives each that may be a runtime to add. */
+/* loaded_since_last_time() is quick, and tells whether it is worth while to call find_libraries().
+ * That calls add() for each library that may be a runtime. */
 
 typedef void (*function_t)(void);
 static void add(const char *path);
@@ -135,7 +136,8 @@ static int note_path(struct dl_phdr_info *library, size_t size, void *noted)
     return 0;
 }
 
-/* Nothing may be looked up in a library while the list of them is held. */
+/* dl_iterate_phdr holds the list of libraries, and no library may be opened meanwhile: their paths
+ * are noted first. */
 static void find_libraries(void)
 {
     static paths_t paths;

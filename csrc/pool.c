@@ -168,7 +168,8 @@ static int start(worker_t *worker)
 
 #else
 
-/* Start a thread that leaves signals to those of the program, but for those of its own faults. */
+/* Start a thread that blocks all signals, which the program's own threads are to handle, but not
+ * those of its own faults. */
 static int start(worker_t *worker)
 {
     const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
@@ -214,8 +215,8 @@ static int add_workers(int threads)
 #ifdef __linux__
 
 enum { SETS = MOST_CPUS / CPU_SETSIZE };
-static cpu_set_t followed[SETS]; /* where the first workers run, so many of them */
-static int following;
+static cpu_set_t followed[SETS]; /* where workers run, from the first on */
+static int following;            /* how many of them */
 
 static int own_cpus(cpu_set_t mask[SETS])
 {

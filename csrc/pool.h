@@ -1,11 +1,12 @@
 /* Worker threads of the engine, which OpenBLAS may share: one pool in a process.
  *
- * It knows the operating system's threads and nothing of OpenMP, whose workers cannot serve both.
- * How long those spin when idle, which decides what the products between two steps cost, is fixed
- * when an OpenMP runtime is loaded, and then holds for all of the process. A child of fork() hangs
- * in its first parallel region if the parent has run one. And the jobs of one product wait for each
- * other, so each needs a thread of its own at the same time; a parallel region may get fewer (inside
- * another region, under a thread limit), and the product would never end. */
+ * It knows the operating system's threads and nothing of OpenMP, whose workers could not serve both
+ * the engine and OpenBLAS. How long OpenMP's workers spin when idle decides what the products
+ * between two steps cost, is fixed when a runtime is loaded, and holds for all of the process. A
+ * child of fork() hangs in its first parallel region if the parent has run one. And the jobs of one
+ * product wait for each other, so each needs a thread of its own at the same time; a parallel
+ * region may get fewer (inside another region, under a thread limit), and the product would never
+ * end. */
 #ifndef FASTOPTIM_POOL_H
 #define FASTOPTIM_POOL_H
 
@@ -13,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Within the extension module alone. */
+/* For functions that are seen within the extension module alone. */
 #if defined(__GNUC__) && !defined(_WIN32)
 #define FO_HIDDEN __attribute__((visibility("hidden")))
 #else
@@ -56,7 +57,7 @@ FO_HIDDEN int fo_pool_run(fo_job job, int n, void *work);
 FO_HIDDEN void fo_blas_run(int sync, fo_blas_job job, int n, size_t size, void *data, int buffer);
 FO_HIDDEN void fo_set_blas_slots(int slots);
 
-/* Take the next number, of which no other thread will get the same. */
+/* Take the next number; no other thread gets the same one. */
 static inline ptrdiff_t fo_take(ptrdiff_t *next)
 {
     return atomic_fetch_add_explicit((_Atomic(ptrdiff_t) *)next, 1, memory_order_relaxed);
