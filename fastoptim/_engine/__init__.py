@@ -1,10 +1,11 @@
 """The engine: it takes the steps of an optimizer on arrays, and knows no rule.
 
-A rule reaches it as addresses of compiled loops or as functions of NumPy, the scalars of a step as
-tuples of floats. It is cut into rooms, of which each knows some of those above it and none below:
+A rule reaches the engine as addresses of compiled loops or as functions of NumPy, and the scalars
+of a step as tuples of floats. The engine is cut into rooms, one module each. A room may know those
+above it, and knows none below:
 
 ========  ======================================================================================
-machine   which code its CPU runs, whether denormals can be zero, and who compiled this
+machine   which code its CPU runs, whether denormals can be zero, which compiler built us
 threads   how many threads a step may use, whose they are, and how they share out its work
 formats   how the elements of an array are stored, and in which type the loops compute on them
 arrays    what an array must be, how it runs through memory, and what overlaps what
@@ -20,8 +21,8 @@ plan      all of it put together, and the order of a step
 ========  ======================================================================================
 """
 
-# The rooms ask for each other in C. Here, tools that gather the imports of a program see them, such
-# as PyInstaller.
+# The rooms import each other in C, where PyInstaller and other tools that gather the imports of a
+# program do not see it. Here they do.
 from . import (
     arrays,
     changes,

@@ -15,10 +15,11 @@ cdef struct Walk:
     Py_ssize_t[AXES] strides
 
 cdef struct Range:
+    # The addresses of an array, from the lowest byte to behind the highest.
     uintptr_t low
     uintptr_t high
-    Py_ssize_t owner
-    Py_ssize_t k  # which of its arrays
+    Py_ssize_t owner  # the number of the parameter that the array belongs to
+    Py_ssize_t k  # which of the arrays of that parameter: 0 is the parameter itself
 
 cdef extern from "numpy/arrayobject.h":
     void* descr_of "PyArray_DESCR"(cnp.ndarray a)  # borrowed

@@ -55,10 +55,10 @@ def check_target(label, array):
 
 
 cdef Format check_layout(label, array):
-    """Return the format of an array that a step can update: known, aligned, dense; else raise.
+    """Return the format of an array; raise if it is unknown, or the array not aligned and dense.
 
-    Whether it is writable, each step asks: an unpickled optimizer may have been given memory that
-    it can only read, and is then good for everything but a step.
+    Whether the array is writable is asked in each step, not here: an unpickled optimizer may have
+    been given memory that it can only read. It can then do everything but step.
     """
     cdef cnp.ndarray a = array
     cdef Format found = format_of(label, array)

@@ -1,6 +1,7 @@
 """Changes: what happens to several objects or arrays at once, or to none of them.
 
-An interrupt of the main thread raises between two instructions of Python. Here are none.
+An interrupt of the main thread raises between two instructions of Python. All code here is
+compiled, so that no interrupt comes in the middle of a change.
 """
 
 from libc.string cimport memcpy
@@ -24,13 +25,14 @@ ctypedef fused number:
 cpdef change(changes):
     """Give objects new attributes, and dicts and arrays new items: all of them, or none.
 
-    An interrupt of the main thread raises between two instructions of Python; here are none. (Nor
-    is there an object's ``__dict__``: once made, it slows each attribute of the object down.)
+    Attributes are not set by way of an object's ``__dict__``: Python makes that dict only when it
+    is asked for, and all attributes of the object are slower from then on.
 
     Parameters
     ----------
     changes : iterable of tuples
-        ``(object, attributes)``, the attributes or items a dict. (Of an array it is ``...``.)
+        ``(target, values)``: a dict of the new attributes of an object, or of the new items of a
+        dict or an array. The key ``...`` stands for all elements of an array.
     """
     for target, attributes in list(changes):
         for name, value in (<dict> attributes).items():
@@ -43,8 +45,9 @@ cpdef change(changes):
 def clip(list arrays, double factor, double limit):
     """Multiply arrays of any layout by a factor, then clip each element: of all arrays, or of none.
 
-    As in `change`, no instruction of Python runs here, and nothing that might fail. It needs no
-    `np.errstate` around it, which an interrupt might leave on.
+    An unknown format raises before any array has changed. After that nothing can fail and, as in
+    `change`, no interrupt comes. The call needs no `np.errstate` around it, which an interrupt
+    might leave on.
 
     Parameters
     ----------
@@ -108,7 +111,7 @@ cdef void clip_line(
             stored.load(&x, at + i * stride, 1)
             clip_one(<char*> &x, factor, limit)
             stored.store(at + i * stride, &x, 1)
-    elif stride == sizeof(factor):  # a constant, for which the compiler makes a vector loop
+    elif stride == sizeof(factor):  # a constant stride: the compiler makes a vector loop
         for i in range(n):
             clip_one(at + i * <Py_ssize_t> sizeof(factor), factor, limit)
     else:
@@ -118,7 +121,7 @@ cdef void clip_line(
 
 cdef inline void clip_one(char* at, number factor, number limit) noexcept nogil:
     cdef number x
-    memcpy(&x, at, sizeof(x))  # which may be misaligned
+    memcpy(&x, at, sizeof(x))  # `at` may be misaligned
     x = factor * x
     x = limit if x > limit else (-limit if x < -limit else x)
     memcpy(at, &x, sizeof(x))

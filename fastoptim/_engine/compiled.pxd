@@ -13,14 +13,14 @@ cdef struct Task:
     Py_ssize_t start
 
 cdef struct Tile:
-    # Where a tile begins, and the sums of its squares.
+    # Where a tile of the sums begins, and the sums of its squares.
     Py_ssize_t tensor
     Py_ssize_t start
     double squares  # of the gradient, or of the direction of a step
-    double squares_of_p  # beside those of the direction
+    double squares_of_p  # of the parameter, where `squares` are of the direction
 
 cdef struct Work:
-    # What a thread needs to run a task: tables of all arrays, tasks and tiles.
+    # What a thread needs to run a task: tables of all arrays, all tasks and all tiles of the sums.
     Tensor* tensors
     const double* doubles
     const float* singles

@@ -1,11 +1,11 @@
 """The compiled backend: passes that cut all arrays into tasks for several threads.
 
-All arrays are one flat space of elements, and a task is a fixed range of it, so that many small
-arrays and a large one cost the same. Every element is computed by the same expression wherever the
-borders of tasks and tiles fall: the result depends neither on the number of threads nor on who ran
-which task. Sums are of fixed tiles, added up in their order.
+All arrays are one flat space of elements, and a task is a fixed range of it, so that threads share
+out many small arrays as evenly as a large one. Every element is computed by the same expression
+wherever the borders of tasks and tiles fall: the result depends neither on the number of threads
+nor on who ran which task. Sums are of fixed tiles, added up in their order.
 
-It knows a rule as addresses of loops, and a line of scalars as what they read.
+This room knows a rule as addresses of loops, and a line of scalars as what these loops read.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -28,9 +28,9 @@ import numpy as np
 cdef enum:
     TASK = 16384  # elements of the flat space that a thread takes at a time
     SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
-    BLOCK = 16  # of those tiles that a thread takes at a time
+    BLOCK = 16  # tiles of that size that a thread takes at a time
 
-tile_size, task_size = TILE, TASK  # at whose edges tests look
+tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles and tasks
 
 
 cdef class CompiledPasses(Passes):
@@ -161,7 +161,11 @@ cdef void update_task(void* work, Py_ssize_t task) noexcept nogil:
 cdef inline void update_range(
     array line, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
 ) noexcept nogil:
-    """Step n elements of one array, a tile at a time where there is more to do than the rule."""
+    """Step n elements of one parameter, or only move its average if it has no gradient.
+
+    All n are one call of the rule's loop where it can compute on the arrays as they are and nothing
+    is to be done behind it. Otherwise the elements go tile by tile.
+    """
     cdef const Loops* loops = &w.loops[tensor.single]
     if not tensor.stepped:
         average(line, loops, tensor, start, n)
@@ -211,7 +215,10 @@ cdef void update_tiles(
 cdef void average(
     array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
 ) noexcept nogil:
-    """Let the average follow n elements of a parameter without a gradient, which stays as it is."""
+    """Move n elements of the average of a parameter that has no gradient.
+
+    The parameter itself stays as it is: the stage after the rule, which writes it, gets a copy.
+    """
     cdef double[TILE] p_tile, ema_tile
     cdef array p = <array> &p_tile[0], ema
     cdef Py_ssize_t end = start + n
@@ -236,7 +243,7 @@ cdef inline void call(
 
 
 cdef inline array shifted(array data, Py_ssize_t start) noexcept nogil:
-    """Return where an array that there may be has its elements from the start-th on."""
+    """Return the address of the start-th element of an array, NULL if there is no array."""
     return data + start if data != NULL else NULL
 
 
@@ -307,7 +314,8 @@ cdef void sum_direction(
 ) noexcept nogil:
     """Sum the squares of one tile of a parameter and of the direction of its step.
 
-    The rule's loop writes that direction where it is given a place for it, and nothing else.
+    The loop of a rule with a trust ratio, if it is given a place for the direction, writes the
+    direction there and nothing else.
     """
     cdef double[SQUARES_TILE] p_tile, u_tile
     cdef double[TILE] g_tile

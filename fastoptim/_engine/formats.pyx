@@ -12,11 +12,11 @@ import numpy as np
 cdef enum:
     MOST_BYTES = 16  # of a stored element
 
-REALS = np.dtype(np.float32), np.dtype(np.float64)  # in which loops compute
+REALS = np.dtype(np.float32), np.dtype(np.float64)  # the types that loops compute in
 
 
 cdef class Format:
-    """How elements are stored, one by one. Bits that are all 0 are the number 0.
+    """How elements are stored, one by one. An element whose bits are all 0 is the number 0.
 
     Parameters
     ----------
@@ -29,7 +29,8 @@ cdef class Format:
         ``void store(char *stored, const real *tile, ptrdiff_t n)``, which need no GIL. What is
         stored may be misaligned.
     decode, encode : function, optional
-        Their twins in NumPy: of an array, one of the other type with the same layout.
+        The twins of load and store in NumPy. Each takes an array and returns one of the other type,
+        with the same layout.
     """
 
     def __init__(self, dtype, real, uintptr_t load=0, uintptr_t store=0, decode=None, encode=None):

@@ -1,4 +1,4 @@
-"""The machine: which code its CPU runs, whether denormals can be zero, and who compiled this.
+"""The machine: which code its CPU runs, whether denormals can be zero, and which compiler built us.
 
 It knows nothing of the engine.
 """

@@ -13,7 +13,7 @@ cdef class Memory:
     cdef Py_ssize_t range_count
     cdef Py_ssize_t traffic  # of the step under way, in bytes
     cdef bint zeroing
-    cdef list given  # keeps alive the arrays that are written; the lists of them hold views
+    cdef list given  # the arrays that are written, kept alive; the lists below hold views
     cdef readonly list labels, formats, params, states, emas, masks, grads
 
     cdef add(self, Py_ssize_t i, entry, bint trust)

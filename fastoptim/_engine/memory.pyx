@@ -1,8 +1,8 @@
 """Memory: the arrays that steps work on, where they are, and whether they still are there.
 
-It knows all arrays of an optimizer together, and not what is computed on them. What a step writes
-belongs to one optimizer: none of it overlaps. A gradient is anybody's: where it is, is found out
-in each step.
+This room knows all arrays of an optimizer together, and not what is computed on them. The arrays
+that a step writes belong to one optimizer, and no two of them overlap. A gradient belongs to the
+caller, who may bring another array each time, so each step looks up its address.
 """
 
 cimport numpy as cnp
@@ -22,7 +22,7 @@ import numpy as np
 cnp.import_array()
 
 cdef extern from "Python.h":
-    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: an item of our own list stays
+    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: our own lists keep their items
 
 
 cdef class Memory:
@@ -78,7 +78,7 @@ cdef class Memory:
             tensor.size, tensor.line = size_of(g), -1
             tensor.g = cnp.PyArray_BYTES(g)
             memory.count += 1
-            # in its own memory order, which is that of a dense array like it
+            # There is no parameter here: a gradient is read in its own memory order.
             tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and is_dense(g))
             if tensor.gathered:
                 find_way(tensor, g, g)
@@ -175,7 +175,7 @@ cdef class Memory:
         return self.label(self.ranges[n].owner, self.ranges[n].k)
 
     cdef collect(self, grads):
-        """Note which parameters have gradients; make arrays of those that are not quite."""
+        """Note which parameters have gradients; make ndarrays of gradients of other types."""
         cdef Py_ssize_t i, traffic = 0
         cdef Tensor* tensor
         cdef PyObject* g
@@ -190,12 +190,12 @@ cdef class Memory:
                 traffic += tensor.traffic
                 if not cnp.PyArray_CheckExact(<object> g):
                     found[i] = self.as_gradient(i, found[i])
-            elif tensor.data[EMA]:  # which is read and written, and p read
+            elif tensor.data[EMA]:  # the average is read and written, p is read
                 traffic += 3 * tensor.size * tensor.stored.itemsize
         self.grads, self.traffic = found, traffic
 
     cdef as_gradient(self, Py_ssize_t i, g):
-        """Return the array that a gradient of another type is."""
+        """Return the ndarray of a gradient that is a NumPy scalar or of a subclass, else raise."""
         if isinstance(g, np.floating) and not self.zeroing:
             return np.asarray(g)  # NumPy's reductions give scalars, for 0-d parameters
         return as_array(self.labels[i][1], g)
@@ -214,7 +214,7 @@ cdef class Memory:
             self.check_all_zeroed()
 
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1:
-        """Raise if an array was moved since it came here, or frozen and is to be written."""
+        """Raise if an array was resized since it came here, or is to be written and read-only."""
         return self.check_tensor(i, &self.tensors[i], writing)
 
     cdef int check_tensor(self, Py_ssize_t i, Tensor* tensor, bint writing) except -1:
@@ -228,7 +228,8 @@ cdef class Memory:
                 label = self.label(i, k)
                 raise ValueError(f"{label}: expected a writable array, found a read-only one")
             if cnp.PyArray_BYTES(a) != tensor.data[k] or (
-                size_of(a) != tensor.size  # of another dtype, since, there may be more or fewer
+                # an array whose dtype was set since has more or fewer elements in as many bytes
+                size_of(a) != tensor.size
                 and size_of(a) * cnp.PyArray_ITEMSIZE(a) != tensor.size * tensor.stored.itemsize
             ):
                 label = self.label(i, k)
@@ -241,7 +242,7 @@ cdef class Memory:
     cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
         cdef cnp.ndarray p = <cnp.ndarray> PyList_GET_ITEM(self.params, i)
         cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
-        cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize  # if it is dense, as p is
+        cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize  # if g is as dense as p
         cdef Range r
         if not fits(g, p):
             raise_unfit(self.labels[i][1], self.labels[i][0], g, p)
@@ -258,11 +259,11 @@ cdef class Memory:
     cdef int find_gap(
         self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high
     ) except -1:
-        """Find the gap that a gradient lies in; raise if a step would write into it."""
+        """Find the gap that a gradient lies in; raise if a step would write into the gradient."""
         cdef Py_ssize_t first = 0, behind = self.range_count, middle
         if low == high:
             return 0
-        while first < behind:  # for the first range that ends behind the start of g
+        while first < behind:  # search for the first range that ends behind the start of g
             middle = (first + behind) >> 1
             if self.ranges[middle].high <= low:
                 first = middle + 1
@@ -278,7 +279,7 @@ cdef class Memory:
         return 0
 
     cdef check_all_zeroed(self):
-        """Raise unless the step can zero each element of the gradients, and then no other."""
+        """Raise unless a step can zero each gradient without changing another one."""
         cdef Py_ssize_t i
         cdef Range r
         found = []
@@ -308,7 +309,7 @@ cdef class Memory:
 
 
 cdef int find_way(Tensor* tensor, cnp.ndarray g, cnp.ndarray like) except -1:
-    """Note how to go through a gradient in the memory order of `like`, which it does not have."""
+    """Note how to go through a gradient, which may be misaligned, in the memory order of `like`."""
     if not tensor.walk:
         tensor.walk = <Walk*> PyMem_Calloc(1, sizeof(Walk))
         if not tensor.walk:

@@ -1,7 +1,8 @@
 """Passes: what a step does with memory. There is one class for each backend, with the same bits.
 
-Each pass goes over all arrays, and checks them right before: no code of the user runs between the
-check and the pass.
+Each pass goes over all arrays, and checks them first. No code of the user runs between that check
+and the compiled loops. It may run while NumPy computes, as signal handlers do, so `NumPyPasses`
+checks once more before it writes.
 """
 
 from libc.math cimport isfinite, ldexp, sqrt
@@ -17,7 +18,8 @@ cdef class Passes:
     cdef double squares(self, double scale, bint flush) except? -1:
         """Return the sum of the squares of scale times all gradients of the step under way.
 
-        It is summed in an order that depends on the shapes and layouts of the parameters alone.
+        The order of the sum depends on the shapes and layouts of the parameters alone, or on those
+        of the gradients where the memory has no parameters.
         """
         raise NotImplementedError
 

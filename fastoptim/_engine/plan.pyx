@@ -33,9 +33,9 @@ from fastoptim._stages import kept
 cnp.import_array()
 
 cdef extern from "Python.h":
-    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: an item of our own list stays
+    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: items are only compared
 
-most_state = STATE  # arrays of a rule
+most_state = STATE  # how many state arrays a rule may have
 
 
 def measure(labels, grads, loops):
@@ -76,7 +76,7 @@ cdef class Plan:
     rule : function
         What updates in NumPy: ``rule(p, g, *state, *scalars)`` changes p and the state in place.
     loops : mapping or None
-        What updates instead of it, by the type that is computed in: `fastoptim._levels.Loops`.
+        What updates instead of `rule`: `fastoptim._levels.Loops` by the type that they compute in.
     rescale : function, optional
         ``rescale(own, p_squares, u_squares)``: the scalars of a rule that has a trust ratio, for a
         parameter and a direction of its step with these sums of squares. The last array of the
@@ -84,11 +84,12 @@ cdef class Plan:
     zeroing : bool
         Whether a step leaves zeros in the gradients, each written as soon as it has been used.
     unstarted : sequence of bool
-        For each parameter whether its average is to start at the next step, as the parameter is
-        then; of none, all averages go on from what they are.
+        For each parameter whether its average is to start at the next step, from what the parameter
+        is then. Without this argument all averages go on from what they are.
     watched : sequence of tuples
         ``(given, arrays, check)``: a list or mapping of the caller's, the arrays that it held, and
-        what to call in a step where that is not plain to see. It raises if one was replaced.
+        a function that raises if one of them was replaced. A step first compares quickly, and calls
+        the function only where that does not show that all arrays are still there.
 
     Raises
     ------
@@ -103,9 +104,9 @@ cdef class Plan:
     cdef tuple watched
     cdef Py_ssize_t unstarted_count
     cdef bint busy
-    cdef public bint retired  # for good: another plan steps its arrays
-    cdef unsigned long user  # the thread that steps, and
-    cdef int user_forks  # the process that it was in
+    cdef public bint retired  # whether another plan has taken over the arrays, for good
+    cdef unsigned long user  # the thread that has entered
+    cdef int user_forks  # forks() when it entered, which tells a child from its parent
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(
@@ -175,7 +176,7 @@ cdef class Plan:
         TypeError, ValueError
             If a gradient does not fit; then nothing has changed.
         RuntimeError
-            If the plan is in a step already.
+            If the plan is in use already, or retired.
         """
         self.enter()
         try:
@@ -207,7 +208,7 @@ cdef class Plan:
             self.leave()
 
     def measure(self, grads):
-        """Return what `measure` does of gradients, checked as those of a step are."""
+        """Return what the function `measure` returns; check the gradients as a step does."""
         cdef Py_ssize_t i
         self.enter()
         try:
@@ -220,11 +221,12 @@ cdef class Plan:
             self.leave()
 
     cdef ask_scalars(self, groups):
-        """Ask for the scalars of this step: one line for each group and step count."""
+        """Ask for the scalars of this step, once for each group and step count."""
         cdef Py_ssize_t i, line = -1, group = -1, t = -1
         cdef Tensor* tensors = self.memory.tensors
         cdef Tensor* tensor
-        cdef bint of_each = self.rescale is not None  # parameter, whose learning rate is its own
+        # With a trust ratio each parameter has a learning rate of its own, hence a line of its own.
+        cdef bint of_each = self.rescale is not None
         self.table.clear()
         seen = {}
         for i in range(self.memory.count):
@@ -240,7 +242,10 @@ cdef class Plan:
     cdef Py_ssize_t line_of(
         self, dict seen, groups, Py_ssize_t group, Py_ssize_t t
     ) except -1:
-        """Return the number of a line, a new one for each array where a ratio changes them."""
+        """Return the number of the line of a group and step count.
+
+        With a trust ratio each call adds a line, which the ratio of one parameter will change.
+        """
         cdef Py_ssize_t following = len(self.table.lines)
         cdef Py_ssize_t first = seen.setdefault((group, t), following)
         if first == following:
@@ -266,9 +271,10 @@ cdef class Plan:
                 self.start_average(i, after)
 
     def start_averages(self, groups):
-        """Let averages that are to start at the next step be what they would start from now.
+        """Give averages that are to start at the next step what they would start from now.
 
-        So can be seen what a step would go on from. The groups are those of `step`.
+        Who looks at the averages then sees what a step would go on from. The groups are those of
+        `step`.
         """
         cdef Py_ssize_t i
         cdef Tensor* tensor
@@ -301,7 +307,7 @@ cdef class Plan:
             self.unstarted_count = 0
 
     cdef int enter(self) except -1:
-        """Keep everybody else from stepping until `leave`, or raise if somebody does."""
+        """Keep everybody else out until `leave`; raise if the plan is in use or retired."""
         cdef unsigned long here = PyThread_get_thread_ident()
         with cython.critical_section(self):  # only one of two gets in, also without a GIL
             if self.retired:

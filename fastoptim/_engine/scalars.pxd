@@ -1,9 +1,9 @@
 cdef enum:
     BEFORE = 5  # scalars of the stage before a rule
-    SCALE = 0  # the place among them of what gradients are multiplied by
-    AFTER = 4  # and after it
-    OWN = 16  # of a rule, at the most
-    SCALARS = BEFORE + AFTER + OWN  # of a line
+    SCALE = 0  # among these, the place of what gradients are multiplied by
+    AFTER = 4  # scalars of the stage after a rule
+    OWN = 16  # scalars of a rule itself, at the most
+    SCALARS = BEFORE + AFTER + OWN  # room for scalars in a line
 
 
 cdef class ScalarTable:

@@ -1,7 +1,8 @@
 """Scalars: the numbers of a step, in lines, as the loops of either type read them.
 
 A line is what all parameters of one group and one step count share: the scalars of the stage before
-the rule, of the stage after it, and of the rule. It knows their number, and not what they mean.
+the rule, of the stage after it, and of the rule. With a trust ratio each parameter has a line to
+itself. This room knows how many scalars there are and which one is the scale, and no other meaning.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
@@ -12,7 +13,7 @@ from libc.float cimport DBL_MIN, FLT_MIN
 from fastoptim._stages import After, Before
 
 cdef extern from "Python.h":
-    PyObject* PyTuple_GET_ITEM(object values, Py_ssize_t k)  # borrowed, as is the number in it
+    PyObject* PyTuple_GET_ITEM(object values, Py_ssize_t k)  # borrowed: the tuple keeps it
     double PyFloat_AsDouble(PyObject* number) except? -1
 
 most_scalars = OWN  # of a rule
@@ -61,7 +62,7 @@ cdef class ScalarTable:
     cdef int store(
         self, Py_ssize_t at, part, Py_ssize_t least, Py_ssize_t most, bint flush
     ) except -1:
-        """Store one part of a line, a tuple of so many floats."""
+        """Store one part of a line, a tuple of `least` to `most` floats."""
         cdef Py_ssize_t k, count
         cdef double number
         if not PyTuple_Check(part):
@@ -110,7 +111,9 @@ cdef inline void put(
     """Store a number, rounded to either type."""
     doubles[at] = number
     singles[at] = <float> number
-    if flush:  # a minimum returns zero for a denormal bound, a comparison the bound
+    # With denormals as zero, a minimum returns zero for a denormal bound, but a comparison that
+    # chooses returns the bound. With no denormal scalars, all code gives the same bits.
+    if flush:
         if -DBL_MIN < doubles[at] < DBL_MIN:
             doubles[at] = 0
         if -FLT_MIN < singles[at] < FLT_MIN:

@@ -8,7 +8,7 @@ from fastoptim._loop cimport f32, f64
 cdef enum:
     STATE = 3  # arrays of a rule, at the most
     EMA = STATE + 1  # the place of the average among the arrays that a step writes, behind p
-    ARRAYS = EMA + 1  # and the number of all of them
+    ARRAYS = EMA + 1  # how many arrays of a parameter a step writes, at the most
     TILE = 512  # elements that are staged at a time: 4 KB of doubles on the stack for each array
 
 ctypedef fused array:
@@ -17,22 +17,22 @@ ctypedef fused array:
 
 cdef struct Tensor:
     # What the engine knows of one parameter: where its arrays are, and what a step does with them.
-    (PyObject*)[ARRAYS] arrays  # p and the state arrays as given, NULL where there is none
-    (char*)[ARRAYS] data
-    const Stored* stored  # how all of them are, and g
+    (PyObject*)[ARRAYS] arrays  # p, state and average as given, NULL where there is none
+    (char*)[ARRAYS] data  # their addresses
+    const Stored* stored  # how the elements of all of them and of g are stored
     char* g
     Py_ssize_t size
     Py_ssize_t traffic  # bytes that a step moves
     const unsigned char* mask
     bint single  # whether the loops compute in float, not in double
-    int direction  # where a rule with a trust ratio wants u among its arrays
+    int direction  # the place of u among the arrays; 0: the rule has no trust ratio
     Py_ssize_t group
     Py_ssize_t t  # steps taken
     bint stepped  # in the step under way: whether there is a gradient
-    Py_ssize_t line  # of the scalars of that step; -1: neither a gradient nor an average
+    Py_ssize_t line  # in that step, the number of its line; -1: neither gradient nor average
     bint unstarted  # whether the average is to start at the next step, as the parameter is then
     Walk* walk  # allocated when a gradient first needs it
-    bint gathered  # in the step under way: whether g runs through memory in another way than p
+    bint gathered  # in that step: whether g is misaligned, or not laid out as p
     bint zeroing  # whether the step leaves zeros in g
     uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
     uintptr_t gap_high
@@ -47,7 +47,7 @@ cdef inline array gradient(
 ) noexcept nogil:
     """Return where a loop finds n elements of the gradient: in place, or staged in a tile.
 
-    Where they are gathered, zeros may take their place at once.
+    With `zeroing`, elements that have to be gathered are zeroed here, others by the caller.
     """
     if tensor.gathered:
         gather(tile, tensor, start, n, zeroing)

@@ -1,9 +1,9 @@
 """Staging: how elements that a loop cannot compute on where they are reach it, and go back.
 
-A loop sees pointers to floats or doubles, one behind the other. Whatever is not stored so, in the
-memory order of its parameter, is loaded into a tile in the cache, computed on there, and stored
-back: a gradient in another layout, arrays in another format. What is stored so costs nothing: the
-loop gets its address.
+A loop sees pointers to floats or doubles, one behind the other. What is stored so, in the memory
+order of its parameter, costs nothing: the loop gets its address. All else is loaded into a tile in
+the cache and computed on there: a gradient in another layout, arrays in another format. What a step
+writes is then stored back; gradients are not.
 
 This room knows tiles, and neither loops nor threads.
 """
@@ -18,7 +18,7 @@ cdef void gather(
 ) noexcept nogil:
     """Load n elements of a gradient, from the start-th on in the memory order of its parameter.
 
-    They stay where they were, too, unless zeros are to take their place.
+    With `zeroing`, zeros take their place in the gradient.
     """
     cdef Py_ssize_t[AXES] index
     cdef char* at = tensor.g
@@ -37,7 +37,10 @@ cdef inline void pick(
     char* out, Py_ssize_t itemsize, Py_ssize_t n,
     const Walk* walk, Py_ssize_t* index, char** at, bint zeroing,
 ) noexcept nogil:
-    """Copy the next n elements of a walk, whose size is a constant where that can be told."""
+    """Copy the next n elements of a walk.
+
+    It is inline, since `itemsize` is a constant in one of its calls and the compiler can tell.
+    """
     cdef Py_ssize_t i
     for i in range(n):
         memcpy(out + i * itemsize, at[0], itemsize)  # the source may be misaligned

@@ -40,7 +40,7 @@ cdef extern from "openmp.h":
     void fo_openmp_run(job_t job, int n, void* work) nogil
 
 cdef enum:
-    PARTS = 64  # of the tasks of a loop, at the most
+    PARTS = 64  # into which the tasks of a pass are divided, at the most
     # The bytes of memory traffic that each further thread must be given, where idle threads are
     # awake: those shared with the BLAS, and OpenMP's where they spin. Two threads broke even with
     # one where a step moved 0.5 to 0.9 MB in all.
@@ -51,8 +51,8 @@ cdef enum:
 # loop, where the BLAS's own workers hold the second core, they were no faster at 52 MB. Tests lower
 # it.
 cdef Py_ssize_t grain = 12 << 20
-cdef int limit = 0  # by set_num_threads or FASTOPTIM_NUM_THREADS; 0: by neither
-cdef int limit_forks = 0  # of forks() when it was set, for a child does not inherit it
+cdef int limit = 0  # set by set_num_threads or FASTOPTIM_NUM_THREADS; 0: by neither
+cdef int limit_forks = 0  # forks() when `limit` was set, since a child does not inherit it
 cdef int quota = 0  # CPUs that the cgroup of this process grants; 0: as many as there are
 limit_here = ContextVar("fastoptim.num_threads", default=())  # of `num_threads`, the inner last
 controlled_here = ContextVar("fastoptim.controlled", default=0)  # by threadpoolctl; 0: not limited
@@ -60,25 +60,27 @@ controlled_here = ContextVar("fastoptim.controlled", default=0)  # by threadpool
 cdef bint shared = False  # whether the BLAS runs its products on our workers
 # What the environment said of OpenMP at import. A runtime that is loaded is asked instead.
 cdef int environment_threads = 0  # that a parallel region may have; 0: as many as there are CPUs
-cdef bint environment_binds = False  # each thread to a CPU
-# Steps run on the workers of an OpenMP runtime where they are wanted, and a runtime lends them.
+cdef bint environment_binds = False  # whether it binds each thread to a CPU
+# Steps run on the workers of an OpenMP runtime that lends them, where `fastoptim.threads` wants it
+# or the runtime binds threads to CPUs.
 cdef bint openmp_wanted = False
 cdef bint openmp_awake = False  # whether those workers stay awake when idle
-cdef bint openmp_lends = False  # when it was asked last
+cdef bint openmp_lends = False  # whether steps run on them, when the runtimes were asked last
 cdef uintptr_t openmp_parallel = 0  # its GOMP_parallel; 0: that of the first runtime that has one
-cdef uintptr_t openmp_number = 0  # and omp_get_thread_num
+cdef uintptr_t openmp_number = 0  # its omp_get_thread_num; 0: likewise
 
 cdef struct Part:
-    # Tasks that one thread takes before all others do; on a cache line of its own.
+    # The tasks that one thread takes before those of other parts. It is as long as a cache line, so
+    # that no two threads count on the same one.
     Py_ssize_t next
     Py_ssize_t end
     char[48] padding
 
 cdef struct Job:
-    # One loop over tasks that several threads share.
+    # The tasks of one pass, which several threads share.
     task_t task
     void* work
-    fo_mode mode  # of floating point, in which all of them compute
+    fo_mode mode  # of floating point, in which all threads compute
     int parts
     Part[PARTS] part
 
@@ -138,9 +140,10 @@ def set_blas_slots(int slots):
 
 
 def share(bint on, uintptr_t set_callback, uintptr_t callback):
-    """Let the BLAS share our workers with us, or not, by the function that it has for it.
+    """Let the BLAS run its products on our workers, or no longer.
 
-    One call, in which no interrupt comes, does both.
+    `set_callback` is the address of the function by which the BLAS takes a callback. To give it
+    one, and to note that, is one call, in which no interrupt comes.
     """
     global shared
     (<void (*)(void*) noexcept nogil> set_callback)(<void*> callback if on else NULL)
@@ -196,7 +199,7 @@ cdef inline bint on_openmp() noexcept nogil:
 
 
 def threads_are_bound():
-    """Tell whether OpenMP binds threads to CPUs, of which those of others may inherit one."""
+    """Tell whether OpenMP binds threads to CPUs; who starts a thread may then leave it one CPU."""
     cdef fo_openmp openmp = ask_openmp()
     return openmp.cpus > 0 if openmp.runtimes else environment_binds
 
@@ -250,14 +253,17 @@ cpdef tuple explain_limit():
 
 
 cpdef int threads_for(Py_ssize_t traffic):
-    """Return how many threads a step uses that moves so many bytes; one asks nobody."""
+    """Return how many threads a step uses that moves so many bytes.
+
+    The limits are asked for only if the step is large enough for more than one.
+    """
     cdef bint awake = shared or openmp_awake
     cdef Py_ssize_t most = traffic // (min(grain, <Py_ssize_t> GRAIN_AWAKE) if awake else grain)
     cdef int allowed
     if most <= 1:
         return 1
     allowed = explain_limit()[0]
-    if awake and not shared and not on_openmp():  # the workers that stay awake are not there
+    if awake and not shared and not on_openmp():  # steps run on our workers, which sleep
         most = max(traffic // grain, <Py_ssize_t> 1)
     return min(most, <Py_ssize_t> allowed)
 

@@ -21,7 +21,7 @@ cnp.import_array()
 
 
 cdef class FloatingPoint:
-    """What NumPy's loops run in: without warnings, and in the mode of the compiled loops."""
+    """Lets NumPy compute without warnings, in the floating-point mode of the compiled loops."""
 
     cdef object warnings
     cdef bint flush
