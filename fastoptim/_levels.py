@@ -1,6 +1,7 @@
-"""Levels: which of the compiled loops to run, those of the highest that this CPU supports.
+"""Levels: which compiled loops to run, by default those of the highest level that the CPU runs.
 
-There is a module of loops for each instruction-set level and type, compiled from one source.
+There is a module of loops for each instruction-set level and each of float and double. All are
+compiled from one source.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ LoopsByType = Mapping["np.dtype[Any]", Loops]
 
 
 # Each module is named in a statement, where tools that gather the imports of a program, such as
-# PyInstaller, see it. It runs only if the CPU does: its first instruction may be of the level.
+# PyInstaller, see it. The statement runs only where the CPU supports the level: to import a module
+# may take instructions of its level.
 def _base() -> tuple[Any, Any]:
     from . import _loops_base_f32, _loops_base_f64  # type: ignore[attr-defined]
 
@@ -56,7 +58,7 @@ def _is_built(name: str) -> bool:
 
 
 def load(name: str) -> dict[str | None, LoopsByType]:
-    """Return the loops of a level by the name of the rule's; under None are the stages alone."""
+    """Return the loops of a level by the name of the rule's loop; None has the stages alone."""
     single, double = MODULES[name]()
     by_type: dict[np.dtype[Any], Any] = {np.dtype("f4"): single, np.dtype("f8"): double}
     return {

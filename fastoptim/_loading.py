@@ -16,7 +16,7 @@ from ._rule import Rule
 from ._settings import SETTINGS
 from ._state import Wanted, keys_of, names_of
 
-FORMAT = 1  # of a state dict
+FORMAT = 1  # the version of what is in a state dict
 STEPS = Count(0, bits=62)  # the engine counts on from there
 
 
@@ -50,7 +50,7 @@ def accepted(
 
 
 def _loaded_groups(groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
-    """Return groups with the hyperparameters of the saved ones, and the schedules there are."""
+    """Return groups with the saved hyperparameters; schedules that were not saved stay."""
     label = "state_dict['param_groups']"
     loaded = []
     for group, found in zip(groups, matched(label, names_of(groups), saved), strict=True):
@@ -67,7 +67,7 @@ def _loaded_groups(groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup
 
 def _loaded_settings(saved: Any) -> dict[str, Any]:
     label = "state_dict['settings']"
-    if isinstance(saved, Mapping):  # flush_denormals is younger than the first state dicts
+    if isinstance(saved, Mapping):  # state dicts of older versions have no flush_denormals
         saved = {"flush_denormals": False, **saved}
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
@@ -107,8 +107,8 @@ def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple
 def matched(label: str, wanted: Sequence[Sequence[Any]], saved: Any) -> list[Mapping[str, Any]]:
     """Return saved param groups in the order of those wanted, each with the same names.
 
-    The names of a group may come in any order. They are looked up among those wanted, and no dict
-    is made of them: with names whose hashes collide, as a file could hold, that would take hours.
+    The names of a group may come in any order. Saved names are first looked up among those wanted.
+    To make a dict of them unseen could take hours, as a file may hold names whose hashes collide.
     """
     if not isinstance(saved, Sequence):
         raise TypeError(f"{label}: expected a sequence, found {type(saved).__name__}")

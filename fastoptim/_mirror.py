@@ -1,9 +1,9 @@
 """Mirrors: what takes steps on arrays that another library owns.
 
-There the truth about parameters, state, step counts, hyperparameters and settings lives elsewhere,
-and may change between two steps. A mirror is made from it, is told what has changed, and says what
-its steps have made of it. What it is made from stays where it is: it has no memory but for state
-that was missing.
+The other library has the truth about parameters, state, step counts, hyperparameters and settings,
+and may change it between two steps. A mirror is made from that truth, is told what has changed, and
+says what its steps have done. It works on the arrays where they are, and allocates only state that
+was missing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Mirror(Stepper):
     steps : sequence of int
         The steps that each parameter has taken.
     skipped : int, default 0
-        The steps that the owner's mirrors before this one have not taken.
+        The number of skipped steps at the start, counted by earlier mirrors of the same owner.
 
     Raises
     ------
@@ -109,10 +109,10 @@ class Mirror(Stepper):
 
 
 class Places:
-    """Where arrays lie in memory that one mirror is to step, none in the memory of another.
+    """Where the arrays that one mirror is to step lie in memory; no two of them overlap.
 
-    They are noted here as their owner adds them: to look at all of them each time would take the
-    square of their number.
+    Their owner adds them a few at a time. Only the new ones are checked then: to check all of them
+    each time would take the square of their number.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ def _found_in(taken: Sequence[tuple[int, int, str]], array: Array) -> str | None
     """Return the name of what an array has memory in common with, if there is such a thing."""
     if array.size:
         low, high = byte_bounds(array)
-        at = bisect(taken, (low,))  # from here on all begin at or after it
+        at = bisect(taken, (low,))  # those from `at` on begin at or after low
         for other_low, other_high, name in taken[max(at - 1, 0) : at + 1]:
             if other_low < high and low < other_high:
                 return name

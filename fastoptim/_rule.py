@@ -48,7 +48,7 @@ AFTER, AFTER_DEFAULTS = hyperparameters(_stages.after_scalars, first=0)
 
 
 class Fixed(NamedTuple):
-    """A group, as a plan knows it, of which each step has the same scalars."""
+    """A group as a plan sees it, with the same scalars in each step."""
 
     step_scalars: StepScalars
 
@@ -77,7 +77,7 @@ class Rule:
         Name of a state array to the name of the hyperparameter that it is filled with at the
         start. Others start as zeros.
     name : str, optional
-        If it is not the update's name.
+        The name of the rule, if it is not that of the update.
     defaults : mapping, optional
         Defaults that are not those of the scalars' signature.
     decoupled : bool or str, default False
@@ -92,7 +92,7 @@ class Rule:
     Raises
     ------
     ValueError
-        If the update has more than 3 arrays of state (and u), or more than 16 scalars; if
+        If the update has more than 3 arrays beside p and g (u is one), or more than 16 scalars; if
         ``decoupled`` and the scalars' signature contradict each other.
     """
 
@@ -150,13 +150,13 @@ class Rule:
         keywords += [
             inspect.Parameter(name, KEYWORD, default=default)
             for name, default in self.defaults.items()
-            # the caller fills the state, and has no arrays for the stage after the rule
+            # state comes from the caller, filled; and a call runs no stage after the rule
             if name not in self.starts.values() and name not in AFTER
         ]
         return inspect.Signature([*arrays, *keywords])
 
     def _check_decoupled(self) -> None:
-        """Refuse a weight decay that would be taken twice or never, and a flag that is none."""
+        """Refuse a weight decay taken twice or never, and a `decoupled` that names no flag."""
         if "weight_decay" in self.own and not self.decoupled:
             raise ValueError(
                 f"{self.name}: expected decoupled=True, or the name of a flag, with scalars that "
@@ -215,13 +215,13 @@ class Rule:
 
     @cached_property
     def named(self) -> Callable[[Scalars], Any]:
-        """Return the scalars of a step as a NamedTuple, named as the update's arguments are."""
+        """A function that makes a NamedTuple of the scalars, named as the update's arguments."""
         kind: Any = namedtuple("OwnScalars", self._scalar_names, rename=True)  # type: ignore[misc]
         make: Callable[[Scalars], Any] = kind._make
         return make
 
     def _rescaled(self, own: Scalars, p_squares: float, u_squares: float) -> Scalars:
-        """Return the scalars of a step, whose learning rate is multiplied by the trust ratio."""
+        """Return the scalars of a step, with the learning rate multiplied by the trust ratio."""
         scalars = self.named(own)
         ratio = _stages.trust_ratio(p_squares, u_squares, scalars.trust)
         rescaled: Scalars = scalars._replace(lr=scalars.lr * ratio)

@@ -6,17 +6,19 @@ Before: the rule does not see the gradient g but
 
 where scale is 1, or -1 to maximise. The last three are left out where nobody asked for them: 0 p is
 not 0 where p is not finite, and each would cost the plain step something. Clipping and l1, which
-few ask for, are asked for together, so that there are half as many loops.
+few use, are behind one condition, since the compiler makes a vector loop of each combination of
+conditions.
 
 After: for the bounds, the mask of pruned weights and the average of the parameters,
 
     p = keep(p);  ema = keep(d ema + (1 - d) p)
 
-where keep clips to [low, high], and makes 0 where the mask is False. The average of what is kept
-could leave the bounds by a rounding, and does where they have changed since.
+where keep clips to [low, high], and makes 0 where the mask is False. The average needs it, too: a
+rounding could take it out of the bounds, and it is outside where the bounds have changed.
 
-The compiled backend does this tile by tile, while a tile is in the cache that the rule left it in:
-each stage would otherwise double the number of loops of every rule.
+In the compiled backend this stage is a loop of its own, which follows the rule tile by tile, while
+the tile is in the cache. Inside of the rule's loop, each part of it would double the number of
+vector loops of every rule.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ class After(NamedTuple):
 
     low: float = -math.inf
     high: float = math.inf
-    decay: float = 0.0  # of the average, and
-    rest: float = 1.0  # 1 minus that
+    decay: float = 0.0  # of the average
+    rest: float = 1.0  # 1 - decay
 
 
 def before_scalars(

@@ -133,8 +133,8 @@ class Stepper(WithSettings):
         judge = self._judge if self._judges else None
         for group in self._groups:
             if not group.planned:
-                # A new plan takes the step, and takes over only if it does. Until then the plan
-                # that there is keeps other threads out.
+                # A new plan takes the step, and takes over only if it succeeds. Until then the old
+                # plan keeps other threads out.
                 with self._plan as plan:
                     new, changes = self._planned(
                         self._groups, self._state, plan.steps, unstarted=self._unstarted()

@@ -1,12 +1,14 @@
 """How many threads a step may use, and whose.
 
-They are fastoptim's own (``csrc/pool.c``), and sleep when idle. OpenMP is not linked. A runtime of
-it that another library has loaded is only asked how many threads the user allows; where none is
-loaded, the environment variables that it would read are read here.
+The threads are fastoptim's own (``csrc/pool.c``), and sleep when idle. OpenMP is not linked. An
+OpenMP runtime that another library has loaded is asked how many threads the user allows; where none
+is loaded, the environment variables that it would read are read here. In the two cases below such a
+runtime also lends its workers.
 
-OpenMP's workers would not do. libgomp's spin after a parallel region, and take the cores from the
-BLAS that computes the next product. Training a network of 784-1024-1024-10 with float32 Adam on
-OpenMP took so many milliseconds for a batch, products and step together, on 2 cores:
+In all other cases OpenMP's workers would not do. libgomp's spin after a parallel region, and take
+the cores from the BLAS that computes the next product. Training a network of 784-1024-1024-10 with
+float32 Adam on OpenMP took so many milliseconds for a batch, products and step together, on 2
+cores:
 
 ==========================  ========  =========
 how the workers wait        batch 32  batch 200
@@ -160,10 +162,10 @@ def get_num_threads() -> int:
 
 
 def share_openmp_workers(library: str) -> None:
-    """Step on the OpenMP workers on which another library computes, whose file is named.
+    """Run steps on the OpenMP workers of another library, whose file is `library`.
 
-    Between two of its operations they are awake, and would take the core from others. The runtime
-    is the one that this library was linked with, if several are loaded.
+    Between two operations of the library its workers are awake, and would take the core from ours.
+    If several runtimes are loaded, the one is meant that the library was linked with.
     """
     with suppress(AttributeError, OSError):  # it has none, or one that lends no workers
         runtime = ctypes.CDLL(library)
@@ -187,7 +189,7 @@ def _openmp_stays_awake(default: bool) -> bool:
 def _openmp_threads() -> int:
     """Return how many threads the environment allows OpenMP, as its runtimes read it; 0 for any.
 
-    They ignore what is not a positive whole number. The first number of a list is meant for
+    The runtimes ignore what is not a positive whole number. The first number of a list is meant for
     regions that are in no other, as those of a step are.
     """
     allowed = [2**31 - 1]

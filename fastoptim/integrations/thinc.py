@@ -90,7 +90,7 @@ class Step(NamedTuple):
 
     rule: Rule
     scalars: StepScalars
-    penalty: float  # what the gradient has of the weights added to it
+    penalty: float  # times the weights is added to the gradient
     limit: float  # of the gradient's norm; 0: none
 
 
@@ -198,7 +198,7 @@ class Optimizer(thinc.optimizers.Optimizer):
         )
         self._backend = chosen_backend()
         self._planned = Cache()  # for keys with a step since the last call of step_schedules
-        self._idle = Cache()  # and since the last but one
+        self._idle = Cache()  # for keys whose last step came between the last two of these calls
         if not any(map(_may_depend_on_key, hyperparameters(self))):
             self._next_step((0, ""), 1, 1.0)  # raises where one of them is not as it must be
 
@@ -212,7 +212,7 @@ class Optimizer(thinc.optimizers.Optimizer):
             return weights, gradient
         if weights.flags.c_contiguous:
             self._take(key, weights, gradient, lr_scale, [])
-        else:  # in which order thinc has its state
+        else:  # thinc has its state in C order, so a copy in C order is stepped
             check_target(f"weights[{key!r}]", weights)
             self._check_apart(key, weights, gradient)
             copy: Any = np.ascontiguousarray(weights)
@@ -263,7 +263,7 @@ class Optimizer(thinc.optimizers.Optimizer):
         return _step_of(t, self.use_radam, self.L2_is_weight_decay, *values)
 
     def _plan(self, key: Key, rule: Rule, arrays: Sequence[Any]) -> Planned:
-        """Plan the steps of arrays, of which state that is missing is made."""
+        """Plan the steps of arrays, and make state that is missing."""
         weights, *moments, average = arrays
         if weights.dtype == np.float16:
             raise TypeError(
@@ -304,7 +304,7 @@ class Optimizer(thinc.optimizers.Optimizer):
         return changes
 
 
-@lru_cache(maxsize=32)  # one, where all parameters are in the same step
+@lru_cache(maxsize=32)  # all parameters that are in the same step share an item
 def _step_of(t: int, use_radam: bool, decays: bool, *hyper: float) -> Step:
     """Return the t-th step with some hyperparameters, those in KINDS."""
     lr_scale, lr, b1, b2, eps, l2, limit = map(checked, KINDS, KINDS.values(), hyper)
@@ -322,10 +322,10 @@ def _step_of(t: int, use_radam: bool, decays: bool, *hyper: float) -> Step:
             f"found {b1:g} and {b2:g}"
         )
     if rule is reference.sgd:
-        # p - ((1 - decay) lr g + decay p) is the step, and then the decay
+        # the step and then the decay: (1 - decay) (p - lr g) is p - ((1 - decay) lr g + decay p)
         before = before_scalars((1 - decay) * lr_scale * lr, weight_decay=decay)
     else:
-        # and so is (1 - decay) p less (1 - decay) times the step
+        # the same: (1 - decay) (p - step) is (1 - decay) p less (1 - decay) times the step
         before = before_scalars(1.0)
         own = rule.named(own)
         own = own._replace(decay=1 - decay, lr=(1 - decay) * own.lr)
@@ -334,9 +334,9 @@ def _step_of(t: int, use_radam: bool, decays: bool, *hyper: float) -> Step:
 
 
 class Clipped(NamedTuple):
-    """A step whose gradient is multiplied by a factor, the sum of it and the penalty.
+    """A step in which the sum of the gradient and the penalty is multiplied by a factor.
 
-    The penalty becomes a part of the step, and the gradient stays as it is until then.
+    The sum is made inside of the step, so that the gradient need not be changed before it.
     """
 
     step: Step
@@ -351,7 +351,7 @@ class Clipped(NamedTuple):
 
 
 def clipping_factor(step: Step, planned: Planned, gradient: Array) -> float:
-    """Return what clips a gradient, the sum of it and the penalty, by its norm."""
+    """Return the factor that clips the sum of a gradient and its penalty by its norm."""
     if not step.limit:
         return 1.0
 
@@ -388,7 +388,7 @@ def _argument(name: str, value: Any) -> Any:
 
 
 def _may_depend_on_key(value: Any) -> bool:
-    """Return whether a value is a schedule that somebody wrote, who may ask for the key."""
+    """Return whether a value is a schedule that may ask for the key, as a user's own may."""
     return callable(value) and value.name not in ("constant", "wrap_generator")
 
 

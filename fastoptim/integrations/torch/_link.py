@@ -1,12 +1,12 @@
 """The link between a mirror, which takes the steps, and torch's state, which shows them.
 
 To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time, also
-from another process. So a mirror is made of them when a step needs one, works on the same memory,
-and is made anew when that memory is no longer what it was made of. Step counts are read from the
-state before each step and counted on there after it.
+from another process. So a mirror is made of them when a step needs one, and works on the same
+memory. Another mirror is made when parameters or state have moved to other memory. Step counts are
+read from the state before each step and counted on there after it.
 
-State that torch would make in a first step, the mirror has before. It is hidden until then: torch
-shows no state of a parameter that has not been stepped.
+A mirror has all state before the first step. Torch would make some of it only in that step, and
+shows no state of a parameter before. So the link hides such state until the parameter was stepped.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from fastoptim._engine.changes import Change
 
 STEP = "step"
-UNCOUNTED = {EMA: EMA}  # what is in the state of every optimizer
-COUNTED = UNCOUNTED | {STEP: STEP}
+UNCOUNTED = {EMA: EMA}  # the names of state that every optimizer has
+COUNTED = UNCOUNTED | {STEP: STEP}  # and those of one that counts steps
 
 State = dict[Tensor, dict[str, Any]]
 Hidden = dict[int, tuple[Tensor, dict[str, Tensor]]]  # by the number of the parameter
@@ -49,20 +49,21 @@ class Link:
     rule : Rule
         The rule.
     names : mapping
-        The names that state has in torch, by its names in fastoptim. If they have a step count, the
+        The names that state has in torch, by its names in fastoptim. If "step" is among them, the
         optimizer counts steps.
     param_groups : sequence of dicts
-        The groups; of those without parameters the mirror knows nothing.
+        The groups. The mirror gets only those that have parameters.
     hypers : sequence of dicts
         The hyperparameters of the groups that have parameters.
     settings : dict
         The settings.
     state : dict
-        The state. It shows the mirror's arrays, instead of what does not fit them, from now on.
+        The state. Where the mirror cannot use a tensor of it as it is, an array of the mirror's
+        takes its place.
     gathered : bool
         Whether the state belongs to nobody else, so that it may be moved together in memory.
     skipped : int
-        The steps that were not taken before.
+        The number of skipped steps before this link.
 
     Raises
     ------
@@ -97,7 +98,8 @@ class Link:
             skipped,
         )
         self._hidden = self._put_into(state, pairs, known)
-        # of parameters whose averages are switched off: the next step leaves them behind
+        # The state of parameters whose averages are switched off. The next step removes these
+        # averages from it.
         self._outdated = [
             state[p]
             for group in groups
@@ -109,14 +111,14 @@ class Link:
     def _put_into(
         self, state: State, pairs: Sequence[tuple[Any, Tensor]], known: Mapping[Any, Any]
     ) -> Hidden:
-        """Let the state show the mirror's arrays where it had others; return what it had not."""
+        """Put arrays of the mirror's in the place of the state's; return those that it had not."""
         hidden: Hidden = {}
         arrays = self.mirror.state
         for i, (key, p) in enumerate(pairs):
             counts = {STEP: self._counts[i]} if self._counts else {}
             for ours, array in {**counts, **arrays[key]}.items():
                 if isinstance(array.base, Tensor):
-                    continue  # it is the state's
+                    continue  # the mirror works on the state's own tensor
                 tensor = torch.from_numpy(array)
                 if ours in known[key]:
                     state[p][self._names[ours]] = tensor
@@ -138,7 +140,7 @@ class Link:
         return self._memory is not None and self.mirror.steps != self._shown
 
     def recount(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Let the steps taken be what the state says, where somebody has changed it."""
+        """Take over the step counts of the state, if somebody has changed them."""
         if not self._counts or [count.item() for count in self._counts] == self._shown:
             return
         keys = (key for key, _ in chain.from_iterable(keyed(groups)))
@@ -149,8 +151,8 @@ class Link:
     def show(self, param_groups: Sequence[dict[str, Any]], state: State) -> None:
         """Let the state show the steps that have been taken, as torch does from the first on.
 
-        All of it shows at once, so that an interrupt cannot make a step count twice. The counts
-        are counted on, not set: another process may have done so since they were read.
+        All of it shows at once, so that an interrupt cannot make a step count twice. One is added
+        to the counts that the state has now: another process may have added to them meanwhile.
         """
         taken = self.mirror.steps
         moved = [now != before for now, before in zip(taken, self._shown, strict=True)]
@@ -169,9 +171,9 @@ class Link:
     def _disclosed(self, state: State, taken: Sequence[int]) -> tuple[list[Change], Hidden]:
         """Return what the state is to show that it has not shown yet, and what stays hidden.
 
-        Of a parameter that was stepped it shows all. One that was not has an average all the same,
-        from the first step of the others on, which torch's optimizers only take with a step count
-        and all that belongs to it, if they count steps.
+        A parameter that was stepped shows all its state. One that was not stepped still has an
+        average, from the first step of the others on, and shows it. If the optimizer counts steps,
+        the rest of the state shows, too: torch's optimizers do not take an average alone.
         """
         changes: list[Change] = []
         hidden: Hidden = {}
@@ -195,7 +197,7 @@ class Link:
         self._hidden = {}
 
     def averages(self, params: Sequence[Tensor], state: State) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each parameter that has an average with that, which the state need not show."""
+        """Yield parameters with their averages, also averages that the state does not show yet."""
         hidden = dict(self._hidden.values())
         for p in params:
             entries = {**hidden.get(p, {}), **state.get(p, {})}
@@ -246,7 +248,9 @@ def _counts_of(
     known: Mapping[Any, Mapping[str, Any]], counts_steps: bool
 ) -> tuple[list[Any], list[int]]:
     """Return arrays over the memory of the step counts, and the steps that they say were taken."""
-    if not counts_steps:  # torch's SGD: its first velocity is the gradient itself
+    # torch's SGD counts no steps. It tells the first one, whose velocity is the gradient itself, by
+    # the state that is missing.
+    if not counts_steps:
         return [], [int(bool(entries.keys() - {EMA})) for entries in known.values()]
     fresh = np.zeros(len(known), np.float32)
     counts = [
@@ -256,7 +260,9 @@ def _counts_of(
 
 
 def _steps_taken(count: Any, key: Any) -> int:
-    """Return the steps before the next one, as torch counts: in a float, where 2**24 + 1 is 2**24.
+    """Return the steps taken, so that the next step has the number that it has in torch.
+
+    Torch adds to the count in its own type: in float32, 2**24 + 1 is 2**24.
 
     Raises
     ------

@@ -85,7 +85,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
 
     # torch unpickles an optimizer without calling __init__, hence the defaults.
     _link: Link | None = None  # to what takes the steps, made when it is needed
-    _loaded = False  # whether the state was loaded, and nothing has been made of it since
+    _loaded = False  # whether the state was loaded, and no link was made since
     _skipped = 0  # steps that were not taken, unless there is a link, which counts them
     _places: Places | None = None  # of the parameters in memory; None where they are not known
 
@@ -197,8 +197,8 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         arrays = named(arrays_of([added], first))
         places = self._places
         if places is None or places.meet(arrays):
-            # Of an unpickled optimizer no place is known. Of another one a place may be known in
-            # which no parameter is any more.
+            # The places of an unpickled optimizer are not known; and a place that is known may be
+            # one that its parameter has left since. So all are noted anew.
             places, arrays = Places(), named(arrays_of(self.param_groups))
         places.add(arrays)
         self._places = places
@@ -222,8 +222,8 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what was loaded or unpickled, once it is checked.
 
-        The tensors of its state are copied, except those that an optimizer which came from another
-        process shares with that.
+        The tensors of the state are copied, except those that an unpickled optimizer shares with
+        another process.
         """
         self._refuse_while_ema_shows("load_state_dict")
         groups = state["param_groups"]
