@@ -59,7 +59,11 @@ cdef class Memory:
 
     @staticmethod
     def of_gradients(labels, grads):
-        """Return a memory of gradients alone, arrays or NumPy scalars, which are read."""
+        """Return a memory of gradients alone, arrays or NumPy scalars, which are read.
+
+        It is for one pass. Nothing is written, so that `bind` leaves these gradients out (their
+        lines are -1): where they are is noted here.
+        """
         cdef Memory memory = Memory(())
         cdef Tensor* tensors = <Tensor*> PyMem_Calloc(len(grads) + 1, sizeof(Tensor))
         cdef cnp.ndarray g

@@ -214,6 +214,7 @@ cdef class Plan:
         try:
             self.memory.collect(grads)
             for i in range(self.memory.count):
+                # no scalars are needed: a line below 0 would tell `bind` to leave the gradient out
                 self.memory.tensors[i].line = 0 if self.memory.tensors[i].stepped else -1
             return self.passes.norm(1.0, False)
         finally:
