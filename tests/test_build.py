@@ -111,20 +111,21 @@ def test_sdist_builds_a_correct_wheel(source, tmp_path, compiler):
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    c_sources = {f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.c")}
+    written = [*(ROOT / "csrc").glob("*.c"), *(ROOT / "tests").glob("*.c")]
+    c_sources = {path.relative_to(ROOT).as_posix() for path in written}
     headers = {f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.h")}
     assert headers <= names
     assert {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md"} <= names
     assert "fastoptim/_loops.pxi" in names
     assert {"tests/test_build.py", "fastoptim/py.typed", "fastoptim/_engine/plan.pyi"} <= names
     built = {name for name in names if name.endswith((".c", ".so")) or name.startswith("build/")}
-    assert built == {"tests/pool.c", *c_sources}
+    assert built == c_sources
 
     (wheel,) = tmp_path.glob("*.whl")
     library = tmp_path / "library"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(library)
-    assert not list(library.glob("fastoptim/*.c"))
+    assert not list(library.rglob("*.c"))
     assert list(library.glob("*.dist-info/licenses/fastoptim/demo/DIGITS.md"))
     # -S keeps out the import hook of an editable installation
     packages = os.pathsep.join([str(library), *(p for p in sys.path if p.endswith("-packages"))])
