@@ -95,13 +95,13 @@ cdef void clip_array(
             return
     while more:
         if single:
-            clip_line(base, n, stride, stored, <float> factor, <float> limit)
+            clip_axis(base, n, stride, stored, <float> factor, <float> limit)
         else:
-            clip_line(base, n, stride, stored, factor, limit)
+            clip_axis(base, n, stride, stored, factor, limit)
         more = advance(walk, last, &index[0], &base)
 
 
-cdef void clip_line(
+cdef void clip_axis(
     char* at, Py_ssize_t n, Py_ssize_t stride, const Stored* stored, number factor, number limit
 ) noexcept nogil:
     cdef Py_ssize_t i
