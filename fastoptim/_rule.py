@@ -222,10 +222,9 @@ class Rule:
 
     def _rescaled(self, own: Scalars, p_squares: float, u_squares: float) -> Scalars:
         """Return the scalars of a step, with the learning rate multiplied by the trust ratio."""
-        scalars = self.named(own)
-        ratio = _stages.trust_ratio(p_squares, u_squares, scalars.trust)
-        rescaled: Scalars = scalars._replace(lr=scalars.lr * ratio)
-        return rescaled
+        lr, trust = map(self._scalar_names.index, ("lr", "trust"))
+        ratio = _stages.trust_ratio(p_squares, u_squares, own[trust])
+        return (*own[:lr], own[lr] * ratio, *own[lr + 1 :])
 
     def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters, checked one by one and together."""

@@ -85,7 +85,7 @@ cpdef Format format_of(label, array):
     """Return the format of an array, or say what arrays may hold."""
     dtype = array.dtype
     for known, found in FORMATS.items():  # not all dtypes have a hash to look them up by
-        if dtype == known:
+        if dtype is known or dtype == known:
             return found
     if any([dtype == known.newbyteorder() for known in FORMATS]):
         raise TypeError(f"{label}: expected this machine's byte order, found {dtype.str!r}")

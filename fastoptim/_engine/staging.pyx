@@ -20,45 +20,50 @@ cdef void gather(
 
     With `zeroing`, zeros take their place in the gradient.
     """
+    cdef const Walk* walk = tensor.walk
     cdef Py_ssize_t[AXES] index
-    cdef char* at = tensor.g
-    cdef int k
-    for k in range(tensor.walk.axes - 1, -1, -1):
-        index[k] = start % tensor.walk.shape[k]
-        at += index[k] * tensor.walk.strides[k]
-        start = start // tensor.walk.shape[k]
-    if tensor.stored.load == NULL:
-        pick(<char*> tile, sizeof(tile[0]), n, tensor.walk, &index[0], &at, zeroing)
-    else:
-        decode(tile, tensor.stored, n, tensor.walk, &index[0], &at, zeroing)
-
-
-cdef inline void pick(
-    char* out, Py_ssize_t itemsize, Py_ssize_t n,
-    const Walk* walk, Py_ssize_t* index, char** at, bint zeroing,
-) noexcept nogil:
-    """Copy the next n elements of a walk.
-
-    It is inline, since `itemsize` is a constant in one of its calls and the compiler can tell.
-    """
+    cdef char* at
     cdef Py_ssize_t i
+    if tensor.stored.load != NULL:
+        decode(tile, tensor, start, n, zeroing)
+        return
+    at = seek(walk, &index[0], tensor.g, start)
     for i in range(n):
-        memcpy(out + i * itemsize, at[0], itemsize)  # the source may be misaligned
+        memcpy(&tile[i], at, sizeof(tile[0]))  # the source may be misaligned
         if zeroing:
-            memset(at[0], 0, itemsize)
-        advance(walk, walk.axes, index, at)
+            memset(at, 0, sizeof(tile[0]))
+        advance(walk, walk.axes, &index[0], &at)
 
 
 cdef void decode(
-    array tile, const Stored* stored, Py_ssize_t n,
-    const Walk* walk, Py_ssize_t* index, char** at, bint zeroing,
+    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
 ) noexcept nogil:
-    """Load the next n elements of a walk, which are stored in another format."""
+    """Load n elements of a gradient that are stored in another format."""
     cdef double[TILE] picked
-    cdef Py_ssize_t count
+    cdef char* room = <char*> picked
+    cdef const Walk* walk = tensor.walk
+    cdef Py_ssize_t[AXES] index
+    cdef char* at = seek(walk, &index[0], tensor.g, start)
+    cdef Py_ssize_t i, count, itemsize = tensor.stored.itemsize
     while n > 0:
-        count = min(n, <Py_ssize_t> sizeof(picked) // stored.itemsize)
-        pick(<char*> picked, stored.itemsize, count, walk, index, at, zeroing)
-        stored.load(tile, <const char*> picked, count)
+        count = min(n, <Py_ssize_t> sizeof(picked) // itemsize)
+        for i in range(count):
+            memcpy(room + i * itemsize, at, itemsize)
+            if zeroing:
+                memset(at, 0, itemsize)
+            advance(walk, walk.axes, &index[0], &at)
+        tensor.stored.load(tile, room, count)
         tile = tile + count
         n -= count
+
+
+cdef inline char* seek(
+    const Walk* walk, Py_ssize_t* index, char* base, Py_ssize_t start
+) noexcept nogil:
+    """Return where the start-th element of a walk is, and write its index along each axis."""
+    cdef int k
+    for k in range(walk.axes - 1, -1, -1):
+        index[k] = start % walk.shape[k]
+        base += index[k] * walk.strides[k]
+        start = start // walk.shape[k]
+    return base
