@@ -93,7 +93,8 @@ class Rule:
     ------
     ValueError
         If the update has more than 3 arrays beside p and g (u is one), or more than 16 scalars; if
-        ``decoupled`` and the scalars' signature contradict each other.
+        it has a trust ratio, but no scalars ``lr`` and ``trust``; if ``decoupled`` and the scalars'
+        signature contradict each other.
     """
 
     def __init__(
@@ -132,6 +133,11 @@ class Rule:
         ):
             if found > most:
                 raise ValueError(f"{self.name}: expected at most {most} {label}, found {found}")
+        if trust and not {"lr", "trust"} <= set(self._scalar_names):
+            raise ValueError(
+                f"{self.name}: expected lr and trust among the scalars of its update with "
+                f"trust=True, found {', '.join(self._scalar_names)}"
+            )
         self._check_decoupled()
 
         self.__name__ = self.name

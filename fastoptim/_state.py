@@ -90,7 +90,7 @@ def allocated(keys: Iterable[Any], wanted: Wanted) -> dict[Any, dict[str, Array]
             # Memory that is to be zero is left alone: the system gives it only once it is touched.
             if isinstance(value, np.ndarray) or value != 0:
                 with np.errstate(over="ignore"):  # float32 may round it to infinity
-                    format_of(str(place), p).fill(array, value)
+                    format_of("state", p).fill(array, value)
             start += size
     state: dict[Any, dict[str, Array]] = {key: {} for key in keys}
     for key, name in wanted:

@@ -104,6 +104,14 @@ def test_a_trust_ratio_takes_the_place_of_a_state_array():
         Rule(many, scalars, trust=True)
 
 
+def test_a_trust_ratio_without_the_scalars_that_it_changes():
+    def step(p, g, u, /, lr, coefficient):
+        pass
+
+    with pytest.raises(ValueError, match="step: expected lr and trust among the scalars .* found"):
+        Rule(step, scalars, trust=True)
+
+
 def test_scalars_that_the_update_does_not_take():
     def two(p, g, /, lr, other):
         pass
