@@ -108,7 +108,7 @@ def test_a_trust_ratio_without_the_scalars_that_it_changes():
     def step(p, g, u, /, lr, coefficient):
         pass
 
-    with pytest.raises(ValueError, match="step: expected lr and trust among the scalars .* found"):
+    with pytest.raises(ValueError, match=r"step: expected lr and trust among the scalars .* found"):
         Rule(step, scalars, trust=True)
 
 
