@@ -67,14 +67,15 @@ static inline void fo_mark(fo_counter *counter, uint32_t region, int bit)
     atomic_fetch_or_explicit(&counter->word, mark, memory_order_relaxed);
 }
 
-/* Return the first of n numbers, from one on and around, whose bit is not set; -1 if all are. */
+/* Return the first of n bits that is not set, from one on and around; -1 if all are. */
 static inline int fo_first_unset(uint32_t bits, int n, int from)
 {
-    for (int k = from; k < from + n; k++) {
-        int bit = k < n ? k : k - n;
-        if (!(bits >> bit & 1)) return bit;
-    }
-    return -1;
+    uint32_t unset = ~bits & (((uint32_t)1 << n) - 1);
+    uint32_t above = unset >> from << from;
+    int bit = 0;
+    if (!unset) return -1;
+    for (uint32_t found = above ? above : unset; !(found & 1); found >>= 1) bit++;
+    return bit;
 }
 
 /* Return the parts of the calling thread, which other threads may use in its regions. */
