@@ -18,7 +18,8 @@ from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
 from fastoptim._engine.staging cimport (
     ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, store
 )
-from fastoptim._engine.threads cimport run, threads_for
+from fastoptim._engine.threads cimport run, task_t
+from fastoptim._engine.tuning cimport MOST_LEVELS, Tuned, Way
 from fastoptim._loop cimport (
     after32, after64, f32, f64, rule32, rule64, squares32, squares64
 )
@@ -40,8 +41,9 @@ cdef class CompiledPasses(Passes):
     ----------
     memory : Memory
         What they go over.
-    loops : mapping
-        For float32 and float64 the `fastoptim._levels.Loops` that compute in this type.
+    loops : RuleLoops
+        The name of the rule, and its loops by level and by the type that they compute in, as in
+        `fastoptim._levels`.
     """
 
     def __cinit__(self, Memory memory, loops):
@@ -54,28 +56,40 @@ cdef class CompiledPasses(Passes):
         PyMem_Free(self.work.tiles)
 
     cdef take_loops(self, loops):
-        for real, found in loops.items():
-            self.work.loops[real == np.float32] = Loops(
-                address(found.rule), address(found.after), address(found.squares)
-            )
+        cdef int level
+        cdef tuple levels = tuple(loops.levels)
+        if len(levels) > MOST_LEVELS:
+            raise ValueError(f"loops: expected at most {MOST_LEVELS} levels, found {levels}")
+        for level in range(len(levels)):
+            for real, found in loops.levels[levels[level]].items():
+                self.loops[level][real == np.float32] = Loops(
+                    address(found.rule), address(found.after), address(found.squares)
+                )
+        self.updating = Tuned(f"{loops.rule} step", levels)
+        self.squaring = Tuned("norm", levels)
+        self.directing = Tuned(f"{loops.rule} trust ratio", levels)
+
+    cdef go(self, Tuned which, task_t task, Py_ssize_t count, bint flush, bint fresh=False):
+        """Run all tasks of a pass, at the level and on the threads that are best for it."""
+        cdef Way way
+        self.memory.bind()
+        way = which.begin(self.memory.traffic, self.memory.kind, fresh)
+        self.work.loops = self.loops[way.level]
+        which.end(run(task, &self.work, count, way.threads, self.memory.traffic, flush))
 
     cdef update(self, ScalarTable table, bint flush):
-        cdef int threads = threads_for(self.memory.traffic)
         if not self.work.tasks:
             self.cut_tasks()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.memory.bind()
-        run(update_task, &self.work, self.work.task_count, threads, self.memory.traffic, flush)
+        self.go(self.updating, update_task, self.work.task_count, flush, self.memory.is_fresh())
 
     cdef double squares(self, double scale, bint flush) except? -1:
         cdef Py_ssize_t tile
         cdef double total = 0
-        cdef int threads = threads_for(self.memory.traffic)
         if not self.work.tiles:
             self.cut_tiles()
         self.work.scale = scale
-        self.memory.bind()
-        run(sum_tiles, &self.work, self.blocks(), threads, self.memory.traffic, flush)
+        self.go(self.squaring, sum_tiles, self.blocks(), flush)
         for tile in range(self.work.tile_count):
             total += self.work.tiles[tile].squares
         return total
@@ -83,12 +97,10 @@ cdef class CompiledPasses(Passes):
     cdef list directions(self, ScalarTable table, bint flush):
         cdef Py_ssize_t tile, i
         cdef double p_squares, u_squares
-        cdef int threads = threads_for(self.memory.traffic)
         if not self.work.tiles:
             self.cut_tiles()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.memory.bind()
-        run(sum_directions, &self.work, self.blocks(), threads, self.memory.traffic, flush)
+        self.go(self.directing, sum_directions, self.blocks(), flush)
         sums, tile = [], 0
         for i in range(self.memory.count):
             p_squares = u_squares = 0

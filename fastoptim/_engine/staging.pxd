@@ -23,6 +23,7 @@ cdef struct Tensor:
     char* g
     Py_ssize_t size
     Py_ssize_t traffic  # bytes that a step moves
+    int kind  # what tells its work from that of others, as in tuning.pxd
     const unsigned char* mask
     bint single  # whether the loops compute in float, not in double
     int direction  # the place of u among the arrays; 0: the rule has no trust ratio
