@@ -32,27 +32,28 @@ needs_cc = pytest.mark.skipif(
 )
 
 
-class TestLevels:
-    # The features of each level that are new in it, by their names in /proc/cpuinfo; those of AMD64
-    # itself are left out.
-    FLAGS = {
-        "base": set(),
-        "v3": {
-            *("abm", "avx", "avx2", "bmi1", "bmi2", "cx16", "f16c", "fma", "lahf_lm", "movbe"),
-            *("pni", "popcnt", "sse4_1", "sse4_2", "ssse3"),
-        },
-        "v4": {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"},
-    }
-    # Where they stand in what fo_is_v3 is told: CPUID's leaf 1 in ECX, 7 in EBX, 0x80000001 in ECX,
-    # and XCR0, by which the system says that it keeps the registers of SSE, AVX and AVX-512.
-    BITS = {
-        "v3": ((0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29), (3, 5, 8), (0, 5), (1, 2)),
-        "v4": (
-            *((0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29), (3, 5, 8, 16, 17, 28, 30, 31), (0, 5)),
-            (1, 2, 5, 6, 7),
-        ),
-    }
+# The features of each level that are new in it, by their names in /proc/cpuinfo; those of AMD64
+# itself are left out.
+FLAGS = {
+    "base": set(),
+    "v3": {
+        *("abm", "avx", "avx2", "bmi1", "bmi2", "cx16", "f16c", "fma", "lahf_lm", "movbe"),
+        *("pni", "popcnt", "sse4_1", "sse4_2", "ssse3"),
+    },
+    "v4": {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"},
+}
+# Where they stand in what fo_is_v3 is told: CPUID's leaf 1 in ECX, 7 in EBX, 0x80000001 in ECX,
+# and XCR0, by which the system says that it keeps the registers of SSE, AVX and AVX-512.
+BITS = {
+    "v3": ((0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29), (3, 5, 8), (0, 5), (1, 2)),
+    "v4": (
+        *((0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29), (3, 5, 8, 16, 17, 28, 30, 31), (0, 5)),
+        (1, 2, 5, 6, 7),
+    ),
+}
 
+
+class TestLevels:
     @pytest.mark.skipif(
         platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(),
         reason="reads /proc/cpuinfo of x86-64",
@@ -60,7 +61,7 @@ class TestLevels:
     def test_what_linux_says(self):
         line = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in x)
         needed = set()
-        for level, flags in self.FLAGS.items():
+        for level, flags in FLAGS.items():
             needed |= flags
             assert cpu_supports(level) == (needed <= set(line.split())), level
 
@@ -90,10 +91,10 @@ int supports_v4(void) { return fo_cpu_v4(); }
         compile_c([CC], "-shared", "-fPIC", source, "-o", library)
         cpu = ctypes.CDLL(str(library))
         runs, supports = getattr(cpu, f"is_{level}"), getattr(cpu, f"supports_{level}")
-        words = [sum(1 << bit for bit in bits) for bits in self.BITS[level]]
+        words = [sum(1 << bit for bit in bits) for bits in BITS[level]]
         assert runs(*map(ctypes.c_uint32, words))
         assert runs(*[ctypes.c_uint32(0xFFFFFFFF)] * 4)
-        for k, bits in enumerate(self.BITS[level]):
+        for k, bits in enumerate(BITS[level]):
             for bit in bits:
                 fewer = [word & ~(1 << bit) if k == j else word for j, word in enumerate(words)]
                 assert not runs(*map(ctypes.c_uint32, fewer)), (k, bit)

@@ -1,4 +1,4 @@
-"""The engine's choice of level and threads: on machines that are simulated, and by a false clock."""
+"""The engine's choice of level and threads: on simulated machines, and by a false clock."""
 
 from __future__ import annotations
 
@@ -275,10 +275,10 @@ class TestEngine:
     def test_fixed(self):
         opt, _, g = optimizer()
         with fo.num_threads(3):
-            for way in (0, 2), (1, 3):
-                with tuning.fixed(*way):
+            for level, threads in (0, 2), (1, 3):
+                with tuning.fixed(LEVELS[level], threads):
                     opt.step([g])
-                    assert tuning.running() == way
+                    assert tuning.running() == (level, threads)
             with tuning.fixed(threads=8):
                 opt.step([g])
                 assert tuning.running() == (len(LEVELS) - 1, 3)

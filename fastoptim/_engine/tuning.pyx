@@ -47,7 +47,7 @@ cdef enum:
     RIVALS = 4
 
 cdef bint on = True
-cdef int fixed_level = -1  # of those that there are; -1: not fixed
+cdef str fixed_level = None
 cdef int fixed_threads = 0
 cdef object fake_clock = None
 cdef dict choices = {}  # by kind
@@ -214,10 +214,10 @@ cdef class Tuned:
         cdef int top = len(self.levels) - 1, size, whose
         cdef Way way
         self.timed = False
-        if not on or traffic < UNLOCK or fixed_level >= 0 or fixed_threads:
+        if not on or traffic < UNLOCK or fixed_level is not None or fixed_threads:
             way = Way(top, threads_for(traffic))
-            if fixed_level >= 0:
-                way.level = min(fixed_level, top)
+            if fixed_level is not None:
+                way.level = self.levels.index(fixed_level)
             if fixed_threads:
                 way.threads = min(fixed_threads, allowed_threads())
             return way
@@ -312,10 +312,13 @@ def chosen():
 
 @contextmanager
 def fixed(level=None, threads=None):
-    """Run all passes at the level of a number, or on so many threads, inside of a ``with``."""
+    """Run all passes at a level, on so many threads as are allowed, or both, inside of a ``with``.
+
+    All threads of the process do.
+    """
     global fixed_level, fixed_threads
     old = fixed_level, fixed_threads
-    fixed_level, fixed_threads = -1 if level is None else level, threads or 0
+    fixed_level, fixed_threads = level, threads or 0
     try:
         yield
     finally:
