@@ -189,14 +189,37 @@ cdef inline void update_range(
     if more or tensor.gathered or tensor.zeroing or tensor.stored.load != NULL:
         update_tiles(line, loops, tensor, start, n, more)
     else:
-        call(
-            line, loops, n,
-            <array> tensor.data[0] + start,
-            <array> tensor.g + start,
-            shifted(<array> tensor.data[1], start),
-            shifted(<array> tensor.data[2], start),
-            shifted(<array> tensor.data[3], start),
-        )
+        if tensor.head > 0:
+            if start == 0:
+                call_in_place(line, loops, tensor, 0, tensor.head)
+            align(tensor, &start, &n)
+        call_in_place(line, loops, tensor, start, n)
+
+
+cdef inline void align(const Tensor* tensor, Py_ssize_t* start, Py_ssize_t* n) noexcept nogil:
+    """Move the borders of a range to where cache lines begin, but for the end of the array.
+
+    A vector that lies across two lines is read and written in two parts: in cache, steps with
+    vectors as long as a line took up to a third longer. State begins a line where its parameter
+    does. The head of the array, before the first such border, goes with the first range.
+    """
+    cdef Py_ssize_t end = start[0] + n[0]
+    start[0] = min(start[0] + tensor.head, tensor.size)
+    n[0] = (min(end + tensor.head, tensor.size) if end < tensor.size else end) - start[0]
+
+
+cdef inline void call_in_place(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Run the rule's loop on n elements of arrays on which it can compute as they are."""
+    call(
+        line, loops, n,
+        <array> tensor.data[0] + start,
+        <array> tensor.g + start,
+        shifted(<array> tensor.data[1], start),
+        shifted(<array> tensor.data[2], start),
+        shifted(<array> tensor.data[3], start),
+    )
 
 
 cdef void update_tiles(

@@ -23,6 +23,8 @@ import numpy as np
 cnp.import_array()
 
 cdef enum:
+    LINE = 64  # bytes of a cache line, and of the longest vectors
+    LONG = 2048  # elements for which it pays to let vectors begin where cache lines do
     LEAST = 1 << 16  # bytes that a step moves for each array, unless it is one of small arrays
 
 cdef extern from "Python.h":
@@ -130,6 +132,8 @@ cdef class Memory:
         written = 1 + sum(array is not None for array in (*state, ema))
         tensor.traffic = cnp.PyArray_NBYTES(p) * (1 + self.zeroing + 2 * written)
         tensor.kind = kind_of(tensor)
+        if tensor.size >= LONG:
+            tensor.head = -<uintptr_t> tensor.data[0] % LINE // found.stored.itemsize
         self.params.append(p)
         self.states.append(state)
         self.emas.append(ema)

@@ -19,6 +19,7 @@ cdef struct Tensor:
     # What the engine knows of one parameter: where its arrays are, and what a step does with them.
     (PyObject*)[ARRAYS] arrays  # p, state and average as given, NULL where there is none
     (char*)[ARRAYS] data  # their addresses
+    Py_ssize_t head  # elements of a long p before the first that begins a cache line
     const Stored* stored  # how the elements of all of them and of g are stored
     char* g
     Py_ssize_t size
