@@ -65,9 +65,12 @@ DEBUG = os.environ.get("FASTOPTIM_DEBUG") == "1"
 CHECKED = ["-UNDEBUG", "-g"]  # the assertions of Python's and NumPy's headers
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
 V3 = ["-march=x86-64-v3"]
+# By themselves the compilers would use vectors of 256 bits.
+V4 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
 LEVELS = {
     "base": {"gcc": [], "clang": [], "msvc": []},
     "v3": {"gcc": V3, "clang": V3, "msvc": ["/arch:AVX2"]},
+    "v4": {"gcc": V4, "clang": V4, "msvc": ["/arch:AVX512"]},
 }
 PRECISIONS = {32: ("float", "sqrtf", "fabsf"), 64: ("double", "sqrt", "fabs")}
 # A loop divides as C does also in a debug build: x / 0 is the infinity that NumPy has there.

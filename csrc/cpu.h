@@ -18,10 +18,14 @@ enum {
     FO_V3_C = 1 << 12 | 1 << 22 | FO_OSXSAVE | 1 << 28 | 1 << 29,
     /* Leaf 7, EBX: BMI1, AVX2, BMI2. */
     FO_V3_B7 = 1 << 3 | 1 << 5 | 1 << 8,
+    /* Leaf 7, EBX: what is new in v4: AVX512F, AVX512DQ, AVX512CD, AVX512BW, AVX512VL. */
+    FO_V4_B7 = (int)(1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31),
     /* Leaf 0x80000001, ECX: LAHF, LZCNT. */
     FO_V3_C_EXTENDED = 1 << 0 | 1 << 5,
     /* XCR0: the registers of SSE and of AVX. */
     FO_YMM = 1 << 1 | 1 << 2,
+    /* XCR0: the registers of AVX-512: masks, and the upper parts of the lower and upper 16. */
+    FO_ZMM = 1 << 5 | 1 << 6 | 1 << 7,
 };
 
 static int fo_has(uint32_t found, uint32_t expected) { return (found & expected) == expected; }
@@ -30,6 +34,11 @@ static int fo_is_v3(fo_features f)
 {
     return fo_has(f.leaf1_c, FO_V2_C | FO_V3_C) && fo_has(f.leaf7_b, FO_V3_B7)
         && fo_has(f.extended1_c, FO_V3_C_EXTENDED) && fo_has(f.kept, FO_YMM);
+}
+
+static int fo_is_v4(fo_features f)
+{
+    return fo_is_v3(f) && fo_has(f.leaf7_b, (uint32_t)FO_V4_B7) && fo_has(f.kept, FO_ZMM);
 }
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -90,5 +99,6 @@ static fo_features fo_cpu_features(void)
 #endif
 
 static int fo_cpu_v3(void) { return fo_is_v3(fo_cpu_features()); }
+static int fo_cpu_v4(void) { return fo_is_v4(fo_cpu_features()); }
 
 #endif

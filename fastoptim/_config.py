@@ -1,4 +1,4 @@
-"""What this installation is: versions, compiler, instruction-set level, threads."""
+"""What this installation is: versions, compiler, instruction-set levels, threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _levels
-from ._engine import machine, threads
+from ._engine import machine, threads, tuning
 
 __version__ = version("fastoptim")
 
@@ -27,18 +27,34 @@ def config() -> dict[str, Any]:
         "threads": limit,
         "limited by": reason,
         "workers": threads.workers(),
-        "level": _levels.active,
-        "levels": " ".join(_levels.available()),
+        "levels": " ".join(_levels.active),
+        "built": " ".join(_levels.available()),
+        "tuning": "on" if tuning.is_tuning() else "off",
     }
 
 
+def chosen() -> list[str]:
+    """Return what was found to be the fastest way of each kind of work, in words."""
+    return [
+        f"{_levels.active[level]} on {threads} thread{'s'[: threads > 1]}: {choice.name}, "
+        f"{choice.least / 1e6:.3g} MB and more"
+        for choice in tuning.chosen()
+        for level, threads in [choice.way]
+    ]
+
+
 def show_config() -> None:
-    """Print versions, the compiler, the instruction-set level, OpenMP and the threads.
+    """Print versions, the compiler, OpenMP, the threads, and what the engine has found out.
 
     OpenMP stands for the runtimes of it that other libraries have loaded, which are asked for their
     limits. The threads are the most that a step uses, followed by what limits them to that and by
     whose they are: fastoptim's own, shared with NumPy's BLAS, or OpenMP's, where the program has
     told those how to wait or where to run, or computes with PyTorch.
+
+    The levels are the sets of instructions that steps may use: of those that were built and that
+    this CPU runs all, or the one that FASTOPTIM_ISA names. With tuning on, steps are timed, and the
+    last lines say which level and how many threads have proved the fastest so far: for each pass of
+    each rule, by the type and the layout of the arrays, and by the bytes that it moves.
 
     Examples
     --------
@@ -46,5 +62,6 @@ def show_config() -> None:
     >>> fo.show_config()  # doctest: +ELLIPSIS
     fastoptim ...
     """
-    for name, value in config().items():
+    lines = [*config().items(), *(("chosen", words) for words in chosen())]
+    for name, value in lines:
         print(f"{name:10} {value}")

@@ -1,7 +1,8 @@
-"""Levels: which compiled loops to run, by default those of the highest level that the CPU runs.
+"""Levels: which compiled loops steps may use: of all levels that the CPU runs, or of one.
 
 There is a module of loops for each instruction-set level and each of float and double. All are
-compiled from one source.
+compiled from one source. The engine finds out which level is the fastest; without that
+(FASTOPTIM_TUNING=off), it is the highest.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._engine.machine import cpu_supports
+from ._engine.tuning import is_tuning, set_tuning
 from ._kinds import environment
 
-PRECISIONS = (32, 64)
+PRECISIONS: dict[int, np.dtype[Any]] = {32: np.dtype("f4"), 64: np.dtype("f8")}
 
 
 class Loops(NamedTuple):
@@ -26,8 +28,11 @@ class Loops(NamedTuple):
     squares: Any
 
 
-# By the type that they compute in.
-LoopsByType = Mapping["np.dtype[Any]", Loops]
+class RuleLoops(NamedTuple):
+    """The loops of a rule at each level that steps may use."""
+
+    rule: str | None  # None: there are but the stages
+    levels: Mapping[str, Mapping[np.dtype[Any], Loops]]  # lowest first; then by type
 
 
 # Each module is named in a statement, where tools that gather the imports of a program, such as
@@ -45,7 +50,13 @@ def _v3() -> tuple[Any, Any]:
     return _loops_v3_f32, _loops_v3_f64
 
 
-MODULES = {"base": _base, "v3": _v3}
+def _v4() -> tuple[Any, Any]:
+    from . import _loops_v4_f32, _loops_v4_f64  # type: ignore[attr-defined]
+
+    return _loops_v4_f32, _loops_v4_f64
+
+
+MODULES = {"base": _base, "v3": _v3, "v4": _v4}
 
 
 def available() -> list[str]:
@@ -57,32 +68,55 @@ def _is_built(name: str) -> bool:
     return all(find_spec(f"fastoptim._loops_{name}_f{bits}") for bits in PRECISIONS)
 
 
-def load(name: str) -> dict[str | None, LoopsByType]:
-    """Return the loops of a level by the name of the rule's loop; None has the stages alone."""
-    single, double = MODULES[name]()
-    by_type: dict[np.dtype[Any], Any] = {np.dtype("f4"): single, np.dtype("f8"): double}
+def load(*levels: str) -> dict[str | None, RuleLoops]:
+    """Return the loops of some levels, lowest first, by the name of the rule's loop.
+
+    None has the stages alone.
+    """
+    modules = {level: MODULES[level]() for level in levels}
+    rules = (None, *modules[levels[0]][0].LOOPS)
     return {
-        rule: {t: Loops(m.LOOPS.get(rule), **m.STAGES) for t, m in by_type.items()}
-        for rule in (None, *single.LOOPS)
+        rule: RuleLoops(
+            rule,
+            {
+                level: {
+                    real: Loops(module.LOOPS.get(rule), **module.STAGES)
+                    for real, module in zip(PRECISIONS.values(), of_level, strict=True)
+                }
+                for level, of_level in modules.items()
+            },
+        )
+        for rule in rules
     }
 
 
-def choose() -> str:
-    """Return the level that FASTOPTIM_ISA asks for, else the highest."""
+def choose() -> list[str]:
+    """Return the levels that steps may use: the one that FASTOPTIM_ISA asks for, else all."""
     found = available()
     if not found:
         raise ImportError(
             "fastoptim: expected compiled loops (the modules fastoptim._loops_*), found none: "
             "install it anew, or name these modules to the tool that has packed this program"
         )
-    level = environment("FASTOPTIM_ISA") or found[-1]
+    level = environment("FASTOPTIM_ISA")
+    if level is None:
+        return found if is_tuning() else found[-1:]
     if level not in found:
         raise ImportError(
             f"FASTOPTIM_ISA: expected a level that was built and that this CPU runs "
             f"({', '.join(found)}), found {level!r}"
         )
-    return level
+    return [level]
 
 
+def _tuning_wanted() -> bool:
+    """Tell whether FASTOPTIM_TUNING leaves the choice of level and threads to the engine."""
+    value = environment("FASTOPTIM_TUNING") or "on"
+    if value.lower() not in ("on", "off"):
+        raise ImportError(f"FASTOPTIM_TUNING: expected 'on' or 'off', found {value!r}")
+    return value.lower() == "on"
+
+
+set_tuning(_tuning_wanted())
 active = choose()
-loops = load(active)
+loops = load(*active)

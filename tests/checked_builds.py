@@ -39,7 +39,8 @@ import ctypes, numpy as np
 from fastoptim import _levels
 find = ctypes.pythonapi.PyCapsule_GetPointer
 find.restype, find.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-address = find(_levels.loops["sgd"][np.dtype(float)].rule, b"fastoptim.loop")
+lowest, *_ = _levels.loops["sgd"].levels.values()
+address = find(lowest[np.dtype(float)].rule, b"fastoptim.loop")
 sgd = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, *[ctypes.c_void_p] * 7)(address)
 p, g, scalars = np.ones(1000), np.ones(1000), np.zeros(30)
 def step(n, offset=0):

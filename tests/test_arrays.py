@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from zoo import DTYPES, TASK, TILE, engine, name_of, same_bits, snapshot
+from zoo import DTYPES, LEVELS, TASK, TILE, engine, name_of, same_bits, snapshot
 
 import fastoptim as fo
 
@@ -70,6 +70,32 @@ def test_gathered_gradient_at_the_edges_of_tiles_and_tasks(n):
     p, g = RNG.standard_normal((n, 2)), RNG.standard_normal((2, n)).T
     with engine(threads=3):
         check(p, g)
+
+
+EDGES = [2047, 2048, 2060, TASK - 1, TASK, TASK + 1, TASK + 15, 2 * TASK - 3, 2 * TASK + 12]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_each_element_is_stepped_once_wherever_cache_lines_begin(data):
+    """Long arrays are cut where lines begin, and the parts before the first line are short."""
+    dtype = np.dtype(data.draw(st.sampled_from(DTYPES)))
+    params, grads = [], []
+    for n in data.draw(st.lists(st.sampled_from(EDGES), min_size=1, max_size=4)):
+        for arrays in params, grads:
+            phase = data.draw(st.integers(0, 64 // dtype.itemsize - 1))
+            buffer = np.zeros(n + 2 * 64 // dtype.itemsize, dtype)
+            start = (-buffer.ctypes.data) % 64 // dtype.itemsize + phase
+            arrays.append(buffer[start : start + n])
+            arrays[-1][...] = RNG.standard_normal(n)
+    copies = [p.copy() for p in params]
+    with engine(data.draw(st.sampled_from([None, *LEVELS])), data.draw(st.integers(1, 3))):
+        optimizer = fo.Adam(params, lr=0.1)
+        optimizer.step(grads)
+    fo.Adam(copies, lr=0.1, backend="reference").step(grads)
+    assert all(map(same_bits, params, copies))
+    m = optimizer.state[0]["m"]
+    assert params[0].nbytes < 4096 or (m.ctypes.data - params[0].ctypes.data) % 64 == 0
 
 
 def test_broadcast_gradient():

@@ -451,7 +451,7 @@ def recorded(*argv, file):
     return json.loads(file.read_text())
 
 
-MACHINE = {"CPU", "CPUs", "fastoptim", "Python", "NumPy", "level", "compiler", "workers"}
+MACHINE = {"CPU", "CPUs", "fastoptim", "Python", "NumPy", "levels", "compiler", "workers"}
 
 
 def test_the_record(tiny, without_rivals, tmp_path, capsys):

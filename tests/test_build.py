@@ -93,7 +93,7 @@ def check(name, g, **options):
 
 np.seterr(all="ignore")
 for level in _levels.available():
-    _levels.active, _levels.loops = level, _levels.load(level)
+    _levels.active, _levels.loops = [level], _levels.load(level)
     for name in fo.optimizers.__all__:
         for dtype in "f4", "f8":
             check(name, rng.standard_normal(10_003).astype(dtype), max_grad_norm=1.0)

@@ -33,49 +33,73 @@ needs_cc = pytest.mark.skipif(
 )
 
 
-class TestLevels:
-    # The features of x86-64-v3, beside those of AMD64 itself, by their names in /proc/cpuinfo.
-    FLAGS = (
+# The features of each level that are new in it, by their names in /proc/cpuinfo; those of AMD64
+# itself are left out.
+FLAGS = {
+    "base": set(),
+    "v3": {
         *("abm", "avx", "avx2", "bmi1", "bmi2", "cx16", "f16c", "fma", "lahf_lm", "movbe"),
         *("pni", "popcnt", "sse4_1", "sse4_2", "ssse3"),
-    )
-    # Where they stand in what fo_is_v3 is told: CPUID's leaf 1 in ECX, 7 in EBX, 0x80000001 in ECX,
-    # and XCR0, by which the system says that it keeps the registers of SSE and AVX.
-    BITS = ((0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29), (3, 5, 8), (0, 5), (1, 2))
+    },
+    "v4": {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"},
+}
+# Where they stand in what fo_is_v3 is told: CPUID's leaf 1 in ECX, 7 in EBX, 0x80000001 in ECX,
+# and XCR0, by which the system says that it keeps the registers of SSE, AVX and AVX-512.
+BITS = {
+    "v3": ((0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29), (3, 5, 8), (0, 5), (1, 2)),
+    "v4": (
+        *((0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29), (3, 5, 8, 16, 17, 28, 30, 31), (0, 5)),
+        (1, 2, 5, 6, 7),
+    ),
+}
 
+
+class TestLevels:
     @pytest.mark.skipif(
         platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(),
         reason="reads /proc/cpuinfo of x86-64",
     )
     def test_what_linux_says(self):
         line = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in x)
-        assert cpu_supports("v3") == (set(self.FLAGS) <= set(line.split()))
-        assert cpu_supports("base")
+        needed = set()
+        for level, flags in FLAGS.items():
+            needed |= flags
+            assert cpu_supports(level) == (needed <= set(line.split())), level
 
     @needs_cc
-    def test_each_bit_counts(self, tmp_path):
+    @pytest.mark.parametrize("level", BITS)
+    def test_each_bit_counts(self, level, tmp_path):
         source, library = tmp_path / "cpu.c", tmp_path / "cpu.so"
         source.write_text("""
 #include "cpu.h"
 int is_v3(uint32_t a, uint32_t b, uint32_t c, uint32_t d);
+int is_v4(uint32_t a, uint32_t b, uint32_t c, uint32_t d);
 int supports_v3(void);
+int supports_v4(void);
 int is_v3(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
 {
     fo_features features = {a, b, c, d};
     return fo_is_v3(features);
 }
+int is_v4(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    fo_features features = {a, b, c, d};
+    return fo_is_v4(features);
+}
 int supports_v3(void) { return fo_cpu_v3(); }
+int supports_v4(void) { return fo_cpu_v4(); }
 """)
         compile_c([CC], "-shared", "-fPIC", source, "-o", library)
         cpu = ctypes.CDLL(str(library))
-        words = [sum(1 << bit for bit in bits) for bits in self.BITS]
-        assert cpu.is_v3(*map(ctypes.c_uint32, words))
-        assert cpu.is_v3(*[ctypes.c_uint32(0xFFFFFFFF)] * 4)
-        for k, bits in enumerate(self.BITS):
+        runs, supports = getattr(cpu, f"is_{level}"), getattr(cpu, f"supports_{level}")
+        words = [sum(1 << bit for bit in bits) for bits in BITS[level]]
+        assert runs(*map(ctypes.c_uint32, words))
+        assert runs(*[ctypes.c_uint32(0xFFFFFFFF)] * 4)
+        for k, bits in enumerate(BITS[level]):
             for bit in bits:
                 fewer = [word & ~(1 << bit) if k == j else word for j, word in enumerate(words)]
-                assert not cpu.is_v3(*map(ctypes.c_uint32, fewer)), (k, bit)
-        assert bool(cpu.supports_v3()) == cpu_supports("v3")
+                assert not runs(*map(ctypes.c_uint32, fewer)), (k, bit)
+        assert bool(supports()) == cpu_supports(level)
 
 
 @needs_cc

@@ -192,14 +192,26 @@ def test_import_is_light():
 
 
 class TestEnvironmentVariables:
-    LEVEL = "from fastoptim import _levels; print(_levels.active)"
+    LEVEL = "from fastoptim import _levels; print(*_levels.active)"
 
     @pytest.mark.parametrize("level", LEVELS)
     def test_isa_forces_a_level(self, level):
         assert output(self.LEVEL, FASTOPTIM_ISA=level) == level
 
-    def test_isa_is_the_highest_by_default(self):
-        assert output(self.LEVEL) == LEVELS[-1]
+    def test_all_levels_are_used_by_default(self):
+        assert output(self.LEVEL) == " ".join(LEVELS)
+
+    TUNING = f"{LEVEL}; from fastoptim._engine import tuning; print(tuning.is_tuning())"
+
+    def test_without_tuning_the_level_is_the_highest(self):
+        assert output(self.TUNING, FASTOPTIM_TUNING="off") == f"{LEVELS[-1]}\nFalse"
+        assert output(self.TUNING, FASTOPTIM_TUNING="ON").endswith("True")
+
+    def test_unknown_tuning(self):
+        done = python(self.LEVEL, FASTOPTIM_TUNING="no")
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last == "ImportError: FASTOPTIM_TUNING: expected 'on' or 'off', found 'no'"
 
     def test_unknown_isa(self):
         done = python(self.LEVEL, FASTOPTIM_ISA="v9")
@@ -217,7 +229,8 @@ class TestEnvironmentVariables:
 
     @pytest.mark.parametrize("value", ["", " "])
     def test_an_empty_one_is_as_good_as_none(self, value):
-        variables = ("FASTOPTIM_NUM_THREADS", "FASTOPTIM_ISA", "FASTOPTIM_BACKEND")
+        names = "NUM_THREADS", "ISA", "TUNING", "BACKEND"
+        variables = [f"FASTOPTIM_{name}" for name in names]
         limit = "from fastoptim._engine.threads import explain_limit; print(explain_limit())"
         code = "; ".join([self.LEVEL, limit, self.BACKEND])
         assert output(code, **dict.fromkeys(variables, value)) == output(code)
@@ -232,7 +245,7 @@ class TestEnvironmentVariables:
 def test_show_config(capsys):
     fo.show_config()
     text = capsys.readouterr().out
-    for word in ("fastoptim", fo.__version__, "NumPy", "compiler", "OpenMP", "threads", "level"):
+    for word in ("fastoptim", fo.__version__, "NumPy", "compiler", "OpenMP", "threads", "tuning"):
         assert word in text
     with fo.num_threads(1):
         fo.show_config()

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs objdump, and what compilers make of the loops on x86-64 Linux",
 )
 
-REGISTER = {"base": "xmm", "v3": "ymm"}
+REGISTER = {"base": "xmm", "v3": "ymm", "v4": "zmm"}
 LETTER = {32: "s", 64: "d"}
 
 

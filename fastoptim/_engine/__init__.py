@@ -7,6 +7,7 @@ above it, and knows none below:
 ========  ======================================================================================
 machine   which code its CPU runs, whether denormals can be zero, which compiler built us
 threads   how many threads a step may use, whose they are, and how they share out its work
+tuning    which level and how many threads run a pass, by the time of the steps that are taken
 formats   how the elements of an array are stored, and in which type the loops compute on them
 arrays    what an array must be, how it runs through memory, and what overlaps what
 changes   what happens to several objects or arrays at once, or to none of them
@@ -36,6 +37,7 @@ from . import (
     scalars,
     staging,
     threads,
+    tuning,
     twins,
 )
 
@@ -52,5 +54,6 @@ __all__ = [
     "scalars",
     "staging",
     "threads",
+    "tuning",
     "twins",
 ]

@@ -1,5 +1,7 @@
 from fastoptim._engine.passes cimport Passes
 from fastoptim._engine.staging cimport Tensor
+from fastoptim._engine.threads cimport task_t
+from fastoptim._engine.tuning cimport MOST_LEVELS, Tuned
 
 cdef struct Loops:
     # The compiled loops of a rule for one type, as they are declared in _loop.pxd.
@@ -24,7 +26,7 @@ cdef struct Work:
     Tensor* tensors
     const double* doubles
     const float* singles
-    Loops[2] loops  # for double and for float
+    const Loops* loops  # of the level in use, for double and for float
     Py_ssize_t total
     Py_ssize_t task_count
     Task* tasks  # NULL until they are needed, as are the tiles
@@ -35,8 +37,11 @@ cdef struct Work:
 
 cdef class CompiledPasses(Passes):
     cdef Work work
+    cdef Loops[MOST_LEVELS][2] loops
+    cdef Tuned updating, squaring, directing
 
     cdef take_loops(self, loops)
+    cdef go(self, Tuned which, task_t task, Py_ssize_t count, bint flush, bint fresh=*)
     cdef cut_tasks(self)
     cdef cut_tiles(self)
     cdef Py_ssize_t blocks(self) noexcept

@@ -18,7 +18,8 @@ from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
 from fastoptim._engine.staging cimport (
     ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, store
 )
-from fastoptim._engine.threads cimport run, threads_for
+from fastoptim._engine.threads cimport run, task_t
+from fastoptim._engine.tuning cimport MOST_LEVELS, Tuned, Way
 from fastoptim._loop cimport (
     after32, after64, f32, f64, rule32, rule64, squares32, squares64
 )
@@ -40,8 +41,9 @@ cdef class CompiledPasses(Passes):
     ----------
     memory : Memory
         What they go over.
-    loops : mapping
-        For float32 and float64 the `fastoptim._levels.Loops` that compute in this type.
+    loops : RuleLoops
+        The name of the rule, and its loops by level and by the type that they compute in, as in
+        `fastoptim._levels`.
     """
 
     def __cinit__(self, Memory memory, loops):
@@ -54,28 +56,40 @@ cdef class CompiledPasses(Passes):
         PyMem_Free(self.work.tiles)
 
     cdef take_loops(self, loops):
-        for real, found in loops.items():
-            self.work.loops[real == np.float32] = Loops(
-                address(found.rule), address(found.after), address(found.squares)
-            )
+        cdef int level
+        cdef tuple levels = tuple(loops.levels)
+        if len(levels) > MOST_LEVELS:
+            raise ValueError(f"loops: expected at most {MOST_LEVELS} levels, found {levels}")
+        for level in range(len(levels)):
+            for real, found in loops.levels[levels[level]].items():
+                self.loops[level][real == np.float32] = Loops(
+                    address(found.rule), address(found.after), address(found.squares)
+                )
+        self.updating = Tuned(f"{loops.rule} step", levels)
+        self.squaring = Tuned("norm", levels)
+        self.directing = Tuned(f"{loops.rule} trust ratio", levels)
+
+    cdef go(self, Tuned which, task_t task, Py_ssize_t count, bint flush, bint fresh=False):
+        """Run all tasks of a pass, at the level and on the threads that are best for it."""
+        cdef Way way
+        self.memory.bind()
+        way = which.begin(self.memory.traffic, self.memory.kind, fresh)
+        self.work.loops = self.loops[way.level]
+        which.end(run(task, &self.work, count, way.threads, self.memory.traffic, flush))
 
     cdef update(self, ScalarTable table, bint flush):
-        cdef int threads = threads_for(self.memory.traffic)
         if not self.work.tasks:
             self.cut_tasks()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.memory.bind()
-        run(update_task, &self.work, self.work.task_count, threads, self.memory.traffic, flush)
+        self.go(self.updating, update_task, self.work.task_count, flush, self.memory.is_fresh())
 
     cdef double squares(self, double scale, bint flush) except? -1:
         cdef Py_ssize_t tile
         cdef double total = 0
-        cdef int threads = threads_for(self.memory.traffic)
         if not self.work.tiles:
             self.cut_tiles()
         self.work.scale = scale
-        self.memory.bind()
-        run(sum_tiles, &self.work, self.blocks(), threads, self.memory.traffic, flush)
+        self.go(self.squaring, sum_tiles, self.blocks(), flush)
         for tile in range(self.work.tile_count):
             total += self.work.tiles[tile].squares
         return total
@@ -83,12 +97,10 @@ cdef class CompiledPasses(Passes):
     cdef list directions(self, ScalarTable table, bint flush):
         cdef Py_ssize_t tile, i
         cdef double p_squares, u_squares
-        cdef int threads = threads_for(self.memory.traffic)
         if not self.work.tiles:
             self.cut_tiles()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.memory.bind()
-        run(sum_directions, &self.work, self.blocks(), threads, self.memory.traffic, flush)
+        self.go(self.directing, sum_directions, self.blocks(), flush)
         sums, tile = [], 0
         for i in range(self.memory.count):
             p_squares = u_squares = 0
@@ -177,14 +189,37 @@ cdef inline void update_range(
     if more or tensor.gathered or tensor.zeroing or tensor.stored.load != NULL:
         update_tiles(line, loops, tensor, start, n, more)
     else:
-        call(
-            line, loops, n,
-            <array> tensor.data[0] + start,
-            <array> tensor.g + start,
-            shifted(<array> tensor.data[1], start),
-            shifted(<array> tensor.data[2], start),
-            shifted(<array> tensor.data[3], start),
-        )
+        if tensor.head > 0:
+            if start == 0:
+                call_in_place(line, loops, tensor, 0, tensor.head)
+            align(tensor, &start, &n)
+        call_in_place(line, loops, tensor, start, n)
+
+
+cdef inline void align(const Tensor* tensor, Py_ssize_t* start, Py_ssize_t* n) noexcept nogil:
+    """Move the borders of a range to where cache lines begin, but for the end of the array.
+
+    A vector that lies across two lines is read and written in two parts: in cache, steps with
+    vectors as long as a line took up to a third longer. State begins a line where its parameter
+    does. The head of the array, before the first such border, goes with the first range.
+    """
+    cdef Py_ssize_t end = start[0] + n[0]
+    start[0] = min(start[0] + tensor.head, tensor.size)
+    n[0] = (min(end + tensor.head, tensor.size) if end < tensor.size else end) - start[0]
+
+
+cdef inline void call_in_place(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Run the rule's loop on n elements of arrays on which it can compute as they are."""
+    call(
+        line, loops, n,
+        <array> tensor.data[0] + start,
+        <array> tensor.g + start,
+        shifted(<array> tensor.data[1], start),
+        shifted(<array> tensor.data[2], start),
+        shifted(<array> tensor.data[3], start),
+    )
 
 
 cdef void update_tiles(

@@ -12,6 +12,7 @@ cdef class Memory:
     cdef Range* ranges  # of parameters and state, sorted by address, none overlapping
     cdef Py_ssize_t range_count
     cdef Py_ssize_t traffic  # of the step under way, in bytes
+    cdef int kind  # of the work of that step, as in tuning.pxd
     cdef bint zeroing
     cdef list given  # the arrays that are written, kept alive; the lists below hold views
     cdef readonly list labels, formats, params, states, emas, masks, grads
@@ -25,6 +26,7 @@ cdef class Memory:
     cdef collect(self, grads)
     cdef as_gradient(self, Py_ssize_t i, g)
     cdef bind(self)
+    cdef bint is_fresh(self) noexcept
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1
     cdef int check_tensor(self, Py_ssize_t i, Tensor* tensor, bint writing) except -1
     cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1

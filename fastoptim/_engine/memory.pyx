@@ -16,10 +16,16 @@ from fastoptim._engine.arrays cimport (
 )
 from fastoptim._engine.formats cimport Format, format_of
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
+from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 
 import numpy as np
 
 cnp.import_array()
+
+cdef enum:
+    LINE = 64  # bytes of a cache line, and of the longest vectors
+    LONG = 2048  # elements for which it pays to let vectors begin where cache lines do
+    LEAST = 1 << 16  # bytes that a step moves for each array, unless it is one of small arrays
 
 cdef extern from "Python.h":
     PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: our own lists keep their items
@@ -86,6 +92,7 @@ cdef class Memory:
             tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and is_dense(g))
             if tensor.gathered:
                 find_way(tensor, g, g)
+            tensor.kind = kind_of(tensor)
             memory.traffic += cnp.PyArray_NBYTES(g)
             memory.formats.append(found)
         return memory
@@ -124,6 +131,9 @@ cdef class Memory:
         # g is read, and zeroed if that was asked for; p and each state array are read and written
         written = 1 + sum(array is not None for array in (*state, ema))
         tensor.traffic = cnp.PyArray_NBYTES(p) * (1 + self.zeroing + 2 * written)
+        tensor.kind = kind_of(tensor)
+        if tensor.size >= LONG:
+            tensor.head = -<uintptr_t> tensor.data[0] % LINE // found.stored.itemsize
         self.params.append(p)
         self.states.append(state)
         self.emas.append(ema)
@@ -208,14 +218,25 @@ cdef class Memory:
         """Check all arrays of the step under way, and note where the gradients are."""
         cdef Py_ssize_t i
         cdef Tensor* tensor
+        cdef int kind = SMALL if self.traffic < self.count * LEAST else 0
         for i in range(self.count):
             tensor = &self.tensors[i]
             if tensor.line >= 0:
                 self.check_tensor(i, tensor, True)
                 if tensor.stepped:
                     self.bind_gradient(i, tensor, <cnp.ndarray> PyList_GET_ITEM(self.grads, i))
+            kind |= tensor.kind | (GATHERED if tensor.stepped and tensor.gathered else 0)
+        self.kind = kind
         if self.zeroing:
             self.check_all_zeroed()
+
+    cdef bint is_fresh(self) noexcept:
+        """Tell whether the step under way is the first of a parameter."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.tensors[i].stepped:
+                return self.tensors[i].t == 0
+        return False
 
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1:
         """Raise if an array was resized since it came here, or is to be written and read-only."""
@@ -310,6 +331,15 @@ cdef class Memory:
                 if not np.isfinite(g).all():
                     return self.labels[i][1]
         return None
+
+
+cdef int kind_of(const Tensor* tensor) noexcept:
+    """Return what tells the work on a tensor from that on others, beside its gradient's layout."""
+    cdef bint staged = (
+        tensor.stored.load != NULL or tensor.zeroing or tensor.mask != NULL
+        or tensor.data[EMA] != NULL
+    )
+    return (SINGLE if tensor.single else DOUBLE) | (STAGED if staged else 0)
 
 
 cdef int find_way(Tensor* tensor, cnp.ndarray g, cnp.ndarray like) except -1:

@@ -1,8 +1,6 @@
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
-
-import numpy as np
 
 from .changes import Change
 from .entry import Entry
@@ -10,7 +8,7 @@ from .entry import Entry
 most_state: int
 
 def measure(
-    labels: Sequence[str], grads: Sequence[Any], loops: Mapping[np.dtype[Any], Any]
+    labels: Sequence[str], grads: Sequence[Any], loops: Any
 ) -> tuple[float, str | None]: ...
 
 class Plan:
@@ -18,7 +16,7 @@ class Plan:
         self,
         entries: Sequence[Entry],
         rule: Callable[..., None] | None = None,
-        loops: Mapping[np.dtype[Any], Any] | None = None,
+        loops: Any = None,
         rescale: Callable[[tuple[float, ...], float, float], tuple[float, ...]] | None = None,
         zeroing: bool = False,
         unstarted: Iterable[bool] = (),

@@ -47,7 +47,7 @@ def measure(labels, grads, loops):
         What messages call them.
     grads : sequence of ndarray
         The gradients.
-    loops : mapping
+    loops : RuleLoops
         As `Plan` takes them; only ``squares`` is used.
 
     Returns
@@ -75,8 +75,8 @@ cdef class Plan:
         What to step.
     rule : function
         What updates in NumPy: ``rule(p, g, *state, *scalars)`` changes p and the state in place.
-    loops : mapping or None
-        What updates instead of `rule`: `fastoptim._levels.Loops` by the type that they compute in.
+    loops : RuleLoops or None
+        What updates instead of `rule`, as `CompiledPasses` takes it.
     rescale : function, optional
         ``rescale(own, p_squares, u_squares)``: the scalars of a rule that has a trust ratio, for a
         parameter and a direction of its step with these sums of squares. The last array of the
@@ -119,9 +119,8 @@ cdef class Plan:
         if loops is None:
             self.passes = NumPyPasses(self.memory, rule)
         else:
-            for found in loops.values():
-                if found.rule is None:
-                    raise ValueError("loops: expected that of a rule, found the stages alone")
+            if loops.rule is None:
+                raise ValueError("loops: expected that of a rule, found the stages alone")
             self.passes = CompiledPasses(self.memory, loops)
         self.table, self.rescale, self.watched = ScalarTable(), rescale, tuple(watched)
         tensors = self.memory.tensors

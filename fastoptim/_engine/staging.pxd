@@ -19,10 +19,12 @@ cdef struct Tensor:
     # What the engine knows of one parameter: where its arrays are, and what a step does with them.
     (PyObject*)[ARRAYS] arrays  # p, state and average as given, NULL where there is none
     (char*)[ARRAYS] data  # their addresses
+    Py_ssize_t head  # elements of a long p before the first that begins a cache line
     const Stored* stored  # how the elements of all of them and of g are stored
     char* g
     Py_ssize_t size
     Py_ssize_t traffic  # bytes that a step moves
+    int kind  # what tells its work from that of others, as in tuning.pxd
     const unsigned char* mask
     bint single  # whether the loops compute in float, not in double
     int direction  # the place of u among the arrays; 0: the rule has no trust ratio

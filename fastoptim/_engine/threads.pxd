@@ -9,6 +9,8 @@ ctypedef void (*job_t)(int i, void* work) noexcept nogil  # on the i-th of some 
 cdef int forks() noexcept nogil
 cdef bint run_region(job_t job, int n, void* work) noexcept nogil
 cpdef int threads_for(Py_ssize_t traffic)
-cdef void run(
+cdef int allowed_threads() except -1
+cdef int whose_workers() noexcept
+cdef bint run(
     task_t task, void* work, Py_ssize_t count, int threads, Py_ssize_t traffic, bint flush
 ) noexcept

@@ -249,6 +249,16 @@ cpdef tuple explain_limit():
     return n, why
 
 
+cdef int allowed_threads() except -1:
+    """Return the most threads that a step uses, now and from this thread."""
+    return explain_limit()[0]
+
+
+cdef int whose_workers() noexcept:
+    """Return a number that differs by whose workers run steps, and by whether idle ones sleep."""
+    return shared + 2 * on_openmp() + 4 * openmp_awake
+
+
 cpdef int threads_for(Py_ssize_t traffic):
     """Return how many threads a step uses that moves so many bytes.
 
@@ -272,21 +282,23 @@ def set_grain(Py_ssize_t n):
     return old
 
 
-cdef void run(
+cdef bint run(
     task_t task, void* work, Py_ssize_t count, int threads, Py_ssize_t traffic, bint flush
 ) noexcept:
     """Run task(work, k) for each k below count, on so many threads.
 
     The GIL is released, unless the step moves so few bytes that taking it back would cost more.
+    Return False if all was run on this thread alone, since the workers were busy for another one.
     """
+    cdef bint together
     if traffic < UNLOCK:
-        spread(task, work, count, threads, flush)
-    else:
-        with nogil:
-            spread(task, work, count, threads, flush)
+        return spread(task, work, count, threads, flush)
+    with nogil:
+        together = spread(task, work, count, threads, flush)
+    return together
 
 
-cdef void spread(
+cdef bint spread(
     task_t task, void* work, Py_ssize_t count, int threads, bint flush
 ) noexcept nogil:
     cdef Job job
@@ -297,14 +309,16 @@ cdef void spread(
         for k in range(count):
             task(work, k)
         fo_set_mode(mode)
-        return
+        return True
     job.task, job.work, job.mode = task, work, flushing(mode, flush)
     job.parts = fo_own_parts()
     fo_divide(job.parts, count, threads)
     if on_openmp():
         fo_openmp_run(take_tasks, threads, &job)
     elif not fo_pool_try(take_tasks, threads, &job):
-        take_tasks(0, &job)  # alone: the workers are busy for another thread
+        take_tasks(0, &job)
+        return False
+    return True
 
 
 cdef void take_tasks(int thread, void* shared_job) noexcept nogil:

@@ -190,7 +190,7 @@ def settings(setup: Setup) -> str:
         f"seed {SEED}",
         "Hyperparameters other than lr have their defaults",
         setup.schedule and f"Learning rates follow the schedule {setup.schedule}",
-        f"fastoptim {found['fastoptim']} (level {found['level']}, at most {found['threads']} "
+        f"fastoptim {found['fastoptim']} (levels {found['levels']}, at most {found['threads']} "
         f"threads), NumPy {found['NumPy']}",
     ]
     return "".join(f"{line}\n" for line in lines if line)
