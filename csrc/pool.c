@@ -3,6 +3,8 @@
 #endif
 #include "pool.h"
 
+#include "clock.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -33,21 +35,11 @@ static void wait_for(condition_t *c, lock_t *l) { SleepConditionVariableSRW(c, l
 static void wake(condition_t *c) { WakeConditionVariable(c); }
 static void yield_core(void) { SwitchToThread(); }
 
-static int64_t now_ns(void)
-{
-    LARGE_INTEGER count, frequency; /* of some 10 MHz: seconds and the rest apart cannot overflow */
-    QueryPerformanceCounter(&count);
-    QueryPerformanceFrequency(&frequency);
-    return count.QuadPart / frequency.QuadPart * 1000000000
-        + count.QuadPart % frequency.QuadPart * 1000000000 / frequency.QuadPart;
-}
-
 #else
 
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #define LOCK_INIT PTHREAD_MUTEX_INITIALIZER
@@ -62,13 +54,6 @@ static void unlock(lock_t *l) { pthread_mutex_unlock(l); }
 static void wait_for(condition_t *c, lock_t *l) { pthread_cond_wait(c, l); }
 static void wake(condition_t *c) { pthread_cond_signal(c); }
 static void yield_core(void) { sched_yield(); }
-
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 #endif
 
@@ -178,14 +163,14 @@ static void take_part(int i, const region_t *region)
 
 static int ticket_comes_soon(worker_t *worker, unsigned seen)
 {
-    int64_t end = now_ns() + atomic_load_explicit(&awake_ns, memory_order_relaxed);
+    int64_t end = fo_now_ns() + atomic_load_explicit(&awake_ns, memory_order_relaxed);
     do {
         for (int k = 0; k < 64; k++) {
             if (atomic_load_explicit(&worker->ticket, memory_order_acquire) != seen) return 1;
             relax();
         }
         yield_core(); /* to whoever else wants it */
-    } while (now_ns() < end);
+    } while (fo_now_ns() < end);
     return 0;
 }
 
