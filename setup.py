@@ -67,11 +67,16 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
 V3 = ["-march=x86-64-v3"]
 # By themselves the compilers would use vectors of 256 bits.
 V4 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+SVE = ["-march=armv8.2-a+sve"]
 LEVELS = {
     "base": {"gcc": [], "clang": [], "msvc": []},
     "v3": {"gcc": V3, "clang": V3, "msvc": ["/arch:AVX2"]},
     "v4": {"gcc": V4, "clang": V4, "msvc": ["/arch:AVX512"]},
+    "sve": {"gcc": SVE, "clang": SVE},
 }
+# Of the levels that are not for all: for which targets they are, as the preprocessor knows these.
+X86_64 = "defined(__x86_64__) || defined(_M_X64)"
+TARGETS = {"v3": X86_64, "v4": X86_64, "sve": "defined(__aarch64__) && defined(__linux__)"}
 PRECISIONS = {32: ("float", "sqrtf", "fabsf"), 64: ("double", "sqrt", "fabs")}
 # A loop divides as C does also in a debug build: x / 0 is the infinity that NumPy has there.
 LOOPS = """\
@@ -102,12 +107,6 @@ PYTHON_PROGRAM = f"#include <Python.h>\n{PROGRAM}"
 CLANG_PROGRAM = f"""
 #ifndef __clang__
 #error "is another compiler"
-#endif
-{PROGRAM}
-"""
-X86_64_PROGRAM = f"""
-#if !defined(__x86_64__) && !defined(_M_X64)
-#error "compiles for another processor than x86-64"
 #endif
 {PROGRAM}
 """
@@ -144,16 +143,19 @@ class BuildExt(build_ext):
 
     def choose_levels(self):
         """Leave out the levels that are not for the target, also those of an earlier build."""
-        levels = {
-            level
-            for level, flags in LEVELS.items()
-            if level == "base" or self.compiles(X86_64_PROGRAM, flags[self.kind])
-        }
+        levels = {level for level in LEVELS if self.has_level(level)}
         levels.add(None)
         self.left_out = [e for e in self.extensions if e.level not in levels]
         self.extensions = [e for e in self.extensions if e.level in levels]
         for extension in self.left_out:  # a wheel holds whatever lies in the folder of the build
             Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+
+    def has_level(self, level):
+        """Tell whether a level is for the target, and the compiler knows it."""
+        flags = LEVELS[level].get(self.kind)
+        if flags is None:
+            return False
+        return level not in TARGETS or self.compiles(target_program(TARGETS[level]), flags)
 
     def choose_flags(self):
         """Give each module the flags that the compiler takes."""
@@ -237,6 +239,11 @@ class BuildExt(build_ext):
             f"fastoptim: no working C compiler ({self.command()} failed): "
             "install gcc or clang, or set CC"
         )
+
+
+def target_program(target):
+    """Return a program that compiles only for some targets."""
+    return f'#if !({target})\n#error "compiles for another target"\n#endif\n{PROGRAM}'
 
 
 class Quiet:

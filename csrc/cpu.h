@@ -1,4 +1,5 @@
-/* Which x86-64 micro-architecture levels this CPU and operating system can run. */
+/* Which instruction-set levels this CPU and operating system can run: the micro-architecture levels
+ * of x86-64, and the scalable vectors of aarch64. */
 #ifndef FASTOPTIM_CPU_H
 #define FASTOPTIM_CPU_H
 
@@ -100,5 +101,18 @@ static fo_features fo_cpu_features(void)
 
 static int fo_cpu_v3(void) { return fo_is_v3(fo_cpu_features()); }
 static int fo_cpu_v4(void) { return fo_is_v4(fo_cpu_features()); }
+
+#if defined(__aarch64__) && defined(__linux__)
+
+#include <sys/auxv.h>
+
+enum { FO_HWCAP_SVE = 1 << 22 }; /* the CPU has it, and the system keeps its registers */
+static int fo_cpu_sve(void) { return (getauxval(AT_HWCAP) & FO_HWCAP_SVE) != 0; }
+
+#else
+
+static int fo_cpu_sve(void) { return 0; }
+
+#endif
 
 #endif

@@ -56,7 +56,14 @@ def _v4() -> tuple[Any, Any]:
     return _loops_v4_f32, _loops_v4_f64
 
 
-MODULES = {"base": _base, "v3": _v3, "v4": _v4}
+def _sve() -> tuple[Any, Any]:
+    from . import _loops_sve_f32, _loops_sve_f64  # type: ignore[attr-defined]
+
+    return _loops_sve_f32, _loops_sve_f64
+
+
+# Those of one processor after the other; a CPU runs levels of its own kind alone.
+MODULES = {"base": _base, "v3": _v3, "v4": _v4, "sve": _sve}
 
 
 def available() -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -65,6 +67,16 @@ class TestLevels:
         for level, flags in FLAGS.items():
             needed |= flags
             assert cpu_supports(level) == (needed <= set(line.split())), level
+        assert not cpu_supports("sve")
+
+    @pytest.mark.skipif(
+        platform.machine() != "aarch64" or not Path("/proc/cpuinfo").exists(),
+        reason="reads /proc/cpuinfo of aarch64",
+    )
+    def test_what_linux_says_of_aarch64(self):
+        words = Path("/proc/cpuinfo").read_text().split()
+        assert cpu_supports("sve") == ("sve" in words)
+        assert not cpu_supports("v3")
 
     @needs_cc
     @pytest.mark.parametrize("level", BITS)
@@ -76,6 +88,7 @@ int is_v3(uint32_t a, uint32_t b, uint32_t c, uint32_t d);
 int is_v4(uint32_t a, uint32_t b, uint32_t c, uint32_t d);
 int supports_v3(void);
 int supports_v4(void);
+int supports_sve(void);
 int is_v3(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
 {
     fo_features features = {a, b, c, d};
@@ -88,6 +101,7 @@ int is_v4(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
 }
 int supports_v3(void) { return fo_cpu_v3(); }
 int supports_v4(void) { return fo_cpu_v4(); }
+int supports_sve(void) { return fo_cpu_sve(); }
 """)
         compile_c([CC], "-shared", "-fPIC", source, "-o", library)
         cpu = ctypes.CDLL(str(library))
@@ -100,6 +114,7 @@ int supports_v4(void) { return fo_cpu_v4(); }
                 fewer = [word & ~(1 << bit) if k == j else word for j, word in enumerate(words)]
                 assert not runs(*map(ctypes.c_uint32, fewer)), (k, bit)
         assert bool(supports()) == cpu_supports(level)
+        assert bool(cpu.supports_sve()) == cpu_supports("sve")
 
 
 @needs_cc
@@ -171,13 +186,45 @@ def test_what_a_thread_does_in_a_region_does_not_grow_with_their_number():
 ZIG = [sys.executable, "-m", "ziglang", "cc", "-target"]
 TARGETS = ("x86_64-windows-gnu", "aarch64-macos", "aarch64-linux-musl", "x86_64-freebsd")
 MINGW = "x86_64-w64-mingw32-gcc"
+# As setup.py has clang compile loops. Zig takes -O3 for -O2.
+FOR_AARCH64 = [
+    *("-Xclang", "-O3", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-mllvm", "-unswitch-threshold=500", "-S", f"-I{CSRC}", f"-I{sysconfig.get_path('include')}"),
+]
 
 
-@pytest.mark.skipif(not find_spec("ziglang"), reason="needs ziglang, which compiles for any system")
+needs_zig = pytest.mark.skipif(
+    not find_spec("ziglang"), reason="needs ziglang, which compiles for any system"
+)
+
+
+@needs_zig
 @pytest.mark.parametrize("target", TARGETS)
 def test_other_systems(target, tmp_path):
-    for source in [*SOURCES, ROOT / "tests" / "pool.c"]:
+    cpu = tmp_path / "cpu.c"
+    cpu.write_text("""
+#include "cpu.h"
+int main(void) { return fo_cpu_v3() + fo_cpu_v4() + fo_cpu_sve(); }
+""")
+    for source in [*SOURCES, ROOT / "tests" / "pool.c", cpu]:
         compile_c([*ZIG, target], "-c", source, "-o", tmp_path / "object.o")
+
+
+@needs_zig
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize(("level", "cpu"), [("base", "generic"), ("sve", "generic+v8_2a+sve")])
+def test_loops_for_aarch64(level, cpu, bits, tmp_path):
+    """They are vector code, of 128 bits or of any length, and nothing in them is fused."""
+    source, assembly = ROOT / "build" / f"_loops_{level}_f{bits}.c", tmp_path / "loops.s"
+    if not source.exists():
+        pytest.skip("Cython has not written the loops here")
+    words = [*ZIG, "aarch64-linux-gnu", f"-mcpu={cpu}", *FOR_AARCH64, source, "-o", assembly]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    code = assembly.read_text()
+    for operation in ("fdiv", "fsqrt"):
+        assert len(re.findall(rf"\b{operation}r?\s+[vz]\d", code)) >= 20, operation
+    assert not re.search(r"\s(fn?m(la|ls|ad|sb|add|sub)|fma|fms)\s", code)
 
 
 @pytest.mark.parametrize(
