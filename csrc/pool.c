@@ -1,9 +1,8 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* for sets of CPUs */
 #endif
-#include "pool.h"
-
 #include "clock.h"
+#include "pool.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -260,30 +259,50 @@ static int add_workers(int threads)
 
 #ifdef __linux__
 
-enum { SETS = MOST_CPUS / CPU_SETSIZE };
+enum {
+    SETS = MOST_CPUS / CPU_SETSIZE,
+    JUST_NOW_NS = 5000, /* between the question how many threads may run a step, and its region */
+};
+
+typedef struct {
+    cpu_set_t mask[SETS];
+    int count; /* 0: the system has not said which */
+    int64_t when;
+} cpus_t;
+
+static _Thread_local cpus_t own; /* of this thread, when it asked last */
 static cpu_set_t followed[SETS]; /* where workers run, from the first on */
 static int following;            /* how many of them */
 
-static int own_cpus(cpu_set_t mask[SETS])
+static void ask_for_cpus(void)
 {
-    CPU_ZERO_S(sizeof(cpu_set_t[SETS]), mask);
-    return sched_getaffinity(0, sizeof(cpu_set_t[SETS]), mask) == 0;
+    cpu_set_t mask[SETS];
+    CPU_ZERO_S(sizeof mask, mask);
+    if (sched_getaffinity(0, sizeof mask, mask) != 0) {
+        own.count = 0;
+    } else if (own.count == 0 || !CPU_EQUAL_S(sizeof mask, mask, own.mask)) {
+        for (int i = 0; i < SETS; i++) own.mask[i] = mask[i];
+        own.count = CPU_COUNT_S(sizeof mask, mask);
+    }
+    own.when = fo_now_ns();
 }
 
 int fo_cpus(void)
 {
-    cpu_set_t mask[SETS];
-    return own_cpus(mask) ? CPU_COUNT_S(sizeof mask, mask) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    ask_for_cpus();
+    return own.count ? own.count : (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* Let workers run where the caller may run, which need not be where they were started. */
+/* Let workers run where the caller may run, which need not be where they were started. To ask the
+ * system takes as long as the smallest steps, so it is asked once for a step. */
 static void follow(int n)
 {
-    cpu_set_t mask[SETS];
-    if (!own_cpus(mask)) return;
-    if (n <= following && CPU_EQUAL_S(sizeof mask, mask, followed)) return;
-    for (int i = 0; i < n; i++) pthread_setaffinity_np(workers[i].thread, sizeof mask, mask);
-    for (int i = 0; i < SETS; i++) followed[i] = mask[i];
+    if (fo_now_ns() - own.when > JUST_NOW_NS) ask_for_cpus();
+    if (own.count == 0) return;
+    if (n <= following && CPU_EQUAL_S(sizeof own.mask, own.mask, followed)) return;
+    for (int i = 0; i < n; i++)
+        pthread_setaffinity_np(workers[i].thread, sizeof own.mask, own.mask);
+    for (int i = 0; i < SETS; i++) followed[i] = own.mask[i];
     following = n;
 }
 
@@ -309,7 +328,6 @@ static void follow(int n) { (void)n; } /* macOS binds no thread to CPUs */
 static void follow_anew(void) {}
 
 int fo_cpus(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
-
 #endif
 
 /* -- Regions ----------------------------------------------------------------------------------- */

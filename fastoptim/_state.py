@@ -13,6 +13,7 @@ import numpy as np
 
 from ._containers import Array
 from ._engine.formats import format_of
+from ._engine.threads import touch
 from ._groups import EMA, ParamGroup, each_param
 from ._rule import Rule
 
@@ -91,12 +92,15 @@ def allocated(keys: Iterable[Any], wanted: Wanted) -> dict[Any, dict[str, Array]
             for (_, p, _), phase in zip(entries, phases, strict=True)
         ]
         block = np.zeros(sum(sizes) + LINE, np.uint8)
-        start = -block.ctypes.data % LINE
+        start, untouched = -block.ctypes.data % LINE, True
         for (place, p, value), phase, size in zip(entries, phases, sizes, strict=True):
             array = np.ndarray(p.shape, p.dtype, block, start + phase, p.strides)
             found[place] = array
             # Memory that is to be zero is left alone: the system gives it only once it is touched.
             if isinstance(value, np.ndarray) or value != 0:
+                if untouched:
+                    touch(block.ctypes.data, block.nbytes)
+                    untouched = False
                 with np.errstate(over="ignore"):  # float32 may round it to infinity
                     format_of("state", p).fill(array, value)
             start += size

@@ -434,6 +434,23 @@ print(helped)
 """
         assert output(STEP + code, OPENBLAS_NUM_THREADS="1") == "[True, True, True]"
 
+    @pytest.mark.skipif(cpus() == 1, reason="has one CPU")
+    def test_they_are_the_first_to_touch_state_that_is_not_zero(self):
+        """A page of memory is near to the thread that does, on machines with several memories."""
+        code = """
+before = set(os.listdir('/proc/self/task'))
+p = np.zeros(8_000_000)  # its state is large
+for _ in range(20):
+    fo.Adagrad(p, initial_accumulator_value=0.1).state
+    (worker,) = set(os.listdir('/proc/self/task')) - before
+    stat = open(f'/proc/self/task/{worker}/stat').read().rpartition(')')[2].split()
+    faults = int(stat[7])
+    if faults > 10:
+        break
+print(faults > 10)
+"""
+        assert output(STEP + code, OPENBLAS_NUM_THREADS="1", FASTOPTIM_NUM_THREADS="2") == "True"
+
     def test_more_than_there_can_be(self):
         code = """
 fo.set_num_threads(1100)

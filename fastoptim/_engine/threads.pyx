@@ -74,6 +74,30 @@ cdef bint openmp_lends = False  # whether steps run on them, when the runtimes w
 cdef uintptr_t openmp_parallel = 0  # its GOMP_parallel; 0: that of the first runtime that has one
 cdef uintptr_t openmp_number = 0  # its omp_get_thread_num; 0: likewise
 
+cdef enum Reason:
+    # What decides how many threads a step uses, as in REASONS.
+    INSIDE, NUM_THREADS, SET_NUM_THREADS, CHILD, RUNTIME, ENVIRONMENT, CONTROLLED, AFFINITY, QUOTA
+
+cdef tuple REASONS = (
+    "inside a parallel region",
+    "num_threads",
+    "set_num_threads or FASTOPTIM_NUM_THREADS",
+    "child of fork()",
+    "OpenMP runtime",
+    "OMP_NUM_THREADS or OMP_THREAD_LIMIT",
+    "threadpoolctl",
+    "CPU affinity",
+    "cgroup quota",
+)
+
+cdef enum:
+    PAGE = 4096  # bytes, the fewest that a system gives at a time
+    PIECE = 1 << 16  # bytes that a thread touches at a time, as many as a task has of float32
+
+cdef struct Block:
+    char* data
+    Py_ssize_t size
+
 cdef struct Job:
     # The tasks of one pass, which several threads share.
     task_t task
@@ -219,39 +243,50 @@ def openmp_runtimes():
     return [fo_openmp_name(k).decode() for k in range(ask_openmp().runtimes)]
 
 
-cpdef tuple explain_limit():
+def explain_limit():
     """Return the most threads that a step uses, now and from this thread, and what decides it."""
-    cdef fo_openmp openmp = ask_openmp()
-    cdef int n = INT_MAX, cpus, controlled
-    cdef Limit inner
-    if openmp.inside:
-        return 1, "inside a parallel region"
-    for inner in reversed(limit_here.get()):
-        if inner.forks == fo_forks and not inner.over:
-            return inner.n, "num_threads"
-    if limit and limit_forks == fo_forks:
-        return limit, "set_num_threads or FASTOPTIM_NUM_THREADS"
-    if fo_forks:
-        return 1, "child of fork()"
-    why = ""
-    if openmp.runtimes:
-        n, why = openmp.threads, "OpenMP runtime"
-    elif environment_threads:
-        n, why = environment_threads, "OMP_NUM_THREADS or OMP_THREAD_LIMIT"
-    controlled = controlled_here.get()
-    if 0 < controlled < n:
-        n, why = controlled, "threadpoolctl"
-    cpus = openmp.cpus or fo_cpus()
-    if cpus < n:
-        n, why = cpus, "CPU affinity"
-    if 0 < quota < n:
-        n, why = quota, "cgroup quota"
-    return n, why
+    cdef int reason = 0
+    cdef int n = limit_and_reason(&reason)
+    return n, REASONS[reason]
 
 
 cdef int allowed_threads() except -1:
     """Return the most threads that a step uses, now and from this thread."""
-    return explain_limit()[0]
+    cdef int reason
+    return limit_and_reason(&reason)
+
+
+cdef int limit_and_reason(int* reason) except -1:
+    """Return the most threads that a step uses, and note which of REASONS decides it."""
+    cdef fo_openmp openmp = ask_openmp()
+    cdef int n = INT_MAX, cpus, controlled
+    cdef Limit inner
+    if openmp.inside:
+        reason[0] = INSIDE
+        return 1
+    reason[0] = NUM_THREADS
+    for inner in reversed(<tuple> limit_here.get()):
+        if inner.forks == fo_forks and not inner.over:
+            return inner.n
+    reason[0] = SET_NUM_THREADS
+    if limit and limit_forks == fo_forks:
+        return limit
+    reason[0] = CHILD
+    if fo_forks:
+        return 1
+    if openmp.runtimes:
+        n, reason[0] = openmp.threads, RUNTIME
+    elif environment_threads:
+        n, reason[0] = environment_threads, ENVIRONMENT
+    controlled = controlled_here.get()
+    if 0 < controlled < n:
+        n, reason[0] = controlled, CONTROLLED
+    cpus = openmp.cpus or fo_cpus()
+    if cpus < n:
+        n, reason[0] = cpus, AFFINITY
+    if 0 < quota < n:
+        n, reason[0] = quota, QUOTA
+    return n
 
 
 cdef int whose_workers() noexcept:
@@ -269,7 +304,7 @@ cpdef int threads_for(Py_ssize_t traffic):
     cdef int allowed
     if most <= 1:
         return 1
-    allowed = explain_limit()[0]
+    allowed = allowed_threads()
     if awake and not shared and not on_openmp():  # steps run on our workers, which sleep
         most = max(traffic // grain, <Py_ssize_t> 1)
     return min(most, <Py_ssize_t> allowed)
@@ -280,6 +315,27 @@ def set_grain(Py_ssize_t n):
     global grain
     old, grain = grain, n
     return old
+
+
+def touch(uintptr_t address, Py_ssize_t size):
+    """Have the threads of later steps be the first to write to a large block of zeros.
+
+    Where a machine has several memories (NUMA), the system gives a page from the memory that is
+    near to the thread that writes to it first. Zeros are first written to by steps; other state
+    would be by the thread that makes the optimizer.
+    """
+    cdef Block block = Block(<char*> address, size)
+    cdef Py_ssize_t pieces = (size + PIECE - 1) // PIECE
+    if threads_for(size) > 1:
+        run(touch_piece, &block, pieces, allowed_threads(), size, False)
+
+
+cdef void touch_piece(void* block, Py_ssize_t k) noexcept nogil:
+    cdef const Block* b = <const Block*> block
+    cdef Py_ssize_t at = k * PIECE, end = min((k + 1) * PIECE, b.size)
+    while at < end:
+        b.data[at] = 0
+        at += PAGE
 
 
 cdef bint run(
