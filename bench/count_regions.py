@@ -37,8 +37,8 @@ NOT_COUNTED |= {
     "main",
     "wait_for_all",
 }
-FAN = 4  # children of a thread, as in csrc/pool.c
-THREADS = [2, 5, 8, 16, 32, 64]
+FAN = 8  # children of a thread, as in csrc/pool.c
+THREADS = [2, 4, 9, 16, 32, 64]
 REGIONS = 200
 SLACK = 2  # who takes from other threads' parts runs more than others, in some regions
 Counts = list[float]

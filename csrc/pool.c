@@ -73,8 +73,9 @@ static void relax(void)
 /* The threads of a region form a tree: its caller is thread 0, and thread i has the children
  * FAN * i + 1 to FAN * i + FAN. Each thread offers the region to its children before it does its own
  * job, and is done when they are. So nobody wakes more than FAN threads or waits for more, and the
- * last of n threads begins after log(n) wake-ups. */
-enum { FAN = 4 };
+ * last of n threads begins after log(n) levels. With fewer children there are more levels, and from
+ * one to the next a sleeping thread takes as long as to wake up dozens. */
+enum { FAN = 8 };
 
 typedef struct {
     fo_job job;

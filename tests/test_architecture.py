@@ -137,7 +137,7 @@ def named(source: str, name: str | None) -> tuple[str, str | None]:
     """Return an import by the names in `sources`: a module alone, or one and a name in it."""
     module = source.partition(".")[2]
     # A level of the loops is one of many builds of their source.
-    inner = re.sub(r"_(base|v\d)_f\d\d$", "", f"{module}.{name or ''}".strip("."))
+    inner = re.sub(r"_(base|v\d|sve)_f\d\d$", "", f"{module}.{name or ''}".strip("."))
     return (inner, None) if inner in sources() else (module or "fastoptim", name)
 
 
