@@ -4,13 +4,14 @@
 #include "clock.h"
 #include "pool.h"
 
+#include "clock.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
 enum {
     MOST_WORKERS = 1024,
     STACK = 2 << 20,  /* bytes: OpenBLAS's jobs run on our workers, and musl's default is 128 KiB */
-    LINE = 128,       /* bytes that caches fetch together */
     MOST_CPUS = 8192, /* that a set of CPUs can name */
 };
 
@@ -71,11 +72,29 @@ static void relax(void)
 
 /* -- Workers ----------------------------------------------------------------------------------- */
 
-/* Each is on cache lines of its own, which its thread watches. */
+/* The threads of a region form a tree: its caller is thread 0, and thread i has the children
+ * FAN * i + 1 to FAN * i + FAN. Each thread offers the region to its children before it does its own
+ * job, and is done when they are. So nobody wakes more than FAN threads or waits for more, and the
+ * last of n threads begins after log(n) wake-ups. */
+enum { FAN = 4 };
+
 typedef struct {
-    _Alignas(LINE) atomic_uint ticket; /* grows by one with every job */
-    atomic_int offered;                /* whether the job is still to be taken */
+    fo_job job;
+    void *work;
+    int n;   /* threads */
+    int all; /* whether each of them must run its job */
+} region_t;
+
+/* What a worker has to do with the region that it was offered last. A region that does not wait for
+ * workers takes offers back. */
+enum { NOTHING, OFFERED, TAKEN };
+
+/* Each is on cache lines of its own, which nobody touches but its thread and the parent. */
+typedef struct {
+    _Alignas(FO_LINE) atomic_uint ticket; /* grows by one with every offer */
+    atomic_int state;
     atomic_int asleep;
+    region_t region;
 #ifndef _WIN32
     pthread_t thread;
 #endif
@@ -87,16 +106,60 @@ int fo_forks = 0;
 static _Atomic(int64_t) awake_ns = FO_AWAKE_NS;
 static int blas_slots;
 
-static lock_t region = LOCK_INIT; /* guards all that follows */
 static worker_t workers[MOST_WORKERS];
-static int worker_count;
-static fo_job current_job;
-static void *current_work;
-static atomic_int unfinished;
+
+/* What callers write, apart from the lines that workers read. */
+static struct {
+    _Alignas(FO_LINE) lock_t lock; /* held in a region; guards the rest, and the tree of workers */
+    int workers;                   /* that were started */
+} pool = {.lock = LOCK_INIT};
 
 int64_t fo_set_awake_ns(int64_t ns)
 {
     return atomic_exchange_explicit(&awake_ns, ns, memory_order_relaxed);
+}
+
+static void wake_up(worker_t *worker)
+{
+    lock(&worker->lock);
+    atomic_store(&worker->asleep, 0); /* the next offers need not wake it again */
+    unlock(&worker->lock);
+    wake(&worker->awaken);
+}
+
+static void offer(worker_t *worker, const region_t *region)
+{
+    worker->region = *region;
+    atomic_store_explicit(&worker->state, OFFERED, memory_order_release);
+    atomic_fetch_add(&worker->ticket, 1);
+    if (atomic_load(&worker->asleep)) wake_up(worker);
+}
+
+/* Go from the state of an offer to another, unless the other side has done so before. */
+static int answer(worker_t *worker, int state)
+{
+    int offered = OFFERED;
+    return atomic_compare_exchange_strong_explicit(&worker->state, &offered, state,
+                                                   memory_order_acq_rel, memory_order_relaxed);
+}
+
+static void wait_until_done(worker_t *worker)
+{
+    for (int k = 1; atomic_load_explicit(&worker->state, memory_order_acquire) != NOTHING; k++) {
+        if (k % 64 == 0) yield_core();
+        relax();
+    }
+}
+
+/* Do what thread i has to do in a region. */
+static void take_part(int i, const region_t *region)
+{
+    int begin = FAN * i, end = region->n - 1; /* of the children, as workers */
+    if (end > begin + FAN) end = begin + FAN;
+    for (int k = begin; k < end; k++) offer(&workers[k], region);
+    region->job(i, region->work);
+    for (int k = begin; k < end && !region->all; k++) answer(&workers[k], NOTHING);
+    for (int k = begin; k < end; k++) wait_until_done(&workers[k]);
 }
 
 static int ticket_comes_soon(worker_t *worker, unsigned seen)
@@ -112,28 +175,28 @@ static int ticket_comes_soon(worker_t *worker, unsigned seen)
     return 0;
 }
 
-/* Take the job that a worker is offered, unless its region has taken it back. */
-static int claim(worker_t *worker)
+/* Whoever has found the worker asleep may wake it late, when it has served the offer and sleeps
+ * again: so it says anew that it does each time before it waits. */
+static void sleep_until_ticket(worker_t *worker, unsigned seen)
 {
-    int offered = 1;
-    return atomic_compare_exchange_strong_explicit(&worker->offered, &offered, 0,
-                                                   memory_order_acq_rel, memory_order_relaxed);
+    lock(&worker->lock);
+    for (;;) {
+        atomic_store(&worker->asleep, 1);
+        if (atomic_load(&worker->ticket) != seen) break;
+        wait_for(&worker->awaken, &worker->lock);
+    }
+    atomic_store(&worker->asleep, 0);
+    unlock(&worker->lock);
 }
 
 static served_t SERVE serve(void *argument)
 {
     worker_t *worker = (worker_t *)argument;
     for (unsigned seen = 0;; seen++) {
-        if (!ticket_comes_soon(worker, seen)) {
-            lock(&worker->lock);
-            atomic_store(&worker->asleep, 1);
-            while (atomic_load(&worker->ticket) == seen) wait_for(&worker->awaken, &worker->lock);
-            atomic_store(&worker->asleep, 0);
-            unlock(&worker->lock);
-        }
-        if (!claim(worker)) continue;
-        current_job((int)(worker - workers) + 1, current_work);
-        atomic_fetch_sub_explicit(&unfinished, 1, memory_order_release);
+        if (!ticket_comes_soon(worker, seen)) sleep_until_ticket(worker, seen);
+        if (!answer(worker, TAKEN)) continue;
+        take_part((int)(worker - workers) + 1, &worker->region);
+        atomic_store_explicit(&worker->state, NOTHING, memory_order_release);
     }
     return (served_t)0;
 }
@@ -181,15 +244,15 @@ static int start(worker_t *worker)
 /* Start workers until jobs can run on so many threads, the caller's included. */
 static int add_workers(int threads)
 {
-    while (worker_count < threads - 1) {
+    while (pool.workers < threads - 1) {
         worker_t *worker;
-        if (worker_count == MOST_WORKERS) return 0;
-        worker = &workers[worker_count];
+        if (pool.workers == MOST_WORKERS) return 0;
+        worker = &workers[pool.workers];
         atomic_init(&worker->ticket, 0);
-        atomic_init(&worker->offered, 0);
+        atomic_init(&worker->state, NOTHING);
         atomic_init(&worker->asleep, 0);
         if (!start(worker)) return 0;
-        worker_count++;
+        pool.workers++;
     }
     return 1;
 }
@@ -271,58 +334,38 @@ int fo_cpus(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
 
 /* -- Regions ----------------------------------------------------------------------------------- */
 
-/* Run job(0, work) here and job(1, work) to job(n - 1, work) on a worker each: all of them at once,
- * or those that have begun by the time the caller is done. */
 static void run_region(fo_job job, int n, void *work, int all)
 {
+    region_t region = {job, work, n, all};
     follow(n - 1);
-    current_job = job;
-    current_work = work;
-    atomic_store_explicit(&unfinished, n - 1, memory_order_relaxed);
-    for (int i = 0; i < n - 1; i++) {
-        worker_t *worker = &workers[i];
-        atomic_store_explicit(&worker->offered, 1, memory_order_release);
-        atomic_fetch_add(&worker->ticket, 1);
-        if (atomic_load(&worker->asleep)) {
-            lock(&worker->lock);
-            wake(&worker->awaken);
-            unlock(&worker->lock);
-        }
-    }
-    job(0, work);
-    for (int i = 0; i < n - 1 && !all; i++)
-        if (claim(&workers[i])) atomic_fetch_sub_explicit(&unfinished, 1, memory_order_relaxed);
-    for (int k = 0; atomic_load_explicit(&unfinished, memory_order_acquire) > 0; k++) {
-        if (k % 64 == 63) yield_core();
-        relax();
-    }
+    take_part(0, &region);
 }
 
 int fo_pool_grow(int threads)
 {
     int grown;
-    lock(&region);
+    lock(&pool.lock);
     grown = add_workers(threads);
-    unlock(&region);
+    unlock(&pool.lock);
     return grown;
 }
 
 int fo_pool_try(fo_job job, int n, void *work)
 {
-    if (!try_lock(&region)) return 0;
-    if (!add_workers(n)) n = worker_count + 1;
+    if (!try_lock(&pool.lock)) return 0;
+    if (!add_workers(n)) n = pool.workers + 1;
     run_region(job, n, work, 0);
-    unlock(&region);
+    unlock(&pool.lock);
     return 1;
 }
 
 int fo_pool_run(fo_job job, int n, void *work)
 {
     int grown;
-    lock(&region);
+    lock(&pool.lock);
     grown = add_workers(n);
     if (grown) run_region(job, n, work, 1);
-    unlock(&region);
+    unlock(&pool.lock);
     return grown;
 }
 
@@ -365,15 +408,15 @@ int fo_pool_install(void) { return 0; }
 #else
 
 /* A fork waits for the region under way. The child has no workers, and starts new ones. */
-static void before_fork(void) { lock(&region); }
-static void after_fork(void) { unlock(&region); }
+static void before_fork(void) { lock(&pool.lock); }
+static void after_fork(void) { unlock(&pool.lock); }
 
 static void in_child(void)
 {
     fo_forks++;
-    worker_count = 0;
+    pool.workers = 0;
     follow_anew();
-    pthread_mutex_init(&region, NULL);
+    pthread_mutex_init(&pool.lock, NULL);
 }
 
 int fo_pool_install(void) { return pthread_atfork(before_fork, after_fork, in_child); }

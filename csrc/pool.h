@@ -23,6 +23,7 @@
 
 enum {
     FO_AWAKE_NS = 50000, /* how long an idle worker stays awake: until a second pass comes */
+    FO_LINE = 128,       /* bytes that caches fetch together */
 };
 
 typedef void (*fo_job)(int i, void *work);
@@ -56,11 +57,5 @@ FO_HIDDEN int fo_pool_run(fo_job job, int n, void *work);
 /* What OpenBLAS calls in place of its own threads, and the length of its table of them. */
 FO_HIDDEN void fo_blas_run(int sync, fo_blas_job job, int n, size_t size, void *data, int buffer);
 FO_HIDDEN void fo_set_blas_slots(int slots);
-
-/* Take the next number; no other thread gets the same one. */
-static inline ptrdiff_t fo_take(ptrdiff_t *next)
-{
-    return atomic_fetch_add_explicit((_Atomic(ptrdiff_t) *)next, 1, memory_order_relaxed);
-}
 
 #endif

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,72 @@ int supports_v4(void) { return fo_cpu_v4(); }
                 fewer = [word & ~(1 << bit) if k == j else word for j, word in enumerate(words)]
                 assert not runs(*map(ctypes.c_uint32, fewer)), (k, bit)
         assert bool(supports()) == cpu_supports(level)
+
+
+@needs_cc
+class TestParts:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def parts(cls, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("parts")
+        source, library = folder / "parts.c", folder / "parts.so"
+        source.write_text("""
+#include "parts.h"
+void divide(int tasks, int threads);
+int take(int *part);
+void set_region(uint32_t region);
+void divide(int tasks, int threads) { fo_divide(fo_own_parts(), tasks, threads); }
+int take(int *part) { return (int)fo_take(fo_own_parts(), part); }
+void set_region(uint32_t region) { fo_own_parts()->region = region; }
+""")
+        compile_c([CC], "-shared", "-fPIC", source, "-o", library)
+        return ctypes.CDLL(str(library))
+
+    @staticmethod
+    def taken(parts, tasks: int, threads: int, begun: list[int]) -> dict[int, list[int]]:
+        """Have the threads that begin take one task each in turn; return those of each."""
+        parts.divide(tasks, threads)
+        at = {thread: ctypes.c_int(thread) for thread in begun}
+        found = {thread: [] for thread in begun}
+        while at:
+            for thread, part in list(at.items()):
+                task = parts.take(ctypes.byref(part))
+                if task < 0:
+                    del at[thread]
+                else:
+                    found[thread].append(task)
+        return found
+
+    @pytest.mark.parametrize("tasks", [1, 2, 7, 64, 65, 1000])
+    @pytest.mark.parametrize("threads", [2, 3, 8, 9, 63, 64, 65, 200])
+    def test_each_task_is_taken_once(self, parts, tasks, threads):
+        """By whichever threads begin, and however many regions there were before."""
+        for begun in ([0], [threads - 1], [0, 1], [*range(0, threads, 5)], [*range(threads)]):
+            found = self.taken(parts, tasks, threads, begun)
+            assert sorted(chain.from_iterable(found.values())) == [*range(tasks)]
+
+    @pytest.mark.parametrize("threads", [2, 5, 64])
+    def test_a_thread_has_the_same_tasks_in_each_region(self, parts, threads):
+        first, second = (self.taken(parts, 640, threads, [*range(threads)]) for _ in range(2))
+        assert first == second
+        for tasks in first.values():
+            own = [*range(tasks[0], tasks[0] + 640 // threads)]
+            assert tasks[: len(own)] == own
+
+    def test_numbers_of_regions_that_begin_again(self, parts):
+        """A counter of the region that had the same number long ago is not one of this region."""
+        for region in (0, 2**32 - 1):
+            parts.set_region(ctypes.c_uint32(region))
+            found = self.taken(parts, 100, 64, [*range(64)])
+            assert sorted(chain.from_iterable(found.values())) == [*range(100)]
+
+
+@needs_cc
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="needs valgrind")
+def test_what_a_thread_does_in_a_region_does_not_grow_with_their_number():
+    script = [sys.executable, ROOT / "bench" / "count_regions.py", "8", "64"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 ZIG = [sys.executable, "-m", "ziglang", "cc", "-target"]

@@ -23,7 +23,13 @@ cdef extern from "pool.h":
     bint fo_pool_run(job_t job, int n, void* work) nogil
     void fo_blas_run()
     void fo_set_blas_slots(int slots)
-    Py_ssize_t fo_take(Py_ssize_t* next) nogil
+
+cdef extern from "parts.h":
+    ctypedef struct fo_parts:
+        pass
+    fo_parts* fo_own_parts() nogil
+    void fo_divide(fo_parts* parts, Py_ssize_t tasks, int threads) nogil
+    Py_ssize_t fo_take(fo_parts* parts, int* part) nogil
 
 cdef extern from "openmp.h":
     ctypedef struct fo_openmp:
@@ -40,7 +46,6 @@ cdef extern from "openmp.h":
     void fo_openmp_run(job_t job, int n, void* work) nogil
 
 cdef enum:
-    PARTS = 64  # into which the tasks of a pass are divided, at the most
     # The bytes of memory traffic that each further thread must be given, where idle threads are
     # awake: those shared with the BLAS, and OpenMP's where they spin. Two threads broke even with
     # one where a step moved 0.5 to 0.9 MB in all.
@@ -85,20 +90,12 @@ cdef tuple REASONS = (
     "cgroup quota",
 )
 
-cdef struct Part:
-    # The tasks that one thread takes before those of other parts. It is as long as a cache line, so
-    # that no two threads count on the same one.
-    Py_ssize_t next
-    Py_ssize_t end
-    char[48] padding
-
 cdef struct Job:
     # The tasks of one pass, which several threads share.
     task_t task
     void* work
     fo_mode mode  # of floating point, in which all threads compute
-    int parts
-    Part[PARTS] part
+    fo_parts* parts
 
 awake_ns = FO_AWAKE_NS  # how long an idle worker of ours stays awake, unless somebody sets it
 try_region = <uintptr_t> &fo_pool_try  # addresses of C functions, for ctypes
@@ -334,17 +331,15 @@ cdef bint spread(
     cdef Job job
     cdef Py_ssize_t k
     cdef fo_mode mode = fo_get_mode()
-    if threads == 1:
+    if threads == 1 or count <= 1:
         fo_set_mode(flushing(mode, flush))
         for k in range(count):
             task(work, k)
         fo_set_mode(mode)
         return True
     job.task, job.work, job.mode = task, work, flushing(mode, flush)
-    job.parts = min(threads, <int> PARTS)
-    for k in range(job.parts):
-        job.part[k].next = k * count // job.parts
-        job.part[k].end = (k + 1) * count // job.parts
+    job.parts = fo_own_parts()
+    fo_divide(job.parts, count, threads)
     if on_openmp():
         fo_openmp_run(take_tasks, threads, &job)
     elif not fo_pool_try(take_tasks, threads, &job):
@@ -354,24 +349,15 @@ cdef bint spread(
 
 
 cdef void take_tasks(int thread, void* shared_job) noexcept nogil:
-    """Run the tasks of one's own part, then what is left of the others'.
-
-    So a thread meets the elements that it had in the step before, some of which its core's caches
-    still hold: that is 2 to 12 % faster than one queue for all. And nobody waits for the share of a
-    thread that has no core, as it would be with fixed shares.
-    """
-    cdef Job* job = <Job*> shared_job
-    cdef Part* part
-    cdef Py_ssize_t k
-    cdef int other
+    """Run tasks until none is left, those of the thread's own part first."""
+    cdef Job job = (<Job*> shared_job)[0]  # a copy: the caller writes to its own stack meanwhile
+    cdef int part = thread
+    cdef Py_ssize_t k = fo_take(job.parts, &part)
     cdef fo_mode mode = fo_get_mode()
     fo_set_mode(job.mode)  # the caller's: other threads may round in another way
-    for other in range(job.parts):
-        part = &job.part[(thread + other) % job.parts]
-        k = fo_take(&part.next)
-        while k < part.end:
-            job.task(job.work, k)
-            k = fo_take(&part.next)
+    while k >= 0:
+        job.task(job.work, k)
+        k = fo_take(job.parts, &part)
     fo_set_mode(mode)
 
 
