@@ -5,6 +5,7 @@ cdef struct Loops:
     # The compiled loops of a rule for one type, as they are declared in _loop.pxd.
     void* rule
     void* after
+    void* clip
     void* squares
 
 cdef struct Task:
@@ -37,6 +38,7 @@ cdef class CompiledPasses(Passes):
     cdef Work work
 
     cdef take_loops(self, loops)
+    cdef clip(self, double factor, double limit)
     cdef cut_tasks(self)
     cdef cut_tiles(self)
     cdef Py_ssize_t blocks(self) noexcept

@@ -13,14 +13,14 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
-from fastoptim._engine.memory cimport Memory
+from fastoptim._engine.memory cimport Tensors
 from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
 from fastoptim._engine.staging cimport (
-    ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, store
+    ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, scatter, store
 )
 from fastoptim._engine.threads cimport run, threads_for
 from fastoptim._loop cimport (
-    after32, after64, f32, f64, rule32, rule64, squares32, squares64
+    after32, after64, clip32, clip64, f32, f64, rule32, rule64, squares32, squares64
 )
 
 import numpy as np
@@ -38,13 +38,13 @@ cdef class CompiledPasses(Passes):
 
     Parameters
     ----------
-    memory : Memory
+    memory : Tensors
         What they go over.
     loops : mapping
         For float32 and float64 the `fastoptim._levels.Loops` that compute in this type.
     """
 
-    def __cinit__(self, Memory memory, loops):
+    def __cinit__(self, Tensors memory, loops):
         self.memory = memory
         self.take_loops(loops)
         self.work.tensors = memory.tensors
@@ -56,7 +56,8 @@ cdef class CompiledPasses(Passes):
     cdef take_loops(self, loops):
         for real, found in loops.items():
             self.work.loops[real == np.float32] = Loops(
-                address(found.rule), address(found.after), address(found.squares)
+                address(found.rule), address(found.after),
+                address(found.clip), address(found.squares),
             )
 
     cdef update(self, ScalarTable table, bint flush):
@@ -99,6 +100,23 @@ cdef class CompiledPasses(Passes):
             if self.memory.tensors[i].stepped:
                 sums.append((i, p_squares, u_squares))
         return sums
+
+    cdef clip(self, double factor, double limit):
+        """Multiply all gradients by a factor, then clip each element: in place, and all or none.
+
+        Both numbers are rounded to the type of each array, as NumPy rounds Python's. The arrays
+        have been found fit to be written, so that nothing can fail once the first has changed, and
+        no interrupt comes in between.
+        """
+        cdef double[2] doubles = [factor, limit]
+        cdef float[2] singles = [<float> factor, <float> limit]
+        cdef Py_ssize_t traffic = 2 * self.memory.traffic  # what is read is written, too
+        cdef int threads = threads_for(traffic)
+        if not self.work.tasks:
+            self.cut_tasks()
+        self.work.doubles, self.work.singles = doubles, singles
+        self.memory.bind()
+        run(clip_task, &self.work, self.work.task_count, threads, traffic, False)
 
     cdef Py_ssize_t blocks(self) noexcept:
         return (self.work.tile_count + BLOCK - 1) // BLOCK
@@ -338,3 +356,52 @@ cdef void sum_direction(
         at += n
     tile.squares_of_p = squares_of(p, loops, count, 1)
     tile.squares = squares_of(u, loops, count, 1)
+
+
+cdef void clip_task(void* work, Py_ssize_t task) noexcept nogil:
+    cdef const Work* w = <const Work*> work
+    cdef Py_ssize_t i = w.tasks[task].tensor, start = w.tasks[task].start
+    cdef Py_ssize_t n, left = min(<Py_ssize_t> TASK, w.total - task * TASK)
+    cdef const Tensor* tensor
+    while left > 0:
+        tensor = &w.tensors[i]
+        n = min(tensor.size - start, left)
+        if tensor.stepped and n > 0:
+            if tensor.single:
+                clip_range(<f32> w.singles, w, tensor, start, n)
+            else:
+                clip_range(<f64> w.doubles, w, tensor, start, n)
+        left -= n
+        start = 0
+        i += 1
+
+
+cdef void clip_range(
+    array line, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Clip n elements of a gradient: where they are if the loop can compute on them there."""
+    cdef double[TILE] g_tile
+    cdef array tile = <array> &g_tile[0], g
+    cdef const Loops* loops = &w.loops[tensor.single]
+    cdef Py_ssize_t end = start + n
+    if not tensor.gathered and tensor.stored.load == NULL:
+        clip_elements(<array> tensor.g + start, loops, n, line)
+        return
+    while start < end:
+        n = min(<Py_ssize_t> TILE, end - start)
+        g = gradient(tile, tensor, start, n, False)
+        clip_elements(g, loops, n, line)
+        if tensor.gathered:
+            scatter(g, tensor, start, n)
+        else:
+            store(g, tensor.g, tensor.stored, start, n)
+        start += n
+
+
+cdef inline void clip_elements(
+    array g, const Loops* loops, Py_ssize_t n, array line
+) noexcept nogil:
+    if array is f32:
+        (<clip32> loops.clip)(n, g, line)
+    else:
+        (<clip64> loops.clip)(n, g, line)

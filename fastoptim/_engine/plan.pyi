@@ -6,12 +6,14 @@ import numpy as np
 
 from .changes import Change
 from .entry import Entry
+from .memory import Gradients
 
 most_state: int
 
-def measure(
-    labels: Sequence[str], grads: Sequence[Any], loops: Mapping[np.dtype[Any], Any]
-) -> tuple[float, str | None]: ...
+def measure(grads: Gradients, loops: Mapping[np.dtype[Any], Any]) -> tuple[float, str | None]: ...
+def clip(
+    grads: Gradients, loops: Mapping[np.dtype[Any], Any], factor: float, limit: float
+) -> None: ...
 
 class Plan:
     def __init__(

@@ -21,7 +21,7 @@ cimport numpy as cnp
 from fastoptim._engine.changes cimport change, swap
 from fastoptim._engine.compiled cimport CompiledPasses
 from fastoptim._engine.formats cimport Format
-from fastoptim._engine.memory cimport Memory
+from fastoptim._engine.memory cimport Gradients, Memory
 from fastoptim._engine.passes cimport Passes
 from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport EMA, STATE, Tensor
@@ -38,14 +38,12 @@ cdef extern from "Python.h":
 most_state = STATE  # how many state arrays a rule may have
 
 
-def measure(labels, grads, loops):
+def measure(Gradients grads, loops):
     """Return the L2 norm of all gradients together, in whatever layout they are.
 
     Parameters
     ----------
-    labels : sequence of str
-        What messages call them.
-    grads : sequence of ndarray
+    grads : Gradients
         The gradients.
     loops : mapping
         As `Plan` takes them; only ``squares`` is used.
@@ -56,14 +54,26 @@ def measure(labels, grads, loops):
         The norm.
     bad : str or None
         The label of the first gradient that holds a NaN or an infinity.
-
-    Raises
-    ------
-    TypeError
-        If the format of a gradient is not known.
     """
-    cdef CompiledPasses passes = CompiledPasses(Memory.of_gradients(labels, grads), loops)
+    cdef CompiledPasses passes = CompiledPasses(grads, loops)
     return passes.norm(1.0, False)
+
+
+def clip(Gradients grads, loops, double factor, double limit):
+    """Multiply gradients by a factor, then clip each element: in place, and all of them or none.
+
+    Parameters
+    ----------
+    grads : Gradients
+        The gradients, checked for writing.
+    loops : mapping
+        As `Plan` takes them; only ``clip`` is used.
+    factor, limit : float
+        The factor, and the largest magnitude of an element; a NaN stays. Both are rounded to the
+        type of each array, as NumPy rounds a Python number.
+    """
+    cdef CompiledPasses passes = CompiledPasses(grads, loops)
+    passes.clip(factor, limit)
 
 
 cdef class Plan:
@@ -294,7 +304,7 @@ cdef class Plan:
         low, high = typed((after.low, after.high), p.dtype)
         found = stored.encoded(kept(p, memory.masks[i], low, high))
         memory.check_owned(i, False)  # code of the user, such as a signal handler, may have run
-        memory.emas[i][...] = found
+        memory.view(i, EMA)[...] = found
 
     cdef count_step(self):
         """Note that a step was taken."""

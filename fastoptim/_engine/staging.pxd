@@ -1,4 +1,3 @@
-from cpython.object cimport PyObject
 from libc.stdint cimport uintptr_t
 
 from fastoptim._engine.arrays cimport Walk
@@ -17,14 +16,14 @@ ctypedef fused array:
 
 cdef struct Tensor:
     # What the engine knows of one parameter: where its arrays are, and what a step does with them.
-    (PyObject*)[ARRAYS] arrays  # p, state and average as given, NULL where there is none
-    (char*)[ARRAYS] data  # their addresses
+    (char*)[ARRAYS] data  # the addresses of p, state and average, NULL where there is none
     const Stored* stored  # how the elements of all of them and of g are stored
     char* g
     Py_ssize_t size
     Py_ssize_t traffic  # bytes that a step moves
     const unsigned char* mask
     bint single  # whether the loops compute in float, not in double
+    int states  # how many state arrays the rule has, also those that there are not
     int direction  # the place of u among the arrays; 0: the rule has no trust ratio
     Py_ssize_t group
     Py_ssize_t t  # steps taken
@@ -36,9 +35,19 @@ cdef struct Tensor:
     bint zeroing  # whether the step leaves zeros in g
     uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
     uintptr_t gap_high
+    void* descr  # what NumPy says of p, by which most gradients are known to be laid out as p is
+    const Py_ssize_t* shape
+    int axes
+    int order  # flags of an array in the order of p; 0 if it is neither C nor Fortran order
+    Py_ssize_t first  # the number of p among the arrays that a step writes
 
 cdef void gather(
     array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
+) noexcept nogil
+
+
+cdef void scatter(
+    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
 ) noexcept nogil
 
 
