@@ -1,6 +1,7 @@
 from libc.stdint cimport uintptr_t
 
 cimport numpy as cnp
+from cpython.object cimport PyObject
 
 from fastoptim._engine.formats cimport Format, descr_of, equivalent
 
@@ -20,6 +21,17 @@ cdef struct Range:
     uintptr_t high
     Py_ssize_t owner  # the number of the parameter that the array belongs to
     Py_ssize_t k  # which of the arrays of that parameter: 0 is the parameter itself
+
+# The same as NumPy's, of an array that somebody else keeps: to count references to thousands of
+# arrays takes longer than to look at them.
+cdef extern from "numpy/arrayobject.h":
+    bint is_ndarray "PyArray_CheckExact"(const PyObject* a) noexcept nogil
+    char* address_of "PyArray_BYTES"(const void* a) noexcept nogil
+    const Py_ssize_t* shape_of "PyArray_DIMS"(const void* a) noexcept nogil
+    int axes_of "PyArray_NDIM"(const void* a) noexcept nogil
+    int flags_of "PyArray_FLAGS"(const void* a) noexcept nogil
+    void* dtype_of "PyArray_DESCR"(const void* a) noexcept nogil
+    Py_ssize_t itemsize_of "PyArray_ITEMSIZE"(const void* a) noexcept nogil
 
 cdef bint is_dense(cnp.ndarray a)
 cdef void memory_order(Walk* walk, cnp.ndarray a, cnp.ndarray like)

@@ -185,15 +185,16 @@ cdef inline void update_range(
     is to be done behind it. Otherwise the elements go tile by tile.
     """
     cdef const Loops* loops = &w.loops[tensor.single]
+    cdef bint bounded
     if not tensor.stepped:
         average(line, loops, tensor, start, n)
         return
-    cdef bint more = (
-        tensor.data[EMA] != NULL or tensor.mask != NULL
-        or line[BEFORE] > -INFINITY or line[BEFORE + 1] < INFINITY
-    )
-    if more or tensor.gathered or tensor.zeroing or tensor.stored.load != NULL:
-        update_tiles(line, loops, tensor, start, n, more)
+    bounded = line[BEFORE] > -INFINITY or line[BEFORE + 1] < INFINITY
+    if tensor.staged or tensor.gathered or bounded:
+        update_tiles(
+            line, loops, tensor, start, n,
+            bounded or tensor.data[EMA] != NULL or tensor.mask != NULL,
+        )
     else:
         call(
             line, loops, n,

@@ -11,9 +11,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
 
 from fastoptim._engine.arrays cimport (
-    Range, Walk, array_over, as_array, check_layout, check_mask, check_state, check_zeroed,
-    descr_of, fits, is_dense, is_state_of, layout_format, memory_of, memory_order,
-    overlaps_itself, raise_unfit, same_strides, size_of, sort_by_address
+    Range, Walk, address_of, array_over, as_array, axes_of, check_layout, check_mask, check_state,
+    check_zeroed, descr_of, dtype_of, fits, flags_of, is_dense, is_ndarray, is_state_of,
+    itemsize_of, layout_format, memory_of, memory_order, overlaps_itself, raise_unfit, same_strides,
+    shape_of, size_of, sort_by_address
 )
 from fastoptim._engine.formats cimport Format, format_of
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
@@ -23,7 +24,9 @@ import numpy as np
 cnp.import_array()
 
 cdef extern from "Python.h":
-    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: our own lists keep their items
+    # Borrowed: our own lists keep their items.
+    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)
+    PyObject** items_of "PySequence_Fast_ITEMS"(list items)
 
 
 cdef class Tensors:
@@ -219,7 +222,8 @@ cdef class Memory(Tensors):
         self.formats.append(found)
         # A view stays as it is when somebody sets the shape or the dtype of the array.
         p = array_over(cnp.PyArray_DATA(p), p, array)
-        tensor.descr, tensor.axes, tensor.shape = descr_of(p), cnp.PyArray_NDIM(p), shape_of(p)
+        tensor.descr, tensor.axes = descr_of(p), cnp.PyArray_NDIM(p)
+        tensor.shape = shape_of(<void*> p)
         tensor.order = order_of(p)
         self.own(array, i, 0)
         for k in range(tensor.states):
@@ -228,6 +232,9 @@ cdef class Memory(Tensors):
         if mask is not None:
             check_mask(labels[0], mask, p)
             tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
+        tensor.staged = (
+            self.zeroing or ema is not None or mask is not None or found.stored.load != NULL
+        )
         # g is read, and zeroed if that was asked for; what is owned is read and written
         tensor.traffic = cnp.PyArray_NBYTES(p) * (
             1 + self.zeroing + 2 * (self.owned_count - tensor.first)
@@ -302,19 +309,19 @@ cdef class Memory(Tensors):
 
     cdef collect(self, grads):
         """Note which parameters have gradients; make ndarrays of gradients of other types."""
-        cdef Py_ssize_t i, traffic = 0
+        cdef Py_ssize_t i, traffic = 0, count = self.count
+        cdef Tensor* tensors = self.tensors
         cdef Tensor* tensor
-        cdef PyObject* g
         cdef list found = list(grads)  # another thread may change the caller's meanwhile
-        if len(found) != self.count:
-            raise ValueError(f"grads: expected {self.count} gradients, found {len(found)}")
-        for i in range(self.count):
-            tensor = &self.tensors[i]
-            g = PyList_GET_ITEM(found, i)
-            tensor.stepped = g != <PyObject*> None
+        cdef PyObject** items = items_of(found)
+        if len(found) != count:
+            raise ValueError(f"grads: expected {count} gradients, found {len(found)}")
+        for i in range(count):
+            tensor = &tensors[i]
+            tensor.stepped = items[i] != <PyObject*> None
             if tensor.stepped:
                 traffic += tensor.traffic
-                if not cnp.PyArray_CheckExact(<object> g):
+                if not is_ndarray(items[i]):
                     found[i] = self.as_gradient(i, found[i])
             elif tensor.data[EMA]:  # the average is read and written, p is read
                 traffic += 3 * tensor.size * tensor.stored.itemsize
@@ -327,22 +334,23 @@ cdef class Memory(Tensors):
         return as_array(self.labels[i][1], g)
 
     cdef bind(self):
-        cdef Py_ssize_t i, n
+        cdef Py_ssize_t i, count = self.count, owned_count = self.owned_count
+        cdef Owned* owned = self.owned
+        cdef Tensor* tensors = self.tensors
         cdef Tensor* tensor
-        cdef Owned* owned
-        cdef cnp.ndarray g
-        for n in range(self.owned_count):
-            owned = &self.owned[n]
-            if not is_as_given(owned, True) and self.tensors[owned.owner].line >= 0:
-                self.raise_changed(owned, True)
-        for i in range(self.count):
-            tensor = &self.tensors[i]
+        cdef PyObject** grads = items_of(self.grads)
+        cdef void* g
+        for i in range(owned_count):
+            if not is_as_given(&owned[i], True) and tensors[owned[i].owner].line >= 0:
+                self.raise_changed(&owned[i], True)
+        for i in range(count):
+            tensor = &tensors[i]
             if tensor.line >= 0 and tensor.stepped:
-                g = <cnp.ndarray> PyList_GET_ITEM(self.grads, i)
+                g = grads[i]
                 if is_laid_out_as_param(tensor, g) and is_in_gap(tensor, g):
-                    tensor.g, tensor.gathered = cnp.PyArray_BYTES(g), False
+                    tensor.g, tensor.gathered = address_of(g), False
                 else:
-                    self.bind_gradient(i, tensor, g)
+                    self.bind_gradient(i, tensor, <cnp.ndarray> g)
         if self.zeroing:
             self.check_all_zeroed()
 
@@ -430,40 +438,43 @@ cdef inline bint is_as_given(const Owned* owned, bint writing) noexcept:
     Only an array that owns its memory can have been made shorter where it is. To look at the shape
     of all others would take longer than all else. (Another dtype has as many bytes.)
     """
-    cdef cnp.ndarray a = <cnp.ndarray> owned.array
+    cdef void* a = owned.array
+    cdef int flags = flags_of(a)
     return (
-        cnp.PyArray_BYTES(a) == owned.data
-        and (cnp.PyArray_ISWRITEABLE(a) or not writing)
-        and (
-            not cnp.PyArray_CHKFLAGS(a, cnp.NPY_ARRAY_OWNDATA)
-            or size_of(a) * cnp.PyArray_ITEMSIZE(a) == owned.nbytes
-        )
+        address_of(a) == owned.data
+        and (flags & cnp.NPY_ARRAY_WRITEABLE or not writing)
+        and (not flags & cnp.NPY_ARRAY_OWNDATA or bytes_of(a) == owned.nbytes)
     )
 
 
-cdef inline bint is_laid_out_as_param(const Tensor* tensor, cnp.ndarray g) noexcept:
+cdef inline Py_ssize_t bytes_of(const void* a) noexcept:
+    """Return the length of an array in bytes; NumPy's function cannot be inlined."""
+    cdef Py_ssize_t nbytes = itemsize_of(a)
+    cdef int axis
+    for axis in range(axes_of(a)):
+        nbytes *= shape_of(a)[axis]
+    return nbytes
+
+
+cdef inline bint is_laid_out_as_param(const Tensor* tensor, const void* g) noexcept:
     """Tell, quickly, whether a gradient fits its parameter and runs through memory as it does.
 
     False may also mean that the order of its axes is neither C nor Fortran order.
     """
-    cdef int axis
-    if descr_of(g) != tensor.descr or cnp.PyArray_NDIM(g) != tensor.axes or not tensor.order:
+    cdef int axis, wanted = tensor.order | cnp.NPY_ARRAY_ALIGNED
+    if dtype_of(g) != tensor.descr or axes_of(g) != tensor.axes or not tensor.order:
         return False
     for axis in range(tensor.axes):
-        if cnp.PyArray_DIM(g, axis) != tensor.shape[axis]:
+        if shape_of(g)[axis] != tensor.shape[axis]:
             return False
-    return cnp.PyArray_CHKFLAGS(g, tensor.order | cnp.NPY_ARRAY_ALIGNED)
+    return flags_of(g) & wanted == wanted
 
 
-cdef inline bint is_in_gap(const Tensor* tensor, cnp.ndarray g) noexcept:
+cdef inline bint is_in_gap(const Tensor* tensor, const void* g) noexcept:
     """Tell whether a gradient as dense as its parameter lies where the last one lay."""
-    cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
+    cdef uintptr_t low = <uintptr_t> address_of(g)
     cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize
     return low >= tensor.gap_low and high <= tensor.gap_high
-
-
-cdef inline const Py_ssize_t* shape_of(cnp.ndarray a) noexcept:
-    return <const Py_ssize_t*> cnp.PyArray_DIMS(a)
 
 
 cdef inline int order_of(cnp.ndarray a) noexcept:
