@@ -84,7 +84,7 @@ def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple
             f"found {with_other_names(keys, saved)}"
         )
     known = (*rule.state, EMA)
-    wanted = {}
+    wanted: dict[str, list[tuple[Any, Any, Any]]] = {name: [] for name in known}
     steps = []
     for (group, p), key in zip(each_param(groups), keys, strict=True):
         label, arrays = f"{where}[{key!r}]", saved[key]
@@ -100,7 +100,7 @@ def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple
                 array = as_array(f"{label}[{name!r}]", arrays[name])
                 expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
                 expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
-                wanted[key, name] = p, array
+                wanted[name].append((key, p, array))
     return wanted, steps
 
 

@@ -33,7 +33,7 @@ from ._kinds import Flag, checked, unknown
 from ._loading import FORMAT, Accepted, accepted
 from ._rule import Scheduled, ScheduledPair
 from ._settings import DEFAULT_SETTINGS, SETTINGS, Nonfinite, chosen_backend, pop_settings
-from ._state import allocated, copied, names_of
+from ._state import copied, names_of, put
 from ._stepper import Stepper
 
 
@@ -419,7 +419,8 @@ class Optimizer(Stepper):
         found, others = self._accepted(state_dict)
         for key, p in self._params().items() if values else ():
             check_target(f"params[{key!r}]", p)  # somebody may have made it read-only
-        state = allocated(self._state, found.wanted)
+        state: dict[Any, dict[str, Array]] = {key: {} for key in self._state}
+        put(state, found.wanted)
         self._lay_out(found.groups, state, found.steps, others, values)
 
     def _accepted(self, state_dict: Mapping[str, Any]) -> tuple[Accepted, dict[Any, Any]]:
@@ -438,12 +439,12 @@ class Optimizer(Stepper):
         unstarted = state.pop("_unstarted", ())
         change([(self, {**state, "_plan": Plan([])})])
         params = self._params()
-        wanted = {
-            (key, name): (params[key], array)
-            for key, arrays in self._state.items()
-            for name, array in arrays.items()
-        }
-        copies = allocated(self._state, wanted)
+        wanted: dict[str, list[tuple[Any, Array, Array]]] = {}
+        for key, arrays in self._state.items():
+            for name, array in arrays.items():
+                wanted.setdefault(name, []).append((key, params[key], array))
+        copies: dict[Any, dict[str, Array]] = {key: {} for key in self._state}
+        put(copies, wanted)
         self._lay_out(self._groups, copies, state["_plan"], unstarted=unstarted)
 
     def __copy__(self) -> Any:

@@ -7,44 +7,42 @@ completed and copied; what a step makes of it is the engine's and the rule's con
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ._containers import Array
+from ._engine.arrays import zeros_like_each
 from ._engine.formats import format_of
-from ._groups import EMA, ParamGroup, each_param
+from ._groups import EMA, ParamGroup
 from ._rule import Rule
 
-LINE = 64  # bytes of a cache line
-
-# For a key and a name of state: the parameter whose layout the array has, and what it is filled
-# with, an array or a number.
-Wanted = Mapping[tuple[Any, str], tuple[Array, Any]]
+# For a name of state: the keys of the parameters that are to have such an array, these parameters,
+# whose layout it has, and what it is filled with, an array or a number.
+Wanted = Mapping[str, Sequence[tuple[Any, Array, Any]]]
 
 
 def keys_of(groups: Iterable[ParamGroup]) -> list[Any]:
     """Return the key of each parameter."""
-    keys: dict[Any, None] = {}
+    keys: list[Any] = []
     for group in groups:
-        first, names = len(keys), group.container.names
-        for key in names or range(first, first + len(group.container.arrays)):
-            if key in keys:
-                raise ValueError(
-                    f"params: expected names unique over all groups, found {key!r} twice"
-                )
-            keys[key] = None
-    return list(keys)
+        arrays = group.container.arrays
+        keys += group.container.names or range(len(keys), len(keys) + len(arrays))
+    if len(set(keys)) < len(keys):
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise ValueError(f"params: expected names unique over all groups, found {twice!r} twice")
+    return keys
 
 
 def names_of(groups: Sequence[ParamGroup]) -> list[list[Any]]:
     """Return the keys of the parameters of each group."""
     keys = iter(keys_of(groups))
-    return [[next(keys) for _ in group.container.arrays] for group in groups]
+    return [list(islice(keys, len(group.container.arrays))) for group in groups]
 
 
 def kept(
-    groups: Iterable[ParamGroup], state: Mapping[Any, Mapping[str, Array]]
+    groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Array]]
 ) -> dict[Any, dict[str, Array]]:
     """Return the state that steps go on from, by the keys of all parameters.
 
@@ -52,50 +50,39 @@ def kept(
     parameters long gone, and starts anew when it is switched on again. Other state stays, as it
     does in ``torch.optim``.
     """
-    averaged = (EMA in group.state_names for group, _ in each_param(groups))
-    return {
-        key: {n: a for n, a in state.get(key, {}).items() if keep or n != EMA}
-        for key, keep in zip(keys_of(groups), averaged, strict=True)
-    }
+    found: dict[Any, dict[str, Array]] = {}
+    for group, keys in zip(groups, names_of(groups), strict=True):
+        for key in keys:
+            arrays = found[key] = dict(state.get(key, ()))
+            if EMA not in group.state_names:
+                arrays.pop(EMA, None)
+    return found
 
 
 def fill_in(rule: Rule, groups: Iterable[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:
     """Add the state arrays that are missing, as they are before the first step."""
-    missing = {}
-    for (group, p), (key, arrays) in zip(each_param(groups), state.items(), strict=True):
-        for name in group.state_names:
-            if name not in arrays:
-                start = p if name == EMA else rule.start_of(name, group.hyper)
-                missing[key, name] = p, start
-    for key, arrays in allocated(state, missing).items():
-        state[key].update(arrays)
+    missing: dict[str, list[tuple[Any, Array, Any]]] = {}
+    items = iter(state.items())
+    for group in groups:
+        starts = {n: 0.0 if n == EMA else rule.start_of(n, group.hyper) for n in group.state_names}
+        for p, (key, arrays) in zip(group.container.arrays, items, strict=False):
+            for name, start in starts.items():
+                if name not in arrays:
+                    value = p if name == EMA else start
+                    missing.setdefault(name, []).append((key, p, value))
+    put(state, missing)
 
 
-def allocated(keys: Iterable[Any], wanted: Wanted) -> dict[Any, dict[str, Array]]:
-    """Return state with the arrays wanted, each laid out as its parameter and filled.
-
-    Those of one name and dtype lie one behind the other in a block of memory. Allocated one by one
-    they were scattered: a step of 1,000 arrays of 1,000 elements then took 1.4 times as long.
-    """
-    blocks: dict[tuple[str, Any], list[tuple[tuple[Any, str], Array, Any]]] = {}
-    for place, (p, value) in wanted.items():
-        blocks.setdefault((place[1], p.dtype), []).append((place, p, value))
-    found = {}
-    for entries in blocks.values():
-        sizes = [-(-p.nbytes // LINE) * LINE for _, p, _ in entries]
-        block = np.zeros(sum(sizes) + LINE, np.uint8)
-        start = -block.ctypes.data % LINE
-        for (place, p, value), size in zip(entries, sizes, strict=True):
-            array = found[place] = np.ndarray(p.shape, p.dtype, block, start, p.strides)
-            # Memory that is to be zero is left alone: the system gives it only once it is touched.
-            if isinstance(value, np.ndarray) or value != 0:
-                with np.errstate(over="ignore"):  # float32 may round it to infinity
+def put(state: Mapping[Any, dict[str, Array]], wanted: Wanted) -> None:
+    """Put new arrays into state, each laid out as its parameter and filled."""
+    for name, entries in wanted.items():
+        arrays = zeros_like_each([p for _, p, _ in entries])
+        with np.errstate(over="ignore"):  # float32 may round a number to infinity
+            for (key, p, value), array in zip(entries, arrays, strict=True):
+                # The system gives memory only once it is touched: zeros are left alone.
+                if isinstance(value, np.ndarray) or value != 0:
                     format_of("state", p).fill(array, value)
-            start += size
-    state: dict[Any, dict[str, Array]] = {key: {} for key in keys}
-    for key, name in wanted:
-        state[key][name] = found[key, name]
-    return state
+                state[key][name] = array
 
 
 def copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import _levels
-from ._containers import Array, Grads
+from ._containers import Array, Container, Grads
 from ._engine.changes import change
 from ._engine.entry import Entry
 from ._engine.machine import can_flush
@@ -30,6 +30,27 @@ if TYPE_CHECKING:
 
 DIVISOR = Divisor(0)
 ONE = 1.0  # the default of grad_scale, which need not be checked: `is` tells it from another 1.0
+
+
+class EntryLabels(Sequence[str]):
+    """What messages call a parameter and what belongs to it; each is made when it is asked for."""
+
+    __slots__ = ("_container", "_i", "_key", "_names", "_where")
+
+    def __init__(
+        self, where: str, container: Container, i: int, key: Any, names: tuple[str, ...]
+    ) -> None:
+        self._where, self._container, self._i = where, container, i
+        self._key, self._names = key, names
+
+    def __len__(self) -> int:
+        return 2 + len(self._names)
+
+    def __getitem__(self, k: Any) -> Any:
+        if k < 2:
+            kind = ("params", "grads")[k]
+            return f"{kind}{self._where}{self._container.index(self._i)}"
+        return f"state[{self._key!r}][{self._names[k - 2]!r}]"
 
 
 class Stepper(WithSettings):
@@ -221,6 +242,7 @@ class Stepper(WithSettings):
     ) -> tuple[Plan, list[Change]]:
         """Return a plan, as `_lay_out` says, and what to change so that it takes the steps."""
         complete = kept(groups, state)
+        averaged = any(EMA in group.state_names for group in groups)
         going_on = {key for key in complete if EMA in complete[key] and key not in unstarted}
         fill_in(self.rule, groups, complete)
         loops = _levels.loops[self.rule.loop] if self._backend == "compiled" else None
@@ -229,7 +251,7 @@ class Stepper(WithSettings):
             self.rule.update,
             loops,
             self.rule.rescale,
-            unstarted=[key not in going_on for key in complete],
+            unstarted=[key not in going_on for key in complete] if averaged else (),
             watched=watched(groups),
         )
         own = {**others, "_groups": groups, "_state": complete}
@@ -244,19 +266,16 @@ class Stepper(WithSettings):
         steps: Sequence[int],
     ) -> Iterator[Entry]:
         """Yield what the engine wants to know of each parameter."""
-        names = self.rule.state
+        names = (*self.rule.state, EMA)
         rest = zip(state.items(), steps, strict=True)
         for number, group in enumerate(groups):
-            exists = group.state_names
             where = f"[{number}]" if len(groups) > 1 else ""
             container = group.container
-            for index, p, mask in zip(
-                container.indices(), container.arrays, group.masks, strict=True
-            ):
+            exist = [name if name in group.state_names else None for name in names]
+            for i, (p, mask) in enumerate(zip(container.arrays, group.masks, strict=True)):
                 (key, arrays), t = next(rest)
-                labels = [f"params{where}{index}", f"grads{where}{index}"]
-                labels += [f"state[{key!r}][{name!r}]" for name in (*names, EMA)]
-                *used, ema = (arrays[name] if name in exists else None for name in (*names, EMA))
+                labels = EntryLabels(where, container, i, key, names)
+                *used, ema = [None if name is None else arrays[name] for name in exist]
                 yield Entry(labels, p, used, ema, mask, number, t)
 
     def _ordered(self, grads: Any) -> Sequence[Any]:

