@@ -26,7 +26,7 @@ class Accepted(NamedTuple):
     groups: tuple[ParamGroup, ...]
     settings: dict[str, Any]
     skipped: int  # steps
-    wanted: Wanted  # state arrays
+    wanted: dict[str, Wanted]  # state arrays by their names
     steps: list[int]  # of each parameter
 
 
@@ -72,7 +72,9 @@ def _loaded_settings(saved: Any) -> dict[str, Any]:
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 
-def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted, list[int]]:
+def _loaded_state(
+    rule: Rule, groups: Iterable[ParamGroup], saved: Any
+) -> tuple[dict[str, Wanted], list[int]]:
     """Return the saved state arrays that are to be allocated, and the step counts."""
     where = "state_dict['state']"
     keys = keys_of(groups)
@@ -84,7 +86,7 @@ def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple
             f"found {with_other_names(keys, saved)}"
         )
     known = (*rule.state, EMA)
-    wanted: dict[str, list[tuple[Any, Any, Any]]] = {name: [] for name in known}
+    wanted = {name: Wanted([], [], []) for name in known}
     steps = []
     for (group, p), key in zip(each_param(groups), keys, strict=True):
         label, arrays = f"{where}[{key!r}]", saved[key]
@@ -100,7 +102,7 @@ def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple
                 array = as_array(f"{label}[{name!r}]", arrays[name])
                 expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
                 expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
-                wanted[name].append((key, p, array))
+                wanted[name].add(key, p, array)
     return wanted, steps
 
 

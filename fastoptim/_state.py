@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,19 @@ from ._engine.formats import format_of
 from ._groups import EMA, ParamGroup
 from ._rule import Rule
 
-# For a name of state: the keys of the parameters that are to have such an array, these parameters,
-# whose layout it has, and what it is filled with, an array or a number.
-Wanted = Mapping[str, Sequence[tuple[Any, Array, Any]]]
+
+class Wanted(NamedTuple):
+    """State arrays of one name that are to be made."""
+
+    keys: list[Any]  # of the parameters that they belong to
+    params: list[Array]  # these parameters, whose layouts they have
+    values: list[Any]  # what each is filled with, an array or a number, None for zeros
+
+    def add(self, key: Any, param: Array, value: Any) -> None:
+        """Add an array that is to be made."""
+        self.keys.append(key)
+        self.params.append(param)
+        self.values.append(value)
 
 
 def keys_of(groups: Iterable[ParamGroup]) -> list[Any]:
@@ -52,37 +62,39 @@ def kept(
     """
     found: dict[Any, dict[str, Array]] = {}
     for group, keys in zip(groups, names_of(groups), strict=True):
-        for key in keys:
-            arrays = found[key] = dict(state.get(key, ()))
-            if EMA not in group.state_names:
-                arrays.pop(EMA, None)
+        found |= {key: {**state[key]} if key in state else {} for key in keys}
+        for key in keys if EMA not in group.state_names else ():
+            found[key].pop(EMA, None)
     return found
 
 
-def fill_in(rule: Rule, groups: Iterable[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:
+def fill_in(rule: Rule, groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:
     """Add the state arrays that are missing, as they are before the first step."""
-    missing: dict[str, list[tuple[Any, Array, Any]]] = {}
-    items = iter(state.items())
-    for group in groups:
-        starts = {n: 0.0 if n == EMA else rule.start_of(n, group.hyper) for n in group.state_names}
-        for p, (key, arrays) in zip(group.container.arrays, items, strict=False):
-            for name, start in starts.items():
-                if name not in arrays:
-                    value = p if name == EMA else start
-                    missing.setdefault(name, []).append((key, p, value))
+    missing: dict[str, Wanted] = {}
+    for group, keys in zip(groups, names_of(groups), strict=True):
+        params = group.container.arrays
+        for name in group.state_names:
+            lacking = [i for i, key in enumerate(keys) if name not in state[key]]
+            wanted = missing.setdefault(name, Wanted([], [], []))
+            wanted.keys.extend([keys[i] for i in lacking])
+            wanted.params.extend([params[i] for i in lacking])
+            if name == EMA:
+                wanted.values.extend([params[i] for i in lacking])
+            else:
+                wanted.values.extend([rule.start_of(name, group.hyper) or None] * len(lacking))
     put(state, missing)
 
 
-def put(state: Mapping[Any, dict[str, Array]], wanted: Wanted) -> None:
+def put(state: Mapping[Any, dict[str, Array]], wanted: Mapping[str, Wanted]) -> None:
     """Put new arrays into state, each laid out as its parameter and filled."""
-    for name, entries in wanted.items():
-        arrays = zeros_like_each([p for _, p, _ in entries])
+    for name, (keys, params, values) in wanted.items():
+        arrays = zeros_like_each(params)
         with np.errstate(over="ignore"):  # float32 may round a number to infinity
-            for (key, p, value), array in zip(entries, arrays, strict=True):
-                # The system gives memory only once it is touched: zeros are left alone.
-                if isinstance(value, np.ndarray) or value != 0:
-                    format_of("state", p).fill(array, value)
-                state[key][name] = array
+            for array, value in zip(arrays, values, strict=True):
+                if value is not None:
+                    format_of("state", array).fill(array, value)
+        for key, array in zip(keys, arrays, strict=True):
+            state[key][name] = array
 
 
 def copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:

@@ -41,7 +41,8 @@ cdef class Memory(Tensors):
     cdef Py_ssize_t range_count
     cdef bint zeroing
     cdef list given  # the arrays that are written, kept alive
-    cdef readonly list labels, params, masks  # the parameters are views
+    cdef object labels
+    cdef readonly list params, masks  # the parameters are views
 
     cdef add(self, Py_ssize_t i, entry, bint trust)
     cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k)

@@ -169,8 +169,11 @@ cdef class Memory(Tensors):
 
     Parameters
     ----------
-    entries : sequence of Entry
+    entries : iterable of Entry
         The parameters and what belongs to them.
+    labels : sequence of sequences of str
+        What messages call each parameter, its gradient, each of its state arrays and, last, its
+        average. It is asked only for a message.
     trust : bool
         Whether the rule wants a place for a direction among its state arrays.
     zeroing : bool
@@ -182,16 +185,20 @@ cdef class Memory(Tensors):
         If an array cannot be updated in place, or two arrays share memory.
     """
 
-    def __cinit__(self, entries, bint trust=False, bint zeroing=False):
-        cdef Py_ssize_t i
-        self.allocate(len(entries))
+    def __cinit__(self, entries, labels, bint trust=False, bint zeroing=False):
+        cdef Py_ssize_t i = 0
+        self.allocate(len(labels))
         self.owned = <Owned*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Owned))
         if not self.owned:
             raise MemoryError
-        self.labels, self.given, self.params, self.masks = [], [], [], []
+        self.labels, self.given, self.params, self.masks = labels, [], [], []
         self.zeroing = zeroing
-        for i in range(self.count):
-            self.add(i, entries[i], trust)
+        for entry in entries:
+            if i < self.count:
+                self.add(i, entry, trust)
+            i += 1
+        if i != self.count:
+            raise ValueError(f"labels: expected those of {i} parameters, found {self.count}")
         self.sort_ranges()
 
     def __dealloc__(self):
@@ -200,22 +207,24 @@ cdef class Memory(Tensors):
 
     cdef add(self, Py_ssize_t i, entry, bint trust):
         cdef Tensor* tensor = &self.tensors[i]
-        labels, array, states, ema, mask, tensor.group, tensor.t = entry
-        cdef cnp.ndarray p = array if cnp.PyArray_CheckExact(array) else as_array(labels[0], array)
-        cdef Format found = layout_format(p)
+        cdef cnp.ndarray p
+        cdef Format found
         cdef int k
+        array, states, ema, mask, tensor.group, tensor.t = entry
+        p = array if cnp.PyArray_CheckExact(array) else as_array(self.label(i, 0), array)
+        found = layout_format(p)
         if found is None:
-            found = check_layout(labels[0], p)
+            found = check_layout(self.label(i, 0), p)
         tensor.states = len(states)
         if tensor.states + trust > STATE:
             raise ValueError(
-                f"{labels[0]}: expected at most {STATE - trust} state arrays, found {len(states)}"
+                f"{self.label(i, 0)}: expected at most {STATE - trust} state arrays, "
+                f"found {len(states)}"
             )
         tensor.size, tensor.stored, tensor.single = size_of(p), &found.stored, found.single
         tensor.line, tensor.zeroing = -1, self.zeroing
         tensor.direction = 1 + tensor.states if trust else 0
         tensor.first = self.owned_count
-        self.labels.append(labels)
         self.formats.append(found)
         # A view stays as it is when somebody sets the shape or the dtype of the array.
         p = array_over(cnp.PyArray_DATA(p), p, array)
@@ -227,7 +236,7 @@ cdef class Memory(Tensors):
             self.own_state(states[k], p, i, k + 1)
         self.own_state(ema, p, i, EMA)
         if mask is not None:
-            check_mask(labels[0], mask, p)
+            check_mask(self.label(i, 0), mask, p)
             tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
         tensor.staged = (
             self.zeroing or ema is not None or mask is not None or found.stored.load != NULL
@@ -245,7 +254,7 @@ cdef class Memory(Tensors):
             return
         if not (cnp.PyArray_CheckExact(array) and is_state_of(array, param)):
             label = self.label(i, k)
-            check_state(label, self.labels[i][0], as_array(label, array), param)
+            check_state(label, self.label(i, 0), as_array(label, array), param)
         self.own(array, i, k)
 
     cdef own(self, cnp.ndarray array, Py_ssize_t i, Py_ssize_t k):
@@ -259,16 +268,19 @@ cdef class Memory(Tensors):
 
     cdef sort_ranges(self):
         """Sort the ranges of memory that a step writes, and refuse two that overlap."""
-        cdef Py_ssize_t n, count = 0
+        cdef Py_ssize_t k, n, count = 0
         cdef Owned* owned
+        cdef uintptr_t low
         self.ranges = <Range*> PyMem_Calloc(self.owned_count + 1, sizeof(Range))
         if not self.ranges:
             raise MemoryError
-        for n in range(self.owned_count):
-            owned = &self.owned[n]
-            if owned.nbytes > 0:
-                self.ranges[count] = memory_of(<cnp.ndarray> owned.array, owned.owner, owned.k)
-                count += 1
+        for k in range(ARRAYS):  # those of one name often lie in their order: sorted is sorted soon
+            for n in range(self.owned_count):
+                owned = &self.owned[n]
+                if owned.k == k and owned.nbytes > 0:
+                    low = <uintptr_t> owned.data  # they are dense
+                    self.ranges[count] = Range(low, low + owned.nbytes, owned.owner, k)
+                    count += 1
         sort_by_address(self.ranges, count)
         self.range_count = count
         for n in range(1, count):

@@ -18,7 +18,8 @@ def clip(
 class Plan:
     def __init__(
         self,
-        entries: Sequence[Entry],
+        entries: Iterable[Entry],
+        labels: Sequence[Sequence[str]],
         rule: Callable[..., None] | None = None,
         loops: Mapping[np.dtype[Any], Any] | None = None,
         rescale: Callable[[tuple[float, ...], float, float], tuple[float, ...]] | None = None,

@@ -81,8 +81,11 @@ cdef class Plan:
 
     Parameters
     ----------
-    entries : sequence of Entry
+    entries : iterable of Entry
         What to step.
+    labels : sequence of sequences of str
+        What messages call each parameter, its gradient, each of its state arrays and, last, its
+        average. It is asked only for a message.
     rule : function
         What updates in NumPy: ``rule(p, g, *state, *scalars)`` changes p and the state in place.
     loops : mapping or None
@@ -120,12 +123,12 @@ cdef class Plan:
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(
-        self, entries, rule=None, loops=None, rescale=None, bint zeroing=False, unstarted=(),
-        watched=(),
+        self, entries, labels, rule=None, loops=None, rescale=None, bint zeroing=False,
+        unstarted=(), watched=(),
     ):
         cdef Py_ssize_t i
         cdef Tensor* tensors
-        self.memory = Memory(entries, rescale is not None, zeroing)
+        self.memory = Memory(entries, labels, rescale is not None, zeroing)
         if loops is None:
             self.passes = NumPyPasses(self.memory, rule)
         else:
