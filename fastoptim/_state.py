@@ -91,7 +91,9 @@ def put(state: Mapping[Any, dict[str, Array]], wanted: Mapping[str, Wanted]) -> 
         arrays = zeros_like_each(params)
         with np.errstate(over="ignore"):  # float32 may round a number to infinity
             for array, value in zip(arrays, values, strict=True):
-                if value is not None:
+                if isinstance(value, np.ndarray):
+                    array[...] = value
+                elif value is not None:
                     format_of("state", array).fill(array, value)
         for key, array in zip(keys, arrays, strict=True):
             state[key][name] = array
