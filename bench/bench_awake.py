@@ -1,8 +1,8 @@
 """How long an idle worker should stay awake: ``python bench/bench_awake.py``.
 
 A worker that is awake begins the next region at once, but may hold a core that a matrix product
-could use. So both are timed, in training loops of matrix products and steps on two threads: with one
-region a step, and with two (the norm of the gradients, then the update). All waiting times take
+could use. So both are timed, in training loops of matrix products and steps on two threads: with
+one region a step, and with two (the norm of the gradients, then the update). All waiting times take
 turns of some milliseconds, and what is shown are the lower quartiles, as multiples of those of the
 time that is in force. The last two rows have steps on one thread, which need no worker, and none.
 """
