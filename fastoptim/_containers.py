@@ -28,6 +28,19 @@ def is_sequence(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, no)
 
 
+class Labels(Sequence[str]):
+    """What messages call the arrays of a container; each name is made when it is asked for."""
+
+    def __init__(self, label: str, container: Container) -> None:
+        self._label, self._container = label, container
+
+    def __len__(self) -> int:
+        return len(self._container.arrays)
+
+    def __getitem__(self, i: Any) -> Any:
+        return f"{self._label}{self._container.index(i)}"
+
+
 class Container:
     """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
 
@@ -81,11 +94,19 @@ class Container:
             return values[0]
         return values if self.names is None else dict(zip(self.names, values, strict=True))
 
+    def index(self, i: int) -> str:
+        """Return what follows the container's name in the name of the i-th array."""
+        if self.single:
+            return ""
+        return f"[{i if self.names is None else self.names[i]!r}]"
+
     def indices(self) -> list[str]:
         """Return what follows the container's name in the name of each array."""
-        if self.single:
-            return [""]
-        return [f"[{key!r}]" for key in self.names or range(len(self.arrays))]
+        return list(map(self.index, range(len(self.arrays))))
+
+    def labels(self, label: str) -> Labels:
+        """Return what messages call each array, if the container has this name."""
+        return Labels(label, self)
 
     def order(self, label: str, grads: Any) -> Sequence[Any]:
         """Return the gradients in the order of the parameters."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ._containers import Array, Container
-from ._engine.arrays import as_array, check_target
+from ._engine.arrays import check_targets
 from ._engine.changes import change
 from ._rule import Rule, ScalarsOfStep, Scheduled, ScheduledPair, is_schedule
 from ._settings import SETTINGS
@@ -204,8 +204,7 @@ def new_groups(
             )
         hyper = {k: value for k, value in group.items() if k not in ("params", "mask")}
         container = Container(label, group["params"])
-        for index, p in zip(container.indices(), container.arrays, strict=True):
-            check_target(f"{label}{index}", as_array(f"{label}{index}", p))
+        check_targets(container.labels(label), container.arrays)
         made.append(ParamGroup(rule, container, {**defaults, **hyper}, group.get("mask")))
     return made
 

@@ -25,6 +25,7 @@ class Loops(NamedTuple):
 
     rule: Any  # None where there is nothing but the stages
     after: Any
+    clip: Any
     squares: Any
 
 

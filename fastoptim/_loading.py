@@ -6,18 +6,21 @@ of no matter here; files are the subject of `fastoptim.checkpoint`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ._engine.arrays import as_array
-from ._groups import EMA, ParamGroup, each_param
+from ._groups import EMA, ParamGroup
 from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
 from ._rule import Rule
 from ._settings import SETTINGS
 from ._state import Wanted, keys_of, names_of
 
 FORMAT = 1  # the version of what is in a state dict
-STEPS = Count(0, bits=62)  # the engine counts on from there
+STEPS_BITS = 62
+STEPS = Count(0, bits=STEPS_BITS)  # the engine counts on from there
 
 
 class Accepted(NamedTuple):
@@ -26,7 +29,7 @@ class Accepted(NamedTuple):
     groups: tuple[ParamGroup, ...]
     settings: dict[str, Any]
     skipped: int  # steps
-    wanted: Wanted  # state arrays
+    wanted: dict[str, Wanted]  # state arrays by their names
     steps: list[int]  # of each parameter
 
 
@@ -72,7 +75,9 @@ def _loaded_settings(saved: Any) -> dict[str, Any]:
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 
-def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple[Wanted, list[int]]:
+def _loaded_state(
+    rule: Rule, groups: Sequence[ParamGroup], saved: Any
+) -> tuple[dict[str, Wanted], list[int]]:
     """Return the saved state arrays that are to be allocated, and the step counts."""
     where = "state_dict['state']"
     keys = keys_of(groups)
@@ -84,24 +89,60 @@ def _loaded_state(rule: Rule, groups: Iterable[ParamGroup], saved: Any) -> tuple
             f"found {with_other_names(keys, saved)}"
         )
     known = (*rule.state, EMA)
-    wanted = {}
+    wanted = {name: Wanted([], [], []) for name in known}
     steps = []
-    for (group, p), key in zip(each_param(groups), keys, strict=True):
-        label, arrays = f"{where}[{key!r}]", saved[key]
-        steps.append(checked(f"{label}['step']", STEPS, entry(label, arrays, "step")))
-        for name in group.state_names:
-            entry(label, arrays, name)
-        for name in arrays:
-            if name not in ("step", *known):
-                expected = ", ".join(known)
-                raise ValueError(f"{label}: expected state named {expected}, found {shown(name)}")
-        for name in known:
-            if name in arrays:
-                array = as_array(f"{label}[{name!r}]", arrays[name])
-                expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
-                expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
-                wanted[key, name] = p, array
+    for group, names in zip(groups, names_of(groups), strict=True):
+        for key, p in zip(names, group.container.arrays, strict=True):
+            arrays = saved[key]
+            if not _fits_plainly(p, arrays, group.state_names, known):
+                arrays = _checked_arrays(f"{where}[{key!r}]", p, arrays, group.state_names, known)
+            for name, array in arrays.items():
+                if name == "step":
+                    steps.append(array)
+                else:
+                    wanted[name].add(key, p, array)
     return wanted, steps
+
+
+def _fits_plainly(p: Any, saved: Any, needed: Sequence[str], known: Sequence[str]) -> bool:
+    """Tell, quickly, whether what is saved of a parameter fits it, and is of the plainest types."""
+    if type(saved) is not dict or "step" not in saved:
+        return False
+    for name in needed:
+        if name not in saved:
+            return False
+    for name, value in saved.items():
+        if name == "step":
+            if not (type(value) is int and 0 <= value < 2**STEPS_BITS):
+                return False
+        elif not (
+            name in known
+            and type(value) is np.ndarray
+            and value.dtype == p.dtype
+            and value.shape == p.shape
+        ):
+            return False
+    return True
+
+
+def _checked_arrays(
+    label: str, p: Any, saved: Any, needed: Sequence[str], known: Sequence[str]
+) -> dict[str, Any]:
+    """Return what is saved of a parameter as plain arrays and a step count, if it fits."""
+    found = {"step": checked(f"{label}['step']", STEPS, entry(label, saved, "step"))}
+    for name in needed:
+        entry(label, saved, name)
+    for name in saved:
+        if name not in ("step", *known):
+            expected = ", ".join(known)
+            raise ValueError(f"{label}: expected state named {expected}, found {shown(name)}")
+    for name in known:
+        if name in saved:
+            array = as_array(f"{label}[{name!r}]", saved[name])
+            expect(f"{label}[{name!r}]: dtype", p.dtype, array.dtype, TypeError)
+            expect(f"{label}[{name!r}]: shape", p.shape, array.shape)
+            found[name] = array
+    return found
 
 
 def matched(label: str, wanted: Sequence[Sequence[Any]], saved: Any) -> list[Mapping[str, Any]]:

@@ -17,3 +17,7 @@ ctypedef void (*after64)(Py_ssize_t, f64, f64, const unsigned char*, f64) noexce
 # squares(n, g, scale): the sum of the squares of n elements, each multiplied by scale.
 ctypedef double (*squares32)(Py_ssize_t, f32, double) noexcept nogil
 ctypedef double (*squares64)(Py_ssize_t, f64, double) noexcept nogil
+
+# clip(n, g, o): multiply n elements by o[0], then clip them to o[1].
+ctypedef void (*clip32)(Py_ssize_t, f32, f32) noexcept nogil
+ctypedef void (*clip64)(Py_ssize_t, f64, f64) noexcept nogil

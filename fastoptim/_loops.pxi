@@ -25,12 +25,16 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 
+cdef inline real clipped(real g, real limit) noexcept nogil:
+    return limit if g > limit else (-limit if g < -limit else g)
+
+
 # The stage before every rule, as in _stages.py.
 cdef inline real before(real g, real p, array o) noexcept nogil:
     scale, wd, rare, limit, l1 = o[0], o[1], o[2], o[3], o[4]
     g = scale * g
     if rare != 0:
-        g = limit if g > limit else (-limit if g < -limit else g)
+        g = clipped(g, limit)
         g = g + (l1 if p > 0 else (-l1 if p < 0 else <real> 0))
     if wd != 0:
         g = g + wd * p
@@ -274,6 +278,13 @@ cdef void after(
             ema[i] = ei
 
 
+# What the stage before every rule begins with, for gradients that are clipped in place.
+cdef void clip(Py_ssize_t n, array g, array o) noexcept nogil:
+    scale, limit = o[0], o[1]
+    for i in range(n):
+        g[i] = clipped(scale * g[i], limit)
+
+
 # The twin of `sum_of_squares` in _stages.py. The 16 running sums give the same bits whatever the
 # width of the vectors is.
 cdef double squares(Py_ssize_t n, array g, double scale) noexcept nogil:
@@ -324,4 +335,8 @@ LOOPS = {
     "lamb": export_rule(lamb),
     "lars": export_rule(lars),
 }
-STAGES = {"after": export(<void*> after), "squares": export(<void*> squares)}
+STAGES = {
+    "after": export(<void*> after),
+    "clip": export(<void*> clip),
+    "squares": export(<void*> squares),
+}

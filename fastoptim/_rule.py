@@ -215,9 +215,11 @@ class Rule:
                 given = f" with {need}={hyper[need]}" if need else ""
                 expected, found = ("an array", "None") if array is None else ("None", "an array")
                 raise TypeError(f"{name}: expected {expected}{given}, found {found}")
-        entry = Entry(("p", "g", *self.state), p, tuple(state.values()))
+        entry = Entry(p, tuple(state.values()))
         group = Fixed(self.scalars_of(hyper)(step))
-        Plan([entry], self.update, loops, self.rescale).step((g,), [group])
+        Plan([entry], [("p", "g", *self.state)], self.update, loops, self.rescale).step(
+            (g,), [group]
+        )
 
     @cached_property
     def named(self) -> Callable[[Scalars], Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,34 @@ from ._kinds import Divisor, checked
 from ._rule import Rule
 from ._settings import WithSettings
 from ._stages import clip_factor
-from ._state import fill_in, kept
+from ._state import fill_in, kept, names_of
 
 if TYPE_CHECKING:
     from ._engine.changes import Change
 
 DIVISOR = Divisor(0)
 ONE = 1.0  # the default of grad_scale, which need not be checked: `is` tells it from another 1.0
+
+
+class Labels(Sequence[list[str]]):
+    """What messages call each parameter and what belongs to it, made when it is asked for."""
+
+    def __init__(self, rule: Rule, groups: Sequence[ParamGroup], keys: Sequence[Any]) -> None:
+        self._rule, self._groups, self._keys = rule, groups, keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, i: Any) -> Any:
+        number, first = 0, 0  # the group of the parameter, and the first in it
+        while i >= first + len(self._groups[number].container.arrays):
+            first += len(self._groups[number].container.arrays)
+            number += 1
+        where = f"[{number}]" if len(self._groups) > 1 else ""
+        where += self._groups[number].container.index(i - first)
+        names = (*self._rule.state, EMA)
+        state = (f"state[{self._keys[i]!r}][{name!r}]" for name in names)
+        return [f"params{where}", f"grads{where}", *state]
 
 
 class Stepper(WithSettings):
@@ -46,7 +68,7 @@ class Stepper(WithSettings):
         self._skipped = 0  # steps that were not taken, as gradients were not finite
         self._groups: tuple[ParamGroup, ...] = ()  # `_lay_out` brings them in
         self._state: dict[Any, dict[str, Array]] = {}  # by the keys of the parameters
-        self._plan = Plan([])
+        self._plan = Plan([], [])
 
     @property
     def grad_norm(self) -> float | None:
@@ -221,15 +243,17 @@ class Stepper(WithSettings):
     ) -> tuple[Plan, list[Change]]:
         """Return a plan, as `_lay_out` says, and what to change so that it takes the steps."""
         complete = kept(groups, state)
+        averaged = any(EMA in group.state_names for group in groups)
         going_on = {key for key in complete if EMA in complete[key] and key not in unstarted}
         fill_in(self.rule, groups, complete)
         loops = _levels.loops[self.rule.loop] if self._backend == "compiled" else None
         plan = Plan(
-            list(self._entries(groups, complete, steps)),
+            self._entries(groups, complete, steps),
+            Labels(self.rule, groups, list(complete)),
             self.rule.update,
             loops,
             self.rule.rescale,
-            unstarted=[key not in going_on for key in complete],
+            unstarted=[key not in going_on for key in complete] if averaged else (),
             watched=watched(groups),
         )
         own = {**others, "_groups": groups, "_state": complete}
@@ -244,20 +268,17 @@ class Stepper(WithSettings):
         steps: Sequence[int],
     ) -> Iterator[Entry]:
         """Yield what the engine wants to know of each parameter."""
-        names = self.rule.state
-        rest = zip(state.items(), steps, strict=True)
-        for number, group in enumerate(groups):
-            exists = group.state_names
-            where = f"[{number}]" if len(groups) > 1 else ""
-            container = group.container
-            for index, p, mask in zip(
-                container.indices(), container.arrays, group.masks, strict=True
-            ):
-                (key, arrays), t = next(rest)
-                labels = [f"params{where}{index}", f"grads{where}{index}"]
-                labels += [f"state[{key!r}][{name!r}]" for name in (*names, EMA)]
-                *used, ema = (arrays[name] if name in exists else None for name in (*names, EMA))
-                yield Entry(labels, p, used, ema, mask, number, t)
+        counts = iter(steps)
+        for number, (group, keys) in enumerate(zip(groups, names_of(groups), strict=True)):
+            params, masks = group.container.arrays, group.masks
+            *used, emas = (
+                [state[key][name] for key in keys]
+                if name in group.state_names
+                else [None] * len(keys)
+                for name in (*self.rule.state, EMA)
+            )
+            states = zip(*used, strict=True) if used else [()] * len(keys)
+            yield from map(Entry, params, states, emas, masks, repeat(number), counts)
 
     def _ordered(self, grads: Any) -> Sequence[Any]:
         """Return the gradients in the order of the parameters, over all groups."""

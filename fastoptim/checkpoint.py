@@ -19,7 +19,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,10 @@ METADATA = "fastoptim"
 PARAM = "p"  # what a parameter is called beside its state arrays, none of which has that name
 DIGEST = ("sha256", "U8", [32])  # comes last, as safetensors sorts arrays by alignment, too
 CHUNK = 1 << 17  # elements that are hashed and written at a time
+PART = 8 * CHUNK  # bytes, where no element has to be looked at
+# The types of arrays in the file, and on this machine.
+LITTLE: dict[str, Any] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+NATIVE: dict[str, Any] = {"F32": np.dtype("f4"), "F64": np.dtype("f8")}
 LONGEST_HEADER = 100_000_000  # bytes, of any safetensors file
 SHORTEST_ENTRY = len('"m/":{"dtype":"F32","shape":[],"data_offsets":[0,0]},')
 ROOM_OF_GROUP = 1 << 14  # bytes of a header for the hyperparameters of a param group
@@ -127,7 +131,7 @@ def _read(
     like: Mapping[str, Any],
     params: Mapping[Any, Any],
     states: Sequence[str],
-    arrays_of: Callable[[Any, str, Sequence[Spec]], dict[str, Any]],
+    arrays_of: Callable[[Opened, str, Sequence[Spec]], dict[str, Any]],
 ) -> tuple[dict[str, Any], list[Any]]:
     places = {
         f"{name}/{text}": (key, name)
@@ -135,7 +139,8 @@ def _read(
         for text in (_text(key),)
         for name in (PARAM, *states)
     }
-    expected = {place: _spec(place, params[key]) for place, (key, _) in places.items()}
+    specs = {key: _spec("", p)[1:] for key, p in params.items()}
+    expected = {place: (place, *specs[key]) for place, (key, _) in places.items()}
     wanted = [group["params"] for group in like["param_groups"]]
     with _opened(path, _room(expected.values(), len(wanted))) as file:
         text, rest = _rest_of(file)
@@ -188,6 +193,8 @@ def _by_name(
 
 def _text(key: Any) -> str:
     """Return the name of a parameter as text, if JSON keeps it as it is."""
+    if type(key) is int:
+        return str(key)
     try:
         text = json.dumps(key, ensure_ascii=False)
         text.encode()  # half of a surrogate pair is no text
@@ -213,6 +220,12 @@ def _spec(name: str, array: np.ndarray[Any, Any]) -> Spec:
     return name, f"F{8 * array.itemsize}", list(array.shape)
 
 
+def _bytes_in(spec: Spec) -> int:
+    """Return how many bytes an array takes in the file."""
+    _, kind, shape = spec
+    return math.prod(shape) * int(kind[1:]) // 8
+
+
 def _place(spec: Spec) -> tuple[bool, str]:
     """Return what arrays are sorted by: larger elements first, so that each is aligned."""
     return spec[1] != "F64", spec[0]
@@ -223,7 +236,7 @@ def _header(text: str, specs: Sequence[Spec]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {METADATA: text}}
     start = 0
     for name, kind, shape in (*specs, DIGEST):
-        end = start + math.prod(shape) * int(kind[1:]) // 8
+        end = start + _bytes_in((name, kind, shape))
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
         start = end
     found = json.dumps(header, separators=(",", ":")).encode()
@@ -259,6 +272,9 @@ def _digest(text: str, specs: Sequence[Spec]) -> Any:
 
 def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
     """Yield the bytes of an array of any layout, in C order and little-endian, in parts."""
+    if array.flags.c_contiguous and array.dtype.str[0] == "<":
+        yield from _parts_of(array.reshape(-1).view(np.uint8))
+        return
     little = array.dtype.newbyteorder("<")
     parts: Any = np.nditer(
         array,
@@ -273,9 +289,24 @@ def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
         yield part.tobytes()
 
 
+def _parts_of(data: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[Any]:
+    """Yield some bytes in parts, between which an interrupt is noticed."""
+    if data.size <= PART:
+        yield data
+    else:
+        yield from (data[start : start + PART] for start in range(0, data.size, PART))
+
+
+class Opened(NamedTuple):
+    """A file whose header the library has found to be right."""
+
+    header: Mapping[str, Any]
+    file: BinaryIO  # at the beginning of the data
+
+
 @contextmanager
-def _opened(path: str, room: int) -> Iterator[Any]:
-    """Open a file with the library, which checks its header before it believes it.
+def _opened(path: str, room: int) -> Iterator[Opened]:
+    """Open a file, once the library has checked its header.
 
     A header longer than `room` is not looked at: in memory, JSON takes many times its length.
     """
@@ -284,23 +315,31 @@ def _opened(path: str, room: int) -> Iterator[Any]:
         raise ValueError(NO_FILE)
     with open(path, "rb") as file:  # raises OSErrors with their numbers, which the library loses
         length = int.from_bytes(file.read(8), "little")
-    if length > room:
-        raise ValueError(
-            f"expected a checkpoint of this optimizer, whose header takes at most {room:,} bytes, "
-            f"found one of {length:,}: another file, or damage"
-        )
-    try:
-        # Memory that is mapped, the library's default, ends the process if the file shrinks.
-        with library.safe_open(path, framework="np", backend="pread") as file:
-            yield file
-    except library.SafetensorError as error:
-        reason = str(error)[:200]  # it may quote the file
-        raise ValueError(f"expected a safetensors file, found none, or damage: {reason}") from None
+        if length > room:
+            raise ValueError(
+                f"expected a checkpoint of this optimizer, whose header takes at most {room:,} "
+                f"bytes, found one of {length:,}: another file, or damage"
+            )
+        try:
+            # Memory that is mapped, the library's default, ends the process if the file shrinks.
+            with library.safe_open(path, framework="np", backend="pread"):
+                pass
+        except library.SafetensorError as error:
+            reason = str(error)[:200]  # it may quote the file
+            raise ValueError(
+                f"expected a safetensors file, found none, or damage: {reason}"
+            ) from None
+        # The library takes some 10 us for each array. Somebody may have put another file in the
+        # place of the one that it has seen, so that nothing here relies on what it has found.
+        header = json.loads(file.read(length))
+        if not (isinstance(header, dict) and all(isinstance(x, dict) for x in header.values())):
+            raise ValueError("expected a safetensors file, found none, or damage")
+        yield Opened(header, file)
 
 
-def _rest_of(file: Any) -> tuple[str, dict[str, Any]]:
+def _rest_of(file: Opened) -> tuple[str, dict[str, Any]]:
     """Return what is not in the arrays, as JSON and as it was saved."""
-    text = (file.metadata() or {}).get(METADATA)
+    text = file.header.get("__metadata__", {}).get(METADATA)
     if text is None:
         raise ValueError("expected a checkpoint of fastoptim, found another safetensors file")
     try:
@@ -326,34 +365,43 @@ def _steps_in(rest: Mapping[str, Any], wanted: Sequence[Sequence[Any]]) -> dict[
     return dict(zip(names, steps, strict=True))
 
 
-def _specs_in(file: Any, expected: Mapping[str, Spec]) -> list[Spec]:
+def _specs_in(file: Opened, expected: Mapping[str, Spec]) -> list[Spec]:
     """Return the specs of the arrays in the order in which they were written, if they fit."""
-    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-    specs = [(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()]
+    entries = {name: item for name, item in file.header.items() if name != "__metadata__"}
+    specs = [(name, item.get("dtype"), item.get("shape")) for name, item in entries.items()]
     if DIGEST not in specs:
         raise ValueError(f"expected an array {DIGEST[0]!r} of its contents, found none")
     specs.remove(DIGEST)
-    for name, *found in specs:
-        if name not in expected:
-            raise ValueError(f"expected the arrays of this optimizer, found also {shown(name)}")
-        expect(f"{name!r}", list(expected[name][1:]), found)
+    for spec in specs:
+        if spec[0] not in expected:
+            raise ValueError(f"expected the arrays of this optimizer, found also {shown(spec[0])}")
+        if spec != expected[spec[0]]:
+            expect(f"{spec[0]!r}", list(expected[spec[0]][1:]), list(spec[1:]))
     return sorted(specs, key=_place)
 
 
-def _arrays_in(file: Any, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
+def _arrays_in(file: Opened, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
     """Return the arrays by their names, if nothing in the file has changed since it was written."""
+    places = {name: file.header[name]["data_offsets"] for name, _, _ in (*specs, DIGEST)}
+    data = np.empty(sum(_bytes_in(spec) for spec in (*specs, DIGEST)), np.uint8)
+    read = file.file.readinto(data)  # type: ignore[attr-defined]
     digest = _digest(text, specs)
     arrays = {}
-    for name, _, _ in specs:
-        arrays[name] = file.get_tensor(name)
-        for part in _bytes_of(arrays[name]):
+    for spec in specs:
+        name, kind, shape = spec
+        start, end = places[name]
+        if not (0 <= start <= end <= read and end - start == _bytes_in(spec)):
+            raise ValueError("expected what was saved, found a damaged file")
+        for part in _parts_of(data[start:end]):
             digest.update(part)
-    if file.get_tensor(DIGEST[0]).tobytes() != digest.digest():
+        arrays[name] = np.asarray(np.ndarray(shape, LITTLE[kind], data, start), NATIVE[kind])
+    start, end = places[DIGEST[0]]
+    if data[start:end].tobytes() != digest.digest():
         raise ValueError("expected what was saved, found a damaged file")
     return arrays
 
 
-def _stand_ins(file: Any, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
+def _stand_ins(file: Opened, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
     """Return arrays of zeros in the place of those in the file, over the memory of one element."""
-    zeros = {kind: np.zeros((), f"f{int(kind[1:]) // 8}") for _, kind, _ in specs}
+    zeros = {kind: np.zeros((), NATIVE[kind]) for _, kind, _ in specs}
     return {name: np.broadcast_to(zeros[kind], shape) for name, kind, shape in specs}

@@ -11,14 +11,10 @@ import math
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
-import numpy as np
-from numpy.lib.array_utils import byte_bounds
-
 from . import _levels
 from ._containers import Array, Container
-from ._engine.arrays import as_array, check_target, overlaps_itself
-from ._engine.changes import clip
-from ._engine.plan import measure
+from ._engine.memory import Gradients
+from ._engine.plan import clip, measure
 from ._kinds import Real, checked
 from ._stages import clip_factor
 
@@ -70,7 +66,7 @@ def global_norm(grads: Grads) -> float:
     >>> fo.global_norm({"w": np.array([[3.0, 4.0]]), "b": np.array([12.0], np.float32)})
     13.0
     """
-    return _measured(_named(grads))[0]
+    return measure(_found(grads), _levels.loops[None])[0]
 
 
 def all_finite(grads: Grads) -> bool:
@@ -103,7 +99,7 @@ def all_finite(grads: Grads) -> bool:
     >>> fo.all_finite([np.array([1.0, np.inf])])
     False
     """
-    return _measured(_named(grads))[1] is None
+    return measure(_found(grads), _levels.loops[None])[1] is None
 
 
 def clip_grad_norm_(grads: Grads, max_norm: float) -> float:
@@ -149,11 +145,11 @@ def clip_grad_norm_(grads: Grads, max_norm: float) -> float:
     array([0.6, 0.8])
     """
     max_norm = checked("max_norm", LIMIT, max_norm)
-    arrays = _changeable(grads)
-    norm, _ = _measured(arrays)
+    found, loops = _found(grads, writing=True), _levels.loops[None]
+    norm, _ = measure(found, loops)
     factor = clip_factor(norm, max_norm)
     if factor != 1:
-        clip(list(arrays.values()), factor, math.inf)
+        clip(found, loops, factor, math.inf)
     return norm
 
 
@@ -188,51 +184,11 @@ def clip_grad_value_(grads: Grads, clip_value: float) -> None:
     array([ 0.5, -1. ])
     """
     clip_value = checked("clip_value", LIMIT, clip_value)
-    clip(list(_changeable(grads).values()), 1.0, clip_value)
+    clip(_found(grads, writing=True), _levels.loops[None], 1.0, clip_value)
 
 
-def _named(grads: Any) -> dict[str, Any]:
-    """Return the gradients that are not None, by the names that messages call them."""
+def _found(grads: Any, writing: bool = False) -> Gradients:
+    """Return the gradients that there are, once all have proved fit to be read, or changed."""
     # An iterator that yields nothing has been used up before: that is no empty list.
     container = Container("grads", grads, at_least=0 if isinstance(grads, Sized) else 1)
-    named = zip(container.indices(), container.arrays, strict=True)
-    found = {f"grads{index}": g for index, g in named if g is not None}
-    # NumPy's reductions give scalars, which are gradients of 0-d parameters.
-    return {
-        label: g if isinstance(g, np.floating) else as_array(label, g) for label, g in found.items()
-    }
-
-
-def _measured(arrays: Mapping[str, Any]) -> tuple[float, str | None]:
-    """Return the norm of all arrays, and the name of the first that is not finite."""
-    return measure(list(arrays), list(arrays.values()), _levels.loops[None])
-
-
-def _changeable(grads: Any) -> dict[str, Array]:
-    """Return the gradients by name, once all have proved safe to change in place."""
-    arrays = {label: as_array(label, g) for label, g in _named(grads).items()}  # no scalars
-    for label, g in arrays.items():
-        check_target(label, np.empty_like(g))  # which has the dtype, in a layout that is right
-        if not g.flags.writeable:
-            raise ValueError(f"{label}: expected a writable array, found a read-only one")
-        if overlaps_itself(g):
-            raise ValueError(
-                f"{label}: expected elements with memory of their own, "
-                f"found strides {g.strides} for shape {g.shape}"
-            )
-    _refuse_shared_memory(arrays)
-    return arrays
-
-
-def _refuse_shared_memory(arrays: Mapping[str, Array]) -> None:
-    """Raise if two arrays share memory, which would be changed twice."""
-    bounds = sorted((*byte_bounds(g), label) for label, g in arrays.items() if g.size)
-    reaching: list[tuple[int, str]] = []  # where the arrays end that reach behind low
-    for low, high, label in bounds:
-        reaching = [(end, other) for end, other in reaching if end > low]
-        for _, other in reaching:
-            if np.shares_memory(arrays[label], arrays[other]):
-                raise ValueError(
-                    f"{label}: expected memory of its own, found memory shared with {other}"
-                )
-        reaching.append((high, label))
+    return Gradients(container.labels("grads"), container.arrays, writing)

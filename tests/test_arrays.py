@@ -95,7 +95,7 @@ def test_each_element_is_stepped_once_wherever_cache_lines_begin(data):
     fo.Adam(copies, lr=0.1, backend="reference").step(grads)
     assert all(map(same_bits, params, copies))
     m = optimizer.state[0]["m"]
-    assert params[0].nbytes < 4096 or (m.ctypes.data - params[0].ctypes.data) % 64 == 0
+    assert params[0].size < 2048 or (m.ctypes.data - params[0].ctypes.data) % 64 == 0
 
 
 def test_broadcast_gradient():

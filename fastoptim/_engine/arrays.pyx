@@ -4,11 +4,13 @@ It knows arrays one by one, and nothing of optimizers: its callers say what an a
 """
 
 from libc.stdint cimport uintptr_t
+from libc.stdlib cimport qsort
 
 cimport numpy as cnp
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 
-from fastoptim._engine.formats cimport Format, format_of
+from fastoptim._engine.formats cimport Format, format_of, known_format
 
 import numpy as np
 
@@ -18,6 +20,10 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_New(
         type subtype, int nd, cnp.npy_intp* dims, int type_num, cnp.npy_intp* strides, void* data,
         int itemsize, int flags, PyObject* like
+    )
+    object PyArray_NewFromDescr(
+        type subtype, cnp.dtype descr, int nd, cnp.npy_intp* dims, cnp.npy_intp* strides,
+        void* data, int flags, PyObject* like
     )
 
 
@@ -47,6 +53,60 @@ def array_at(uintptr_t address, shape, strides, cnp.dtype dtype, owner):
     return array
 
 
+cdef cnp.ndarray array_over(void* data, cnp.ndarray like, owner):
+    """Return an array over memory that its owner keeps, laid out as another one."""
+    cdef cnp.dtype descr = <cnp.dtype> descr_of(like)
+    Py_INCREF(descr)  # the new array takes over a reference
+    array = PyArray_NewFromDescr(
+        cnp.ndarray, descr, cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like),
+        cnp.PyArray_STRIDES(like), data, cnp.NPY_ARRAY_WRITEABLE, NULL
+    )
+    cnp.set_array_base(array, owner)
+    return array
+
+
+def zeros_like_each(arrays):
+    """Return zeros laid out as each of some arrays.
+
+    Those of one dtype lie one behind the other in a block of memory, each from the start of a line
+    of the cache. Allocated one by one they were scattered: a step of 1,000 arrays of 1,000 elements
+    then took 1.4 times as long. A long array begins as far behind the start of a line as the one
+    that it is like, so that the engine's vectors are within one line in both.
+    """
+    cdef cnp.ndarray a
+    cdef uintptr_t at = 0
+    cdef void* dtype = NULL
+    cdef dict sizes = {}, blocks = {}
+    for a in arrays:
+        of_a = <object> descr_of(a)
+        sizes[of_a] = sizes.get(of_a, LINE) + lines_of(a)
+    for of_block, size in sizes.items():
+        block = np.zeros(size, np.uint8)  # the system gives its memory only once it is touched
+        at = <uintptr_t> cnp.PyArray_BYTES(block)
+        blocks[of_block] = block, at + -at % <uintptr_t> LINE
+    found = []
+    for a in arrays:
+        if descr_of(a) != dtype:  # go on in another block
+            if dtype != NULL:
+                blocks[<object> dtype] = block, at
+            dtype = descr_of(a)
+            block, at = blocks[<object> dtype]
+        found.append(array_over(<void*> (at + phase_of(a)), a, block))
+        at += lines_of(a)
+    return found
+
+
+cdef inline Py_ssize_t lines_of(cnp.ndarray a):
+    """Return how many bytes an array takes, in whole lines of the cache."""
+    cdef Py_ssize_t nbytes = size_of(a) * cnp.PyArray_ITEMSIZE(a)
+    return (phase_of(a) + nbytes + LINE - 1) // LINE * LINE
+
+
+cdef inline Py_ssize_t phase_of(cnp.ndarray a):
+    """Return how many bytes behind the start of a line a long array begins; 0 for a short one."""
+    return <uintptr_t> cnp.PyArray_BYTES(a) % LINE if size_of(a) >= LONG else 0
+
+
 def check_target(label, array):
     """Raise unless an array can be updated in place: writable, and as `check_layout` wants it."""
     if not cnp.PyArray_ISWRITEABLE(array):
@@ -54,14 +114,30 @@ def check_target(label, array):
     check_layout(label, array)
 
 
-cdef Format check_layout(label, array):
+def check_targets(labels, arrays):
+    """Check that each of some arrays can be updated in place; make a label only for the message."""
+    for i, array in enumerate(arrays):
+        if not (
+            cnp.PyArray_CheckExact(array)
+            and cnp.PyArray_ISWRITEABLE(array)
+            and layout_format(array) is not None
+        ):
+            check_target(labels[i], as_array(labels[i], array))
+
+
+cdef Format layout_format(cnp.ndarray a):
+    """Return the format of an array; None if it is unknown, or the array not aligned and dense."""
+    return known_format(a) if cnp.PyArray_ISALIGNED(a) and is_dense(a) else None
+
+
+cdef Format check_layout(label, cnp.ndarray a):
     """Return the format of an array; raise if it is unknown, or the array not aligned and dense.
 
     Whether the array is writable is asked in each step, not here: an unpickled optimizer may have
     been given memory that it can only read. It can then do everything but step.
     """
-    cdef cnp.ndarray a = array
-    cdef Format found = format_of(label, array)
+    cdef Format found = format_of(label, a)
+    array = <object> a
     if not cnp.PyArray_ISALIGNED(a):
         raise ValueError(
             f"{label}: expected memory aligned to {array.itemsize} bytes, "
@@ -75,15 +151,20 @@ cdef Format check_layout(label, array):
     return found
 
 
-cpdef check_state(label, p_label, array, param):
+cdef bint is_state_of(cnp.ndarray a, cnp.ndarray p):
+    """Tell whether an array can be state of a parameter, whose own layout has been checked."""
+    return fits(a, p) and cnp.PyArray_ISALIGNED(a) and same_strides(a, p)
+
+
+cdef check_state(label, p_label, cnp.ndarray array, cnp.ndarray param):
     """Raise unless an array can be state of a parameter."""
     check_layout(label, array)
     if not fits(array, param):
         raise_unfit(label, p_label, array, param)
     if not same_strides(array, param):
         raise ValueError(
-            f"{label}: expected the memory layout of {p_label} (strides {param.strides}), "
-            f"found strides {array.strides}"
+            f"{label}: expected the memory layout of {p_label} "
+            f"(strides {(<object> param).strides}), found strides {(<object> array).strides}"
         )
 
 
@@ -141,7 +222,7 @@ cdef bint is_dense(cnp.ndarray a):
     return True
 
 
-cpdef bint overlaps_itself(cnp.ndarray a):
+cdef bint overlaps_itself(cnp.ndarray a):
     """Tell whether two elements may share memory, so that zeroing one changes the other."""
     cdef Walk walk
     cdef Py_ssize_t reach = cnp.PyArray_ITEMSIZE(a)
@@ -197,3 +278,24 @@ cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k):
             r.high += reach
     r.high += cnp.PyArray_ITEMSIZE(a)
     return r
+
+
+cdef void sort_by_address(Range* ranges, Py_ssize_t count) noexcept nogil:
+    """Sort ranges by where they begin; those that begin at one address by all else."""
+    cdef Py_ssize_t n
+    for n in range(1, count):
+        if by_address(&ranges[n - 1], &ranges[n]) > 0:
+            qsort(ranges, count, sizeof(Range), &by_address)
+            return  # most arrays come in the order in which they were allocated
+
+
+cdef int by_address(const void* left, const void* right) noexcept nogil:
+    cdef const Range* a = <const Range*> left
+    cdef const Range* b = <const Range*> right
+    if a.low != b.low:
+        return -1 if a.low < b.low else 1
+    if a.high != b.high:
+        return -1 if a.high < b.high else 1
+    if a.owner != b.owner:
+        return -1 if a.owner < b.owner else 1
+    return (a.k > b.k) - (a.k < b.k)

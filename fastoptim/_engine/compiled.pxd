@@ -1,12 +1,13 @@
 from fastoptim._engine.passes cimport Passes
 from fastoptim._engine.staging cimport Tensor
 from fastoptim._engine.threads cimport task_t
-from fastoptim._engine.tuning cimport MOST_LEVELS, Tuned
+from fastoptim._engine.tuning cimport MOST_LEVELS
 
 cdef struct Loops:
     # The compiled loops of a rule for one type, as they are declared in _loop.pxd.
     void* rule
     void* after
+    void* clip
     void* squares
 
 cdef struct Task:
@@ -38,10 +39,16 @@ cdef struct Work:
 cdef class CompiledPasses(Passes):
     cdef Work work
     cdef Loops[MOST_LEVELS][2] loops
-    cdef Tuned updating, squaring, directing
+    cdef str rule
+    cdef tuple levels
+    cdef list tuned  # a Tuned for each kind of pass, None until it is needed
 
     cdef take_loops(self, loops)
-    cdef go(self, Tuned which, task_t task, Py_ssize_t count, bint flush, bint fresh=*)
+    cdef go(
+        self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=*,
+        bint fresh=*,
+    )
+    cdef clip(self, double factor, double limit)
     cdef cut_tasks(self)
     cdef cut_tiles(self)
     cdef Py_ssize_t blocks(self) noexcept

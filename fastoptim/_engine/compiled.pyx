@@ -13,15 +13,15 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
-from fastoptim._engine.memory cimport Memory
+from fastoptim._engine.memory cimport Tensors
 from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
 from fastoptim._engine.staging cimport (
-    ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, store
+    ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, scatter, store
 )
 from fastoptim._engine.threads cimport run, task_t
 from fastoptim._engine.tuning cimport MOST_LEVELS, Tuned, Way
 from fastoptim._loop cimport (
-    after32, after64, f32, f64, rule32, rule64, squares32, squares64
+    after32, after64, clip32, clip64, f32, f64, rule32, rule64, squares32, squares64
 )
 
 import numpy as np
@@ -29,6 +29,11 @@ import numpy as np
 cdef enum:
     TASK = 16384  # elements of the flat space that a thread takes at a time
     SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
+    UPDATE = 0  # the passes
+    NORM = 1
+    TRUST_RATIO = 2
+    CLIP = 3
+    PASSES = 4
     BLOCK = 16  # tiles of that size that a thread takes at a time
 
 tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles and tasks
@@ -39,14 +44,14 @@ cdef class CompiledPasses(Passes):
 
     Parameters
     ----------
-    memory : Memory
+    memory : Tensors
         What they go over.
     loops : RuleLoops
         The name of the rule, and its loops by level and by the type that they compute in, as in
         `fastoptim._levels`.
     """
 
-    def __cinit__(self, Memory memory, loops):
+    def __cinit__(self, Tensors memory, loops):
         self.memory = memory
         self.take_loops(loops)
         self.work.tensors = memory.tensors
@@ -57,31 +62,39 @@ cdef class CompiledPasses(Passes):
 
     cdef take_loops(self, loops):
         cdef int level
-        cdef tuple levels = tuple(loops.levels)
-        if len(levels) > MOST_LEVELS:
-            raise ValueError(f"loops: expected at most {MOST_LEVELS} levels, found {levels}")
-        for level in range(len(levels)):
-            for real, found in loops.levels[levels[level]].items():
+        self.rule, self.levels, self.tuned = loops.rule, tuple(loops.levels), [None] * PASSES
+        if len(self.levels) > MOST_LEVELS:
+            raise ValueError(f"loops: expected at most {MOST_LEVELS} levels, found {self.levels}")
+        for level in range(len(self.levels)):
+            for real, found in loops.levels[self.levels[level]].items():
                 self.loops[level][real == np.float32] = Loops(
-                    address(found.rule), address(found.after), address(found.squares)
+                    address(found.rule), address(found.after),
+                    address(found.clip), address(found.squares),
                 )
-        self.updating = Tuned(f"{loops.rule} step", levels)
-        self.squaring = Tuned("norm", levels)
-        self.directing = Tuned(f"{loops.rule} trust ratio", levels)
 
-    cdef go(self, Tuned which, task_t task, Py_ssize_t count, bint flush, bint fresh=False):
+    cdef go(
+        self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=False,
+        bint fresh=False,
+    ):
         """Run all tasks of a pass, at the level and on the threads that are best for it."""
+        cdef Tuned tuned = self.tuned[which]
         cdef Way way
+        if tuned is None:
+            name = (f"{self.rule} step", "norm", f"{self.rule} trust ratio", "clip")[which]
+            tuned = self.tuned[which] = Tuned(name, self.levels)
         self.memory.bind()
-        way = which.begin(self.memory.traffic, self.memory.kind, fresh)
+        way = tuned.begin(traffic, self.memory.kind, fresh)
         self.work.loops = self.loops[way.level]
-        which.end(run(task, &self.work, count, way.threads, self.memory.traffic, flush))
+        tuned.end(run(task, &self.work, count, way.threads, traffic, flush))
 
     cdef update(self, ScalarTable table, bint flush):
         if not self.work.tasks:
             self.cut_tasks()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.go(self.updating, update_task, self.work.task_count, flush, self.memory.is_fresh())
+        self.go(
+            UPDATE, update_task, self.work.task_count, self.memory.traffic, flush,
+            self.memory.is_fresh(),
+        )
 
     cdef double squares(self, double scale, bint flush) except? -1:
         cdef Py_ssize_t tile
@@ -89,7 +102,7 @@ cdef class CompiledPasses(Passes):
         if not self.work.tiles:
             self.cut_tiles()
         self.work.scale = scale
-        self.go(self.squaring, sum_tiles, self.blocks(), flush)
+        self.go(NORM, sum_tiles, self.blocks(), self.memory.traffic, flush)
         for tile in range(self.work.tile_count):
             total += self.work.tiles[tile].squares
         return total
@@ -100,7 +113,7 @@ cdef class CompiledPasses(Passes):
         if not self.work.tiles:
             self.cut_tiles()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.go(self.directing, sum_directions, self.blocks(), flush)
+        self.go(TRUST_RATIO, sum_directions, self.blocks(), self.memory.traffic, flush)
         sums, tile = [], 0
         for i in range(self.memory.count):
             p_squares = u_squares = 0
@@ -111,6 +124,21 @@ cdef class CompiledPasses(Passes):
             if self.memory.tensors[i].stepped:
                 sums.append((i, p_squares, u_squares))
         return sums
+
+    cdef clip(self, double factor, double limit):
+        """Multiply all gradients by a factor, then clip each element: in place, and all or none.
+
+        Both numbers are rounded to the type of each array, as NumPy rounds Python's. The arrays
+        have been found fit to be written, so that nothing can fail once the first has changed, and
+        no interrupt comes in between.
+        """
+        cdef double[2] doubles = [factor, limit]
+        cdef float[2] singles = [<float> factor, <float> limit]
+        if not self.work.tasks:
+            self.cut_tasks()
+        self.work.doubles, self.work.singles = doubles, singles
+        # what is read is written, too
+        self.go(CLIP, clip_task, self.work.task_count, 2 * self.memory.traffic)
 
     cdef Py_ssize_t blocks(self) noexcept:
         return (self.work.tile_count + BLOCK - 1) // BLOCK
@@ -142,9 +170,11 @@ cdef class CompiledPasses(Passes):
         if not self.work.tiles:
             raise MemoryError
         for i in range(self.memory.count):
-            for start in range(0, self.memory.tensors[i].size, SQUARES_TILE):
+            start = 0
+            while start < self.memory.tensors[i].size:
                 self.work.tiles[tile] = Tile(i, start, 0, 0)
                 tile += 1
+                start += SQUARES_TILE
 
 
 cdef void* address(capsule) except? NULL:
@@ -179,15 +209,16 @@ cdef inline void update_range(
     is to be done behind it. Otherwise the elements go tile by tile.
     """
     cdef const Loops* loops = &w.loops[tensor.single]
+    cdef bint bounded
     if not tensor.stepped:
         average(line, loops, tensor, start, n)
         return
-    cdef bint more = (
-        tensor.data[EMA] != NULL or tensor.mask != NULL
-        or line[BEFORE] > -INFINITY or line[BEFORE + 1] < INFINITY
-    )
-    if more or tensor.gathered or tensor.zeroing or tensor.stored.load != NULL:
-        update_tiles(line, loops, tensor, start, n, more)
+    bounded = line[BEFORE] > -INFINITY or line[BEFORE + 1] < INFINITY
+    if tensor.staged or tensor.gathered or bounded:
+        update_tiles(
+            line, loops, tensor, start, n,
+            bounded or tensor.data[EMA] != NULL or tensor.mask != NULL,
+        )
     else:
         if tensor.head > 0:
             if start == 0:
@@ -373,3 +404,52 @@ cdef void sum_direction(
         at += n
     tile.squares_of_p = squares_of(p, loops, count, 1)
     tile.squares = squares_of(u, loops, count, 1)
+
+
+cdef void clip_task(void* work, Py_ssize_t task) noexcept nogil:
+    cdef const Work* w = <const Work*> work
+    cdef Py_ssize_t i = w.tasks[task].tensor, start = w.tasks[task].start
+    cdef Py_ssize_t n, left = min(<Py_ssize_t> TASK, w.total - task * TASK)
+    cdef const Tensor* tensor
+    while left > 0:
+        tensor = &w.tensors[i]
+        n = min(tensor.size - start, left)
+        if tensor.stepped and n > 0:
+            if tensor.single:
+                clip_range(<f32> w.singles, w, tensor, start, n)
+            else:
+                clip_range(<f64> w.doubles, w, tensor, start, n)
+        left -= n
+        start = 0
+        i += 1
+
+
+cdef void clip_range(
+    array line, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Clip n elements of a gradient: where they are if the loop can compute on them there."""
+    cdef double[TILE] g_tile
+    cdef array tile = <array> &g_tile[0], g
+    cdef const Loops* loops = &w.loops[tensor.single]
+    cdef Py_ssize_t end = start + n
+    if not tensor.gathered and tensor.stored.load == NULL:
+        clip_elements(<array> tensor.g + start, loops, n, line)
+        return
+    while start < end:
+        n = min(<Py_ssize_t> TILE, end - start)
+        g = gradient(tile, tensor, start, n, False)
+        clip_elements(g, loops, n, line)
+        if tensor.gathered:
+            scatter(g, tensor, start, n)
+        else:
+            store(g, tensor.g, tensor.stored, start, n)
+        start += n
+
+
+cdef inline void clip_elements(
+    array g, const Loops* loops, Py_ssize_t n, array line
+) noexcept nogil:
+    if array is f32:
+        (<clip32> loops.clip)(n, g, line)
+    else:
+        (<clip64> loops.clip)(n, g, line)

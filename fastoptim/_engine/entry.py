@@ -11,8 +11,6 @@ class Entry(NamedTuple):
 
     Parameters
     ----------
-    labels : sequence of str
-        What messages call p, the gradient, each state array and, last, the average.
     p : ndarray
         The parameter.
     state : sequence of ndarray or None
@@ -27,7 +25,6 @@ class Entry(NamedTuple):
         The number of steps that it has taken.
     """
 
-    labels: Sequence[str]
     p: Any
     state: Sequence[Any] = ()
     ema: Any = None

@@ -1,3 +1,9 @@
+cimport numpy as cnp
+
+cdef extern from "numpy/arrayobject.h":
+    void* descr_of "PyArray_DESCR"(cnp.ndarray a)  # borrowed
+    bint equivalent "PyArray_EquivTypes"(void* a, void* b)
+
 ctypedef void (*load_t)(void* tile, const char* stored, Py_ssize_t n) noexcept nogil
 ctypedef void (*store_t)(char* stored, const void* tile, Py_ssize_t n) noexcept nogil
 
@@ -17,4 +23,5 @@ cdef class Format:
     cdef decoded_copy(self, array)
     cdef encoded(self, array)
 
+cdef Format known_format(cnp.ndarray a)
 cpdef Format format_of(label, array)

@@ -7,7 +7,11 @@ NumPy backend does the same with whole arrays. To add a format is to add a `Form
 
 from libc.stdint cimport uintptr_t
 
+cimport numpy as cnp
+
 import numpy as np
+
+cnp.import_array()
 
 cdef enum:
     MOST_BYTES = 16  # of a stored element
@@ -81,12 +85,21 @@ cdef class Format:
 FORMATS = {real: Format(real, real) for real in REALS}
 
 
+cdef Format known_format(cnp.ndarray a):
+    """Return the format of an array, None if it is not known."""
+    cdef Format found
+    for found in FORMATS.values():  # not all dtypes have a hash to look them up by
+        if descr_of(a) == <void*> found.dtype or equivalent(descr_of(a), <void*> found.dtype):
+            return found
+    return None
+
+
 cpdef Format format_of(label, array):
     """Return the format of an array, or say what arrays may hold."""
+    found = known_format(array)
+    if found is not None:
+        return found
     dtype = array.dtype
-    for known, found in FORMATS.items():  # not all dtypes have a hash to look them up by
-        if dtype is known or dtype == known:
-            return found
     if any([dtype == known.newbyteorder() for known in FORMATS]):
         raise TypeError(f"{label}: expected this machine's byte order, found {dtype.str!r}")
     expected = " or ".join(map(str, FORMATS))

@@ -1,34 +1,64 @@
 cimport numpy as cnp
+from cpython.object cimport PyObject
 from libc.stdint cimport uintptr_t
 
 from fastoptim._engine.arrays cimport Range
 from fastoptim._engine.formats cimport Format
 from fastoptim._engine.staging cimport Tensor
 
+cdef struct Owned:
+    # An array that a step writes: which one it is, and where it was when it came here.
+    PyObject* array
+    char* data
+    Py_ssize_t nbytes
+    Py_ssize_t owner  # the number of the parameter that it belongs to
+    Py_ssize_t k  # which of the arrays of that parameter: 0 is the parameter itself
 
-cdef class Memory:
+
+cdef class Tensors:
     cdef Tensor* tensors
     cdef readonly Py_ssize_t count
+    cdef Py_ssize_t traffic  # of the pass under way, in bytes
+    cdef int kind  # of the work of that pass, as in tuning.pxd
+    cdef int kinds  # what there is of each tensor, whatever its gradient is like
+    cdef readonly list formats, grads
+
+    cdef allocate(self, Py_ssize_t count)
+    cdef bind(self)
+    cdef void note_kind(self, bint gathered) noexcept
+    cdef bint is_fresh(self) noexcept
+    cdef gradient_label(self, Py_ssize_t i)
+
+
+cdef class Gradients(Tensors):
+    cdef object labels
+
+    cdef add(self, Py_ssize_t i, cnp.ndarray g, bint writing)
+    cdef check_apart(self)
+    cdef check_two_apart(self, Py_ssize_t other, Py_ssize_t i)
+
+
+cdef class Memory(Tensors):
+    cdef Owned* owned  # by the numbers of the parameters
+    cdef Py_ssize_t owned_count
     cdef Range* ranges  # of parameters and state, sorted by address, none overlapping
     cdef Py_ssize_t range_count
-    cdef Py_ssize_t traffic  # of the step under way, in bytes
-    cdef int kind  # of the work of that step, as in tuning.pxd
     cdef bint zeroing
-    cdef list given  # the arrays that are written, kept alive; the lists below hold views
-    cdef readonly list labels, formats, params, states, emas, masks, grads
+    cdef list given  # the arrays that are written, kept alive
+    cdef object labels
+    cdef readonly list params, masks  # the parameters are views
 
     cdef add(self, Py_ssize_t i, entry, bint trust)
     cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k)
-    cdef own(self, array, Py_ssize_t i, Py_ssize_t k)
+    cdef own(self, cnp.ndarray array, Py_ssize_t i, Py_ssize_t k)
     cdef sort_ranges(self)
     cdef label(self, Py_ssize_t i, Py_ssize_t k)
     cdef label_at(self, Py_ssize_t n)
+    cdef view(self, Py_ssize_t i, Py_ssize_t k)
     cdef collect(self, grads)
     cdef as_gradient(self, Py_ssize_t i, g)
-    cdef bind(self)
-    cdef bint is_fresh(self) noexcept
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1
-    cdef int check_tensor(self, Py_ssize_t i, Tensor* tensor, bint writing) except -1
+    cdef raise_changed(self, Owned* owned, bint writing)
     cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1
     cdef int find_gap(
         self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high

@@ -1,1 +1,7 @@
-# Other rooms ask for it in C alone.
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+class Gradients:
+    def __init__(
+        self, labels: Sequence[str], grads: Iterable[Any], writing: bool = False
+    ) -> None: ...

@@ -11,10 +11,12 @@ from cpython.object cimport PyObject
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
 
 from fastoptim._engine.arrays cimport (
-    Range, Walk, as_array, check_layout, check_mask, check_state, check_zeroed, fits, is_dense,
-    memory_of, memory_order, raise_unfit, same_strides, size_of
+    LINE, LONG, Range, Walk, address_of, array_over, as_array, axes_of, check_layout, check_mask,
+    check_state, check_zeroed, descr_of, dtype_of, fits, flags_of, is_dense, is_ndarray,
+    is_state_of, itemsize_of, layout_format, memory_of, memory_order, overlaps_itself, raise_unfit,
+    same_strides, shape_of, size_of, sort_by_address
 )
-from fastoptim._engine.formats cimport Format, format_of
+from fastoptim._engine.formats cimport Format, format_of, known_format
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
 from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 
@@ -23,21 +25,177 @@ import numpy as np
 cnp.import_array()
 
 cdef enum:
-    LINE = 64  # bytes of a cache line, and of the longest vectors
-    LONG = 2048  # elements for which it pays to let vectors begin where cache lines do
     LEAST = 1 << 16  # bytes that a step moves for each array, unless it is one of small arrays
 
 cdef extern from "Python.h":
-    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)  # borrowed: our own lists keep their items
+    # Borrowed: our own lists keep their items.
+    PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)
+    PyObject** items_of "PySequence_Fast_ITEMS"(list items)
 
 
-cdef class Memory:
+cdef class Tensors:
+    """What a pass goes over: a table of arrays, and the gradients of the pass under way."""
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.tensors:
+            for i in range(self.count):
+                PyMem_Free(self.tensors[i].walk)
+        PyMem_Free(self.tensors)
+
+    cdef allocate(self, Py_ssize_t count):
+        """Make room for so many tensors, all zeros."""
+        self.tensors = <Tensor*> PyMem_Calloc(count + 1, sizeof(Tensor))
+        if not self.tensors:
+            raise MemoryError
+        self.count, self.formats = count, []
+
+    cdef bind(self):
+        """Check all arrays of the pass under way, and note where the gradients are."""
+        raise NotImplementedError
+
+    cdef void note_kind(self, bint gathered) noexcept:
+        """Note what tells the work of the pass under way from that of others."""
+        self.kind = self.kinds
+        if gathered:
+            self.kind |= GATHERED
+        if self.traffic < self.count * LEAST:
+            self.kind |= SMALL
+
+    cdef bint is_fresh(self) noexcept:
+        """Tell whether the pass under way belongs to the first step of a parameter."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.tensors[i].stepped:
+                return self.tensors[i].t == 0
+        return False
+
+    cdef gradient_label(self, Py_ssize_t i):
+        """Return what messages call a gradient."""
+        raise NotImplementedError
+
+    def first_nonfinite(self):
+        """Return the name of the first gradient of the pass under way with a NaN or infinity."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.tensors[i].stepped:
+                g = (<Format> self.formats[i]).decoded(self.grads[i])
+                if not np.isfinite(g).all():
+                    return self.gradient_label(i)
+        return None
+
+
+cdef class Gradients(Tensors):
+    """Gradients alone, arrays or NumPy scalars, for the length of a call.
+
+    There is no parameter, so that each gradient is gone through in its own memory order.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        What messages call them. It is asked only for a message.
+    grads : iterable
+        The gradients; None is skipped.
+    writing : bool, default False
+        Whether they are to be changed in place.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no array in a known format; with `writing`, if it is not writable, or an element
+        shares memory with another one.
+    """
+
+    def __cinit__(self, labels, grads, bint writing=False):
+        cdef Py_ssize_t i
+        self.labels, self.grads = labels, list(grads)
+        self.allocate(len(self.grads))
+        for i in range(self.count):
+            g = self.grads[i]
+            if g is None:
+                self.formats.append(None)
+                continue
+            if not cnp.PyArray_CheckExact(g):
+                is_scalar = isinstance(g, np.floating) and not writing
+                g = self.grads[i] = np.asarray(g) if is_scalar else as_array(labels[i], g)
+            self.add(i, g, writing)
+        if writing:
+            self.check_apart()
+
+    cdef add(self, Py_ssize_t i, cnp.ndarray g, bint writing):
+        cdef Tensor* tensor = &self.tensors[i]
+        cdef bint dense = is_dense(g)
+        cdef Format found = known_format(g)
+        if found is None:
+            found = format_of(self.labels[i], g)  # which says what is known
+        if writing:
+            if not cnp.PyArray_ISWRITEABLE(g):
+                raise ValueError(
+                    f"{self.labels[i]}: expected a writable array, found a read-only one"
+                )
+            if not dense and overlaps_itself(g):
+                raise ValueError(
+                    f"{self.labels[i]}: expected elements with memory of their own, "
+                    f"found strides {(<object> g).strides} for shape {(<object> g).shape}"
+                )
+        tensor.stored, tensor.single, tensor.stepped = &found.stored, found.single, True
+        tensor.size, tensor.g = size_of(g), cnp.PyArray_BYTES(g)
+        tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
+        if tensor.gathered:
+            find_way(tensor, g, g)
+            self.kinds |= GATHERED
+        self.kinds |= kinds_of(tensor)
+        self.traffic += cnp.PyArray_NBYTES(g)
+        self.formats.append(found)
+
+    cdef bind(self):
+        self.note_kind(False)  # all else was done when they came here
+
+    cdef gradient_label(self, Py_ssize_t i):
+        return self.labels[i]
+
+    cdef check_apart(self):
+        """Raise if two gradients share an element, which would be changed twice."""
+        cdef Py_ssize_t i, k, first = 0, n = 0
+        cdef uintptr_t reached = 0
+        cdef Range* ranges = <Range*> PyMem_Calloc(self.count + 1, sizeof(Range))
+        if not ranges:
+            raise MemoryError
+        try:
+            for i in range(self.count):
+                if self.tensors[i].size > 0:
+                    ranges[n] = memory_of(self.grads[i], i, 0)
+                    n += 1
+            sort_by_address(ranges, n)
+            for i in range(n):
+                if ranges[i].low >= reached:
+                    first = i  # none before it reaches so far
+                for k in range(first, i):
+                    if ranges[k].high > ranges[i].low:
+                        self.check_two_apart(ranges[k].owner, ranges[i].owner)
+                reached = max(reached, ranges[i].high)
+        finally:
+            PyMem_Free(ranges)
+
+    cdef check_two_apart(self, Py_ssize_t other, Py_ssize_t i):
+        """Raise if two gradients share an element: columns of one matrix do not."""
+        if np.shares_memory(self.grads[i], self.grads[other]):
+            raise ValueError(
+                f"{self.labels[i]}: expected memory of its own, "
+                f"found memory shared with {self.labels[other]}"
+            )
+
+
+cdef class Memory(Tensors):
     """The arrays of some parameters, checked.
 
     Parameters
     ----------
-    entries : sequence of Entry
+    entries : iterable of Entry
         The parameters and what belongs to them.
+    labels : sequence of sequences of str
+        What messages call each parameter, its gradient, each of its state arrays and, last, its
+        average. It is asked only for a message.
     trust : bool
         Whether the rule wants a place for a direction among its state arrays.
     zeroing : bool
@@ -49,133 +207,114 @@ cdef class Memory:
         If an array cannot be updated in place, or two arrays share memory.
     """
 
-    def __cinit__(self, entries, bint trust=False, bint zeroing=False):
-        cdef Py_ssize_t i
-        self.count = len(entries)
-        self.tensors = <Tensor*> PyMem_Calloc(self.count + 1, sizeof(Tensor))
-        self.ranges = <Range*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Range))
-        if not self.tensors or not self.ranges:
+    def __cinit__(self, entries, labels, bint trust=False, bint zeroing=False):
+        cdef Py_ssize_t i = 0
+        self.allocate(len(labels))
+        self.owned = <Owned*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Owned))
+        if not self.owned:
             raise MemoryError
-        self.labels, self.formats, self.given = [], [], []
-        self.params, self.states, self.emas, self.masks = [], [], [], []
+        self.labels, self.given, self.params, self.masks = labels, [], [], []
         self.zeroing = zeroing
-        for i in range(self.count):
-            self.add(i, entries[i], trust)
+        for entry in entries:
+            if i < self.count:
+                self.add(i, entry, trust)
+            i += 1
+        if i != self.count:
+            raise ValueError(f"labels: expected those of {i} parameters, found {self.count}")
         self.sort_ranges()
 
-    @staticmethod
-    def of_gradients(labels, grads):
-        """Return a memory of gradients alone, arrays or NumPy scalars, which are read.
-
-        It is for one pass. Nothing is written, so that `bind` leaves these gradients out (their
-        lines are -1): where they are is noted here.
-        """
-        cdef Memory memory = Memory(())
-        cdef Tensor* tensors = <Tensor*> PyMem_Calloc(len(grads) + 1, sizeof(Tensor))
-        cdef cnp.ndarray g
-        cdef Format found
-        if not tensors:
-            raise MemoryError
-        PyMem_Free(memory.tensors)
-        memory.tensors = tensors
-        memory.labels = [(None, label) for label in labels]
-        memory.grads = [np.asarray(x) if isinstance(x, np.floating) else x for x in grads]
-        for label, array in zip(labels, memory.grads):
-            g = array
-            found = format_of(label, g)
-            tensor = &tensors[memory.count]
-            tensor.stored, tensor.single, tensor.stepped = &found.stored, found.single, True
-            tensor.size, tensor.line = size_of(g), -1
-            tensor.g = cnp.PyArray_BYTES(g)
-            memory.count += 1
-            # There is no parameter here: a gradient is read in its own memory order.
-            tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and is_dense(g))
-            if tensor.gathered:
-                find_way(tensor, g, g)
-            tensor.kind = kind_of(tensor)
-            memory.traffic += cnp.PyArray_NBYTES(g)
-            memory.formats.append(found)
-        return memory
-
     def __dealloc__(self):
-        cdef Py_ssize_t i
-        if self.tensors:
-            for i in range(self.count):
-                PyMem_Free(self.tensors[i].walk)
-        PyMem_Free(self.tensors)
+        PyMem_Free(self.owned)
         PyMem_Free(self.ranges)
 
     cdef add(self, Py_ssize_t i, entry, bint trust):
         cdef Tensor* tensor = &self.tensors[i]
-        cdef cnp.ndarray p = as_array(entry.labels[0], entry.p)
-        cdef Format found = check_layout(entry.labels[0], p)
-        if len(entry.state) + trust > STATE:
+        cdef cnp.ndarray p
+        cdef Format found
+        cdef int k
+        array, states, ema, mask, tensor.group, tensor.t = entry
+        p = array if cnp.PyArray_CheckExact(array) else as_array(self.label(i, 0), array)
+        found = layout_format(p)
+        if found is None:
+            found = check_layout(self.label(i, 0), p)
+        tensor.states = len(states)
+        if tensor.states + trust > STATE:
             raise ValueError(
-                f"{entry.labels[0]}: expected at most {STATE - trust} state arrays, "
-                f"found {len(entry.state)}"
+                f"{self.label(i, 0)}: expected at most {STATE - trust} state arrays, "
+                f"found {len(states)}"
             )
         tensor.size, tensor.stored, tensor.single = size_of(p), &found.stored, found.single
-        tensor.group, tensor.t, tensor.line = entry.group, entry.t, -1
-        tensor.direction = 1 + len(entry.state) if trust else 0
-        tensor.zeroing = self.zeroing
-        self.labels.append(entry.labels)
+        tensor.line, tensor.zeroing = -1, self.zeroing
+        tensor.direction = 1 + tensor.states if trust else 0
+        tensor.first = self.owned_count
         self.formats.append(found)
-        p = self.own(entry.p, i, 0)
-        state = []
-        for k, array in enumerate(entry.state, start=1):
-            state.append(self.own_state(array, p, i, k))
-        ema = self.own_state(entry.ema, p, i, EMA)
-        if entry.mask is not None:
-            check_mask(entry.labels[0], entry.mask, p)
-            tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(entry.mask)
-        # g is read, and zeroed if that was asked for; p and each state array are read and written
-        written = 1 + sum(array is not None for array in (*state, ema))
-        tensor.traffic = cnp.PyArray_NBYTES(p) * (1 + self.zeroing + 2 * written)
-        tensor.kind = kind_of(tensor)
+        # A view stays as it is when somebody sets the shape or the dtype of the array.
+        p = array_over(cnp.PyArray_DATA(p), p, array)
+        tensor.descr, tensor.axes = descr_of(p), cnp.PyArray_NDIM(p)
+        tensor.shape = shape_of(<void*> p)
+        tensor.order = order_of(p)
+        self.own(array, i, 0)
+        for k in range(tensor.states):
+            self.own_state(states[k], p, i, k + 1)
+        self.own_state(ema, p, i, EMA)
+        if mask is not None:
+            check_mask(self.label(i, 0), mask, p)
+            tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
+        tensor.staged = (
+            self.zeroing or ema is not None or mask is not None or found.stored.load != NULL
+        )
+        # g is read, and zeroed if that was asked for; what is owned is read and written
+        tensor.traffic = cnp.PyArray_NBYTES(p) * (
+            1 + self.zeroing + 2 * (self.owned_count - tensor.first)
+        )
+        self.kinds |= kinds_of(tensor)
         if tensor.size >= LONG:
             tensor.head = -<uintptr_t> tensor.data[0] % LINE // found.stored.itemsize
         self.params.append(p)
-        self.states.append(state)
-        self.emas.append(ema)
-        self.masks.append(entry.mask)
+        self.masks.append(mask)
 
     cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k):
         """Check a state array that there may be, and note it as `own` does."""
         if array is None:
-            return None
-        label = self.label(i, k)
-        check_state(label, self.labels[i][0], as_array(label, array), param)
-        return self.own(array, i, k)
+            return
+        if not (cnp.PyArray_CheckExact(array) and is_state_of(array, param)):
+            label = self.label(i, k)
+            check_state(label, self.label(i, 0), as_array(label, array), param)
+        self.own(array, i, k)
 
-    cdef own(self, array, Py_ssize_t i, Py_ssize_t k):
-        """Note where an array is that a step writes, and return a view of it.
-
-        The view stays as it is when somebody sets the shape or the dtype of the array.
-        """
+    cdef own(self, cnp.ndarray array, Py_ssize_t i, Py_ssize_t k):
+        """Note where an array is that a step writes."""
         self.given.append(array)
-        self.tensors[i].arrays[k] = <PyObject*> array
         self.tensors[i].data[k] = cnp.PyArray_BYTES(array)
-        self.ranges[self.range_count] = memory_of(array, i, k)
-        self.range_count += 1
-        return np.ndarray.view(array, np.ndarray)
+        self.owned[self.owned_count] = Owned(
+            <PyObject*> array, cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array), i, k
+        )
+        self.owned_count += 1
 
     cdef sort_ranges(self):
         """Sort the ranges of memory that a step writes, and refuse two that overlap."""
-        cdef Py_ssize_t k, n = 0
-        found = sorted(
-            (self.ranges[k].low, self.ranges[k].high, self.ranges[k].owner, self.ranges[k].k)
-            for k in range(self.range_count)
-            if self.ranges[k].low < self.ranges[k].high
-        )
-        for low, high, owner, k in found:
-            if n > 0 and low < self.ranges[n - 1].high:
+        cdef Py_ssize_t k, n, count = 0
+        cdef Owned* owned
+        cdef uintptr_t low
+        self.ranges = <Range*> PyMem_Calloc(self.owned_count + 1, sizeof(Range))
+        if not self.ranges:
+            raise MemoryError
+        for k in range(ARRAYS):  # those of one name often lie in their order: sorted is sorted soon
+            for n in range(self.owned_count):
+                owned = &self.owned[n]
+                if owned.k == k and owned.nbytes > 0:
+                    low = <uintptr_t> owned.data  # they are dense
+                    self.ranges[count] = Range(low, low + owned.nbytes, owned.owner, k)
+                    count += 1
+        sort_by_address(self.ranges, count)
+        self.range_count = count
+        for n in range(1, count):
+            if self.ranges[n].low < self.ranges[n - 1].high:
+                label = self.label(self.ranges[n].owner, self.ranges[n].k)
                 raise ValueError(
-                    f"{self.label(owner, k)}: expected parameters and state with memory of their "
-                    f"own, found memory shared with {self.label_at(n - 1)}"
+                    f"{label}: expected parameters and state with memory of their own, "
+                    f"found memory shared with {self.label_at(n - 1)}"
                 )
-            self.ranges[n] = Range(low, high, owner, k)
-            n += 1
-        self.range_count = n
 
     cdef label(self, Py_ssize_t i, Py_ssize_t k):
         """Return the name of an array that a step writes."""
@@ -188,21 +327,35 @@ cdef class Memory:
         """Return the name of the array whose memory is the n-th range."""
         return self.label(self.ranges[n].owner, self.ranges[n].k)
 
+    cdef gradient_label(self, Py_ssize_t i):
+        return self.labels[i][1]
+
+    cdef view(self, Py_ssize_t i, Py_ssize_t k):
+        """Return a view of an array that a step writes, None if there is no such array."""
+        cdef Py_ssize_t n = self.tensors[i].first
+        if k == 0:
+            return self.params[i]
+        while n < self.owned_count and self.owned[n].owner == i:
+            if self.owned[n].k == k:
+                return array_over(self.owned[n].data, self.params[i], <object> self.owned[n].array)
+            n += 1
+        return None
+
     cdef collect(self, grads):
         """Note which parameters have gradients; make ndarrays of gradients of other types."""
-        cdef Py_ssize_t i, traffic = 0
+        cdef Py_ssize_t i, traffic = 0, count = self.count
+        cdef Tensor* tensors = self.tensors
         cdef Tensor* tensor
-        cdef PyObject* g
         cdef list found = list(grads)  # another thread may change the caller's meanwhile
-        if len(found) != self.count:
-            raise ValueError(f"grads: expected {self.count} gradients, found {len(found)}")
-        for i in range(self.count):
-            tensor = &self.tensors[i]
-            g = PyList_GET_ITEM(found, i)
-            tensor.stepped = g != <PyObject*> None
+        cdef PyObject** items = items_of(found)
+        if len(found) != count:
+            raise ValueError(f"grads: expected {count} gradients, found {len(found)}")
+        for i in range(count):
+            tensor = &tensors[i]
+            tensor.stepped = items[i] != <PyObject*> None
             if tensor.stepped:
                 traffic += tensor.traffic
-                if not cnp.PyArray_CheckExact(<object> g):
+                if not is_ndarray(items[i]):
                     found[i] = self.as_gradient(i, found[i])
             elif tensor.data[EMA]:  # the average is read and written, p is read
                 traffic += 3 * tensor.size * tensor.stored.itemsize
@@ -215,56 +368,49 @@ cdef class Memory:
         return as_array(self.labels[i][1], g)
 
     cdef bind(self):
-        """Check all arrays of the step under way, and note where the gradients are."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, count = self.count, owned_count = self.owned_count
+        cdef Owned* owned = self.owned
+        cdef Tensor* tensors = self.tensors
         cdef Tensor* tensor
-        cdef int kind = SMALL if self.traffic < self.count * LEAST else 0
-        for i in range(self.count):
-            tensor = &self.tensors[i]
-            if tensor.line >= 0:
-                self.check_tensor(i, tensor, True)
-                if tensor.stepped:
-                    self.bind_gradient(i, tensor, <cnp.ndarray> PyList_GET_ITEM(self.grads, i))
-            kind |= tensor.kind | (GATHERED if tensor.stepped and tensor.gathered else 0)
-        self.kind = kind
+        cdef PyObject** grads = items_of(self.grads)
+        cdef void* g
+        cdef bint gathered = False
+        for i in range(owned_count):
+            if not is_as_given(&owned[i], True) and tensors[owned[i].owner].line >= 0:
+                self.raise_changed(&owned[i], True)
+        for i in range(count):
+            tensor = &tensors[i]
+            if tensor.line >= 0 and tensor.stepped:
+                g = grads[i]
+                if is_laid_out_as_param(tensor, g) and is_in_gap(tensor, g):
+                    tensor.g, tensor.gathered = address_of(g), False
+                else:
+                    self.bind_gradient(i, tensor, <cnp.ndarray> g)
+                    gathered = gathered or tensor.gathered
+        self.note_kind(gathered)
         if self.zeroing:
             self.check_all_zeroed()
 
-    cdef bint is_fresh(self) noexcept:
-        """Tell whether the step under way is the first of a parameter."""
-        cdef Py_ssize_t i
-        for i in range(self.count):
-            if self.tensors[i].stepped:
-                return self.tensors[i].t == 0
-        return False
-
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1:
         """Raise if an array was resized since it came here, or is to be written and read-only."""
-        return self.check_tensor(i, &self.tensors[i], writing)
-
-    cdef int check_tensor(self, Py_ssize_t i, Tensor* tensor, bint writing) except -1:
-        cdef cnp.ndarray a
-        cdef Py_ssize_t k
-        for k in range(ARRAYS):
-            if not tensor.arrays[k]:
-                continue
-            a = <cnp.ndarray> tensor.arrays[k]
-            if writing and not cnp.PyArray_ISWRITEABLE(a):
-                label = self.label(i, k)
-                raise ValueError(f"{label}: expected a writable array, found a read-only one")
-            if cnp.PyArray_BYTES(a) != tensor.data[k] or (
-                # an array whose dtype was set since has more or fewer elements in as many bytes
-                size_of(a) != tensor.size
-                and size_of(a) * cnp.PyArray_ITEMSIZE(a) != tensor.size * tensor.stored.itemsize
-            ):
-                label = self.label(i, k)
-                raise ValueError(
-                    f"{label}: expected the memory that the optimizer was given, "
-                    "found an array resized since"
-                )
+        cdef Py_ssize_t n = self.tensors[i].first
+        while n < self.owned_count and self.owned[n].owner == i:
+            if not is_as_given(&self.owned[n], writing):
+                self.raise_changed(&self.owned[n], writing)
+            n += 1
         return 0
 
+    cdef raise_changed(self, Owned* owned, bint writing):
+        label = self.label(owned.owner, owned.k)
+        if writing and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> owned.array):
+            raise ValueError(f"{label}: expected a writable array, found a read-only one")
+        raise ValueError(
+            f"{label}: expected the memory that the optimizer was given, "
+            "found an array resized since"
+        )
+
     cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
+        """Check a gradient, in whatever layout it is, and note where it is."""
         cdef cnp.ndarray p = <cnp.ndarray> PyList_GET_ITEM(self.params, i)
         cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
         cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize  # if g is as dense as p
@@ -322,24 +468,62 @@ cdef class Memory:
                     f"step zeroes, found memory shared with {self.labels[i][1]}"
                 )
 
-    def first_nonfinite(self):
-        """Return the name of the first gradient of the step under way with a NaN or infinity."""
-        cdef Py_ssize_t i
-        for i in range(self.count):
-            if self.tensors[i].stepped:
-                g = (<Format> self.formats[i]).decoded(self.grads[i])
-                if not np.isfinite(g).all():
-                    return self.labels[i][1]
-        return None
 
+cdef inline bint is_as_given(const Owned* owned, bint writing) noexcept:
+    """Tell whether an array has the memory that it came with, and can be written if it must be.
 
-cdef int kind_of(const Tensor* tensor) noexcept:
-    """Return what tells the work on a tensor from that on others, beside its gradient's layout."""
-    cdef bint staged = (
-        tensor.stored.load != NULL or tensor.zeroing or tensor.mask != NULL
-        or tensor.data[EMA] != NULL
+    Only an array that owns its memory can have been made shorter where it is. To look at the shape
+    of all others would take longer than all else. (Another dtype has as many bytes.)
+    """
+    cdef void* a = owned.array
+    cdef int flags = flags_of(a)
+    return (
+        address_of(a) == owned.data
+        and (flags & cnp.NPY_ARRAY_WRITEABLE or not writing)
+        and (not flags & cnp.NPY_ARRAY_OWNDATA or bytes_of(a) == owned.nbytes)
     )
-    return (SINGLE if tensor.single else DOUBLE) | (STAGED if staged else 0)
+
+
+cdef inline Py_ssize_t bytes_of(const void* a) noexcept:
+    """Return the length of an array in bytes; NumPy's function cannot be inlined."""
+    cdef Py_ssize_t nbytes = itemsize_of(a)
+    cdef int axis
+    for axis in range(axes_of(a)):
+        nbytes *= shape_of(a)[axis]
+    return nbytes
+
+
+cdef inline bint is_laid_out_as_param(const Tensor* tensor, const void* g) noexcept:
+    """Tell, quickly, whether a gradient fits its parameter and runs through memory as it does.
+
+    False may also mean that the order of its axes is neither C nor Fortran order.
+    """
+    cdef int axis, wanted = tensor.order | cnp.NPY_ARRAY_ALIGNED
+    if dtype_of(g) != tensor.descr or axes_of(g) != tensor.axes or not tensor.order:
+        return False
+    for axis in range(tensor.axes):
+        if shape_of(g)[axis] != tensor.shape[axis]:
+            return False
+    return flags_of(g) & wanted == wanted
+
+
+cdef inline bint is_in_gap(const Tensor* tensor, const void* g) noexcept:
+    """Tell whether a gradient as dense as its parameter lies where the last one lay."""
+    cdef uintptr_t low = <uintptr_t> address_of(g)
+    cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize
+    return low >= tensor.gap_low and high <= tensor.gap_high
+
+
+cdef inline int order_of(cnp.ndarray a) noexcept:
+    """Return the flag of C order, or of Fortran order, or 0."""
+    if cnp.PyArray_IS_C_CONTIGUOUS(a):
+        return cnp.NPY_ARRAY_C_CONTIGUOUS
+    return cnp.NPY_ARRAY_F_CONTIGUOUS if cnp.PyArray_IS_F_CONTIGUOUS(a) else 0
+
+
+cdef int kinds_of(const Tensor* tensor) noexcept:
+    """Return what tells the work on a tensor from that on others, beside its gradient's layout."""
+    return (SINGLE if tensor.single else DOUBLE) | (STAGED if tensor.staged else 0)
 
 
 cdef int find_way(Tensor* tensor, cnp.ndarray g, cnp.ndarray like) except -1:

@@ -1,9 +1,9 @@
-from fastoptim._engine.memory cimport Memory
+from fastoptim._engine.memory cimport Tensors
 from fastoptim._engine.scalars cimport ScalarTable
 
 
 cdef class Passes:
-    cdef Memory memory
+    cdef Tensors memory
 
     cdef update(self, ScalarTable table, bint flush)
     cdef double squares(self, double scale, bint flush) except? -1

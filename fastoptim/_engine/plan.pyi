@@ -4,17 +4,18 @@ from typing import Any
 
 from .changes import Change
 from .entry import Entry
+from .memory import Gradients
 
 most_state: int
 
-def measure(
-    labels: Sequence[str], grads: Sequence[Any], loops: Any
-) -> tuple[float, str | None]: ...
+def measure(grads: Gradients, loops: Any) -> tuple[float, str | None]: ...
+def clip(grads: Gradients, loops: Any, factor: float, limit: float) -> None: ...
 
 class Plan:
     def __init__(
         self,
-        entries: Sequence[Entry],
+        entries: Iterable[Entry],
+        labels: Sequence[Sequence[str]],
         rule: Callable[..., None] | None = None,
         loops: Any = None,
         rescale: Callable[[tuple[float, ...], float, float], tuple[float, ...]] | None = None,

@@ -21,7 +21,7 @@ cimport numpy as cnp
 from fastoptim._engine.changes cimport change, swap
 from fastoptim._engine.compiled cimport CompiledPasses
 from fastoptim._engine.formats cimport Format
-from fastoptim._engine.memory cimport Memory
+from fastoptim._engine.memory cimport Gradients, Memory
 from fastoptim._engine.passes cimport Passes
 from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport EMA, STATE, Tensor
@@ -38,14 +38,12 @@ cdef extern from "Python.h":
 most_state = STATE  # how many state arrays a rule may have
 
 
-def measure(labels, grads, loops):
+def measure(Gradients grads, loops):
     """Return the L2 norm of all gradients together, in whatever layout they are.
 
     Parameters
     ----------
-    labels : sequence of str
-        What messages call them.
-    grads : sequence of ndarray
+    grads : Gradients
         The gradients.
     loops : RuleLoops
         As `Plan` takes them; only ``squares`` is used.
@@ -56,14 +54,26 @@ def measure(labels, grads, loops):
         The norm.
     bad : str or None
         The label of the first gradient that holds a NaN or an infinity.
-
-    Raises
-    ------
-    TypeError
-        If the format of a gradient is not known.
     """
-    cdef CompiledPasses passes = CompiledPasses(Memory.of_gradients(labels, grads), loops)
+    cdef CompiledPasses passes = CompiledPasses(grads, loops)
     return passes.norm(1.0, False)
+
+
+def clip(Gradients grads, loops, double factor, double limit):
+    """Multiply gradients by a factor, then clip each element: in place, and all of them or none.
+
+    Parameters
+    ----------
+    grads : Gradients
+        The gradients, checked for writing.
+    loops : RuleLoops
+        As `Plan` takes them; only ``clip`` is used.
+    factor, limit : float
+        The factor, and the largest magnitude of an element; a NaN stays. Both are rounded to the
+        type of each array, as NumPy rounds a Python number.
+    """
+    cdef CompiledPasses passes = CompiledPasses(grads, loops)
+    passes.clip(factor, limit)
 
 
 cdef class Plan:
@@ -71,8 +81,11 @@ cdef class Plan:
 
     Parameters
     ----------
-    entries : sequence of Entry
+    entries : iterable of Entry
         What to step.
+    labels : sequence of sequences of str
+        What messages call each parameter, its gradient, each of its state arrays and, last, its
+        average. It is asked only for a message.
     rule : function
         What updates in NumPy: ``rule(p, g, *state, *scalars)`` changes p and the state in place.
     loops : RuleLoops or None
@@ -110,12 +123,12 @@ cdef class Plan:
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(
-        self, entries, rule=None, loops=None, rescale=None, bint zeroing=False, unstarted=(),
-        watched=(),
+        self, entries, labels, rule=None, loops=None, rescale=None, bint zeroing=False,
+        unstarted=(), watched=(),
     ):
         cdef Py_ssize_t i
         cdef Tensor* tensors
-        self.memory = Memory(entries, rescale is not None, zeroing)
+        self.memory = Memory(entries, labels, rescale is not None, zeroing)
         if loops is None:
             self.passes = NumPyPasses(self.memory, rule)
         else:
@@ -293,7 +306,7 @@ cdef class Plan:
         low, high = typed((after.low, after.high), p.dtype)
         found = stored.encoded(kept(p, memory.masks[i], low, high))
         memory.check_owned(i, False)  # code of the user, such as a signal handler, may have run
-        memory.emas[i][...] = found
+        memory.view(i, EMA)[...] = found
 
     cdef count_step(self):
         """Note that a step was taken."""

@@ -1,4 +1,3 @@
-from cpython.object cimport PyObject
 from libc.stdint cimport uintptr_t
 
 from fastoptim._engine.arrays cimport Walk
@@ -17,30 +16,42 @@ ctypedef fused array:
 
 cdef struct Tensor:
     # What the engine knows of one parameter: where its arrays are, and what a step does with them.
-    (PyObject*)[ARRAYS] arrays  # p, state and average as given, NULL where there is none
-    (char*)[ARRAYS] data  # their addresses
-    Py_ssize_t head  # elements of a long p before the first that begins a cache line
-    const Stored* stored  # how the elements of all of them and of g are stored
-    char* g
-    Py_ssize_t size
-    Py_ssize_t traffic  # bytes that a step moves
-    int kind  # what tells its work from that of others, as in tuning.pxd
-    const unsigned char* mask
+    # What a step of many small arrays reads comes first, in the order in which it is read: these
+    # are two lines of the cache, and little of the third.
+    bint stepped  # in the step under way: whether there is a gradient
+    bint gathered  # in that step: whether g is misaligned, or not laid out as p
+    bint staged  # whether a step computes in tiles, or does more than its rule, whatever g is like
     bint single  # whether the loops compute in float, not in double
-    int direction  # the place of u among the arrays; 0: the rule has no trust ratio
+    Py_ssize_t head  # elements of a long p before the first that begins a cache line
+    Py_ssize_t traffic  # bytes that a step moves
     Py_ssize_t group
     Py_ssize_t t  # steps taken
-    bint stepped  # in the step under way: whether there is a gradient
     Py_ssize_t line  # in that step, the number of its line; -1: neither gradient nor average
-    bint unstarted  # whether the average is to start at the next step, as the parameter is then
-    Walk* walk  # allocated when a gradient first needs it
-    bint gathered  # in that step: whether g is misaligned, or not laid out as p
-    bint zeroing  # whether the step leaves zeros in g
+    int axes  # what NumPy says of p, by which most gradients are known to be laid out as p is
+    int order  # the flag of an array in the order of p; 0 if it is neither C nor Fortran order
+    const Py_ssize_t* shape
+    void* descr
+    Py_ssize_t size
+    const Stored* stored  # how the elements of all its arrays are stored
     uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
     uintptr_t gap_high
+    char* g
+    (char*)[ARRAYS] data  # the addresses of p, state and average, NULL where there is none
+    const unsigned char* mask
+    Walk* walk  # allocated when a gradient first needs it
+    Py_ssize_t first  # the number of p among the arrays that a step writes
+    int states  # how many state arrays the rule has, also those that there are not
+    int direction  # the place of u among the arrays; 0: the rule has no trust ratio
+    bint zeroing  # whether the step leaves zeros in g
+    bint unstarted  # whether the average is to start at the next step, as the parameter is then
 
 cdef void gather(
     array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
+) noexcept nogil
+
+
+cdef void scatter(
+    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
 ) noexcept nogil
 
 

@@ -57,6 +57,32 @@ cdef void decode(
         n -= count
 
 
+cdef void scatter(
+    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    """Store n elements of a gradient where `gather` found them, run by run along the last axis."""
+    cdef const Walk* walk = tensor.walk
+    cdef Py_ssize_t[AXES] index
+    cdef char* at = seek(walk, &index[0], tensor.g, start)
+    cdef int last = walk.axes - 1
+    cdef Py_ssize_t i, run, done = 0
+    cdef Py_ssize_t length = walk.shape[last] if last >= 0 else 1
+    cdef Py_ssize_t stride = walk.strides[last] if last >= 0 else 0
+    while done < n:
+        run = min(n - done, length - index[last] if last >= 0 else <Py_ssize_t> 1)
+        if tensor.stored.store != NULL:
+            for i in range(run):
+                tensor.stored.store(at + i * stride, &tile[done + i], 1)
+        else:
+            for i in range(run):
+                memcpy(at + i * stride, &tile[done + i], sizeof(tile[0]))  # may be misaligned
+        done += run
+        if done < n:  # at the end of the last axis
+            at -= index[last] * stride
+            index[last] = 0
+            advance(walk, last, &index[0], &at)
+
+
 cdef inline char* seek(
     const Walk* walk, Py_ssize_t* index, char* base, Py_ssize_t start
 ) noexcept nogil:

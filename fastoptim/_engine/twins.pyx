@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 from fastoptim._engine.formats cimport Format
 from fastoptim._engine.memory cimport Memory
 from fastoptim._engine.scalars cimport ScalarTable
-from fastoptim._engine.staging cimport ARRAYS, STATE
+from fastoptim._engine.staging cimport ARRAYS, EMA, STATE
 from fastoptim._engine.machine cimport flushing, fo_get_mode, fo_mode, fo_set_mode
 
 import numpy as np
@@ -97,7 +97,8 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = self.memory
         cdef Format stored = memory.formats[i]
         memory.check_owned(i, True)
-        arrays = memory.params[i], *memory.states[i], memory.emas[i]
+        places = *range(memory.tensors[i].states + 1), EMA
+        arrays = [memory.view(i, k) for k in places]
         return [None if a is None else stored.decoded_copy(a) for a in arrays]
 
     cdef rounded(self, ScalarTable table, Py_ssize_t i):

@@ -309,14 +309,15 @@ class _FusedUpdate:
 def _planned(rule: Rule, params: Sequence[Any], states: Sequence[Any]) -> Plan:
     """Return a plan over arrays of scikit-learn: coefficients are group 0, intercepts group 1."""
     missing = [None] * (len(rule.state) - len(states))
-    entries = []
+    entries, labels = [], []
     if not all(type(p) in (np.ndarray, np.memmap) for p in params):
         raise TypeError("params: expected plain arrays, found some that may have a += of their own")
     for i, (p, *state) in enumerate(zip(params, *states, strict=True)):
-        labels = [f"params[{i}]", f"grads[{i}]", *(f"state[{i}][{s!r}]" for s in rule.state)]
+        names = (f"state[{i}][{name!r}]" for name in rule.state)
+        labels.append([f"params[{i}]", f"grads[{i}]", *names])
         group = int(2 * i >= len(params))
-        entries.append(Entry(labels, p, (*state, *missing), group=group))
-    return Plan(entries, rule.update, _levels.loops[rule.loop])
+        entries.append(Entry(p, (*state, *missing), group=group))
+    return Plan(entries, labels, rule.update, _levels.loops[rule.loop])
 
 
 def _group(weight_decay: float, own: Scalars) -> Fixed:

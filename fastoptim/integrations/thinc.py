@@ -285,9 +285,9 @@ class Optimizer(thinc.optimizers.Optimizer):
             state[:2] = map(_shaped, labels[2:4], moments, [weights] * 2)
         if average is None and self.averages is not None:
             average = np.zeros(weights.shape, weights.dtype)
-        entry = Entry(labels, weights, state, average)
+        entry = Entry(weights, state, average)
         loops = _levels.loops[rule.loop] if self._backend == "compiled" else None
-        plan = Plan([entry], rule.update, loops, zeroing=True)
+        plan = Plan([entry], [labels], rule.update, loops, zeroing=True)
         return Planned(plan, rule, (weights, *moments, average))
 
     def _after_step(self, key: Key, t: int, planned: Planned) -> "list[Change]":

@@ -26,7 +26,7 @@ from fastoptim._kinds import checked
 from fastoptim._loading import STEPS
 from fastoptim._mirror import Mirror
 from fastoptim._rule import Rule
-from fastoptim._state import allocated
+from fastoptim._state import Wanted, put
 
 from ._tensors import arrays_of, count_of, fits, keyed, state_of
 
@@ -288,7 +288,7 @@ def _laid_out(
     gathered in memory.
     """
     found: dict[Any, dict[str, Array]] = {key: {} for key in params if known[key]}
-    copies = {}
+    copies: dict[str, Wanted] = {}
     for key, entries in known.items():
         for name, array in entries.items():
             if name == STEP:
@@ -303,7 +303,6 @@ def _laid_out(
                     f"share, found strides {array.strides}"
                 )
             else:
-                copies[key, name] = params[key], array
-    for key, arrays in allocated(found, copies).items():
-        found[key].update(arrays)
+                copies.setdefault(name, Wanted([], [], [])).add(key, params[key], array)
+    put(found, copies)
     return found
