@@ -17,7 +17,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
@@ -33,6 +33,7 @@ VERSION = 1  # of the layout of the file
 METADATA = "fastoptim"
 PARAM = "p"  # what a parameter is called beside its state arrays, none of which has that name
 DIGEST = ("sha256", "U8", [32])  # comes last, as safetensors sorts arrays by alignment, too
+LARGE = "F64"  # the type whose arrays come first in the file, so that each array is aligned
 CHUNK = 1 << 17  # elements that are hashed and written at a time
 PART = 8 * CHUNK  # bytes, where no element has to be looked at
 # The types of arrays in the file, and on this machine.
@@ -44,6 +45,21 @@ ROOM_OF_GROUP = 1 << 14  # bytes of a header for the hyperparameters of a param 
 ROOM_OF_REST = 1 << 20  # and for all else, also in files of other optimizers, to name what differs
 
 Spec = tuple[str, str, list[int]]  # the name, the type and the shape of an array in the file
+
+
+class Place(NamedTuple):
+    """Where an array in the file belongs, and what it must be."""
+
+    key: Any  # of its parameter
+    state: str
+    kind: str
+    shape: list[int]
+    nbytes: int
+
+
+# An array in a file that is read: its spec, where its bytes begin and end in the data, the key of
+# its parameter, and its name in the state.
+Row = tuple[str, str, list[int], int, int, Any, str]
 
 
 def __dir__() -> list[str]:
@@ -131,26 +147,25 @@ def _read(
     like: Mapping[str, Any],
     params: Mapping[Any, Any],
     states: Sequence[str],
-    arrays_of: Callable[[Opened, str, Sequence[Spec]], dict[str, Any]],
+    arrays_of: Callable[[Opened, str, Sequence[Row]], list[Any]],
 ) -> tuple[dict[str, Any], list[Any]]:
+    texts = {key: _text(key) for key in params}
     places = {
-        f"{name}/{text}": (key, name)
-        for key in params
-        for text in (_text(key),)
+        f"{name}/{texts[key]}": Place(key, name, kind, shape, p.nbytes)
+        for key, p in params.items()
+        for _, kind, shape in (_spec("", p),)
         for name in (PARAM, *states)
     }
-    specs = {key: _spec("", p)[1:] for key, p in params.items()}
-    expected = {place: (place, *specs[key]) for place, (key, _) in places.items()}
     wanted = [group["params"] for group in like["param_groups"]]
-    with _opened(path, _room(expected.values(), len(wanted))) as file:
+    with _opened(path, _room(places, len(wanted))) as file:
         text, rest = _rest_of(file)
         expect("optimizer", like["optimizer"], rest.get("optimizer"))
         steps = _steps_in(rest, wanted)
-        arrays = arrays_of(file, text, _specs_in(file, expected))
+        rows = _rows_in(file, places)
+        arrays = arrays_of(file, text, rows)
     state: dict[Any, dict[str, Any]] = {key: {"step": steps[key]} for key in params}
-    for place, (key, name) in places.items():
-        if place in arrays:
-            state[key][name] = arrays[place]
+    for row, array in zip(rows, arrays, strict=True):
+        state[row[-2]][row[-1]] = array
     values = [item.pop(PARAM) for item in state.values() if PARAM in item]
     if values and len(values) < len(params):
         raise ValueError(f"expected {len(params)} parameters or none, found {len(values)}")
@@ -220,15 +235,9 @@ def _spec(name: str, array: np.ndarray[Any, Any]) -> Spec:
     return name, f"F{8 * array.itemsize}", list(array.shape)
 
 
-def _bytes_in(spec: Spec) -> int:
-    """Return how many bytes an array takes in the file."""
-    _, kind, shape = spec
-    return math.prod(shape) * int(kind[1:]) // 8
-
-
 def _place(spec: Spec) -> tuple[bool, str]:
     """Return what arrays are sorted by: larger elements first, so that each is aligned."""
-    return spec[1] != "F64", spec[0]
+    return spec[1] != LARGE, spec[0]
 
 
 def _header(text: str, specs: Sequence[Spec]) -> bytes:
@@ -236,7 +245,7 @@ def _header(text: str, specs: Sequence[Spec]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {METADATA: text}}
     start = 0
     for name, kind, shape in (*specs, DIGEST):
-        end = start + _bytes_in((name, kind, shape))
+        end = start + math.prod(shape) * int(kind[1:]) // 8
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
         start = end
     found = json.dumps(header, separators=(",", ":")).encode()
@@ -255,13 +264,13 @@ def _check_length(arrays: int, length: int) -> None:
         )
 
 
-def _room(specs: Iterable[Spec], groups: int) -> int:
+def _room(places: Mapping[str, Place], groups: int) -> int:
     """Return a length that the header of a file with these arrays and groups does not reach.
 
     A character of a name takes at most 12 bytes beside its array, and 14 in JSON within JSON. A
     length or a number of an array takes at most 22, with what stands between two of them.
     """
-    arrays = sum(26 * len(name) + 22 * len(shape) + 160 for name, _, shape in specs)
+    arrays = sum(26 * len(name) + 22 * len(place.shape) + 160 for name, place in places.items())
     return arrays + groups * ROOM_OF_GROUP + ROOM_OF_REST
 
 
@@ -270,7 +279,7 @@ def _digest(text: str, specs: Sequence[Spec]) -> Any:
     return hashlib.sha256(json.dumps([text, specs]).encode())
 
 
-def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
+def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[Any]:
     """Yield the bytes of an array of any layout, in C order and little-endian, in parts."""
     if array.flags.c_contiguous and array.dtype.str[0] == "<":
         yield from _parts_of(array.reshape(-1).view(np.uint8))
@@ -289,12 +298,11 @@ def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
         yield part.tobytes()
 
 
-def _parts_of(data: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[Any]:
-    """Yield some bytes in parts, between which an interrupt is noticed."""
+def _parts_of(data: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Return some bytes in parts, between which an interrupt is noticed."""
     if data.size <= PART:
-        yield data
-    else:
-        yield from (data[start : start + PART] for start in range(0, data.size, PART))
+        return [data]
+    return [data[start : start + PART] for start in range(0, data.size, PART)]
 
 
 class Opened(NamedTuple):
@@ -365,43 +373,64 @@ def _steps_in(rest: Mapping[str, Any], wanted: Sequence[Sequence[Any]]) -> dict[
     return dict(zip(names, steps, strict=True))
 
 
-def _specs_in(file: Opened, expected: Mapping[str, Spec]) -> list[Spec]:
-    """Return the specs of the arrays in the order in which they were written, if they fit."""
-    entries = {name: item for name, item in file.header.items() if name != "__metadata__"}
-    specs = [(name, item.get("dtype"), item.get("shape")) for name, item in entries.items()]
-    if DIGEST not in specs:
+def _rows_in(file: Opened, places: Mapping[str, Place]) -> list[Row]:
+    """Return the arrays in the order in which they were written, if they are those expected."""
+    large: list[Row] = []
+    small: list[Row] = []
+    digest = None
+    for name, item in file.header.items():
+        kind, shape = item.get("dtype"), item.get("shape")
+        if name == DIGEST[0]:
+            digest = name, kind, shape
+        elif name != "__metadata__":
+            if name not in places:
+                raise ValueError(f"expected the arrays of this optimizer, found also {shown(name)}")
+            key, state, expected, like, nbytes = places[name]
+            if kind != expected or shape != like:
+                expect(f"{name!r}", [expected, like], [kind, shape])
+            start, end = item["data_offsets"]
+            if end - start != nbytes:
+                raise ValueError("expected what was saved, found a damaged file")
+            rows = large if kind == LARGE else small
+            rows.append((name, expected, like, start, end, key, state))
+    if digest != DIGEST:
         raise ValueError(f"expected an array {DIGEST[0]!r} of its contents, found none")
-    specs.remove(DIGEST)
-    for spec in specs:
-        if spec[0] not in expected:
-            raise ValueError(f"expected the arrays of this optimizer, found also {shown(spec[0])}")
-        if spec != expected[spec[0]]:
-            expect(f"{spec[0]!r}", list(expected[spec[0]][1:]), list(spec[1:]))
-    return sorted(specs, key=_place)
+    return [*sorted(large), *sorted(small)]
 
 
-def _arrays_in(file: Opened, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
-    """Return the arrays by their names, if nothing in the file has changed since it was written."""
-    places = {name: file.header[name]["data_offsets"] for name, _, _ in (*specs, DIGEST)}
-    data = np.empty(sum(_bytes_in(spec) for spec in (*specs, DIGEST)), np.uint8)
-    read = file.file.readinto(data)  # type: ignore[attr-defined]
-    digest = _digest(text, specs)
-    arrays = {}
-    for spec in specs:
-        name, kind, shape = spec
-        start, end = places[name]
-        if not (0 <= start <= end <= read and end - start == _bytes_in(spec)):
-            raise ValueError("expected what was saved, found a damaged file")
+def _arrays_in(file: Opened, text: str, rows: Sequence[Row]) -> list[Any]:
+    """Return the arrays, if nothing in the file has changed since it was written."""
+    size = sum(end - start for _, _, _, start, end, _, _ in rows)
+    data = np.empty(size + DIGEST[2][0], np.uint8)
+    if file.file.readinto(data) < data.size:  # type: ignore[attr-defined]
+        raise ValueError("expected what was saved, found a damaged file")
+    arrays = [
+        np.asarray(np.ndarray(shape, LITTLE[kind], data, start), NATIVE[kind])
+        for _, kind, shape, start, _, _, _ in rows
+    ]
+    digest = _digest(text, [row[:3] for row in rows])
+    for start, end in _runs_of(rows):
         for part in _parts_of(data[start:end]):
             digest.update(part)
-        arrays[name] = np.asarray(np.ndarray(shape, LITTLE[kind], data, start), NATIVE[kind])
-    start, end = places[DIGEST[0]]
+    start, end = file.header[DIGEST[0]]["data_offsets"]
     if data[start:end].tobytes() != digest.digest():
         raise ValueError("expected what was saved, found a damaged file")
     return arrays
 
 
-def _stand_ins(file: Opened, text: str, specs: Sequence[Spec]) -> dict[str, Any]:
+def _runs_of(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Return where the data of arrays begin and end that follow each other without a gap."""
+    runs: list[tuple[int, int]] = []
+    first = last = 0
+    for _, _, _, start, end, _, _ in rows:
+        if start != last:
+            runs.append((first, last))
+            first = start
+        last = end
+    return [*runs, (first, last)]
+
+
+def _stand_ins(file: Opened, text: str, rows: Sequence[Row]) -> list[Any]:
     """Return arrays of zeros in the place of those in the file, over the memory of one element."""
-    zeros = {kind: np.zeros((), NATIVE[kind]) for _, kind, _ in specs}
-    return {name: np.broadcast_to(zeros[kind], shape) for name, kind, shape in specs}
+    zeros = {kind: np.zeros((), dtype) for kind, dtype in NATIVE.items()}
+    return [np.broadcast_to(zeros[kind], shape) for _, kind, shape, *_ in rows]

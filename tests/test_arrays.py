@@ -387,6 +387,50 @@ def test_parameter_changed_behind_the_optimizers_back():
         optimizer.step(np.ones(2))
 
 
+def test_parameter_given_another_dtype_and_made_shorter_since():
+    """It has as many elements as it had, in half of the memory."""
+    p = np.ones(4)
+    optimizer = fo.SGD(p)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        p.dtype = np.float32
+    p.resize(4, refcheck=False)
+    with pytest.raises(ValueError, match="params: expected the memory that the optimizer was"):
+        optimizer.step(np.ones(4))
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("shape", [(2, 2), (4, 1), (2,)])
+def test_gradient_given_another_shape_since(shape, backend):
+    """The same object as in the last step, in the same list, at the same address."""
+    p, g = np.ones(4), np.ones(4)
+    grads = [g]
+    optimizer = fo.SGD([p], lr=1.0, backend=backend)
+    optimizer.step(grads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if len(shape) == 1:
+            g.resize(shape, refcheck=False)
+        else:
+            g.shape = shape
+    with pytest.raises(ValueError, match=r"grads\[0\]: expected shape \(4,\) as params\[0\] has"):
+        optimizer.step(grads)
+    assert p.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_gradient_given_other_strides_since(backend):
+    p, memory = np.zeros(4), np.arange(8.0)
+    g = memory[:4]
+    optimizer = fo.SGD([p], lr=1.0, maximize=True, backend=backend)
+    optimizer.step([g])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        g.strides = (16,)
+    optimizer.step([g])
+    assert p.tolist() == [0.0, 3.0, 6.0, 9.0]
+
+
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
 def test_parameter_given_another_shape_since(backend):
     """The optimizer goes on with the array as it was given."""

@@ -158,7 +158,7 @@ def test_the_mode_ends_with_an_error():
         raise ZeroDivisionError
 
     seen = []
-    plan = Plan([Entry(("p", "g"), np.ones(3))], update)
+    plan = Plan([Entry(np.ones(3))], [("p", "g")], update)
     with pytest.raises(ZeroDivisionError):
         plan.step([np.ones(3)], [Fixed((Before(1.0), After(), ()))], flush=True)
     assert seen == [[True, True]]

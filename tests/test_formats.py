@@ -188,7 +188,11 @@ def test_zeroed_gradients():
         p, g = (a.astype(SWAPPED) for a in numbers((40, 30), (40, 30)))
         q, g = plain(p) - plain(g), layout(g)
         plan = Plan(
-            [Entry(("p", "g"), p)], fo.reference.sgd.update, fo._levels.loops["sgd"], zeroing=True
+            [Entry(p)],
+            [("p", "g")],
+            fo.reference.sgd.update,
+            fo._levels.loops["sgd"],
+            zeroing=True,
         )
         own = fo.reference.sgd.scalars(1, 1.0)
         plan.step([g], [Fixed((Before(1.0), After(), own))])
@@ -291,8 +295,8 @@ def test_codes_are_zeroed_and_nothing_beside_them(codes, layout, backend):
     p = np.zeros(TILE + 3, codes.dtype)
     expected = codes.encode(-codes.decode(around[layout].copy()))
     loops = fo._levels.loops["sgd"] if backend == "compiled" else None
-    entry = Entry(("p", "g", "v"), p, (None,))
-    plan = Plan([entry], fo.reference.sgd.update, loops, zeroing=True)
+    entry = Entry(p, (None,))
+    plan = Plan([entry], [("p", "g", "v")], fo.reference.sgd.update, loops, zeroing=True)
     own = fo.reference.sgd.scalars(1, 1.0)
     plan.step([around[layout]], [Fixed((Before(1.0), After(), own))])
     assert np.array_equal(p, expected)

@@ -9,6 +9,7 @@ import pytest
 from zoo import LEVELS, engine, name_of, same_bits
 
 import fastoptim as fo
+from fastoptim._stages import clip_factor
 
 RNG = np.random.default_rng(23)
 CLIP = {
@@ -337,3 +338,63 @@ def test_limits_that_are_refused(limit):
         ):
             function(g, limit)
     assert g[0] == 3.0
+
+
+class TestOfEachLevel:
+    """Clipping has a loop of each level, in tasks for several threads."""
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_clipping_has_the_bits_of_numpy(self, level, threads):
+        grads = mixed()
+        before = copies(grads)
+        with engine(level, threads):
+            factor = clip_factor(fo.clip_grad_norm_(grads, 0.5), 0.5)
+        assert factor < 1
+        scaled = [None if g is None else np.asarray(g.dtype.type(factor) * g) for g in before]
+        assert_all_same(copies(grads), scaled)
+        with engine(level, threads):
+            fo.clip_grad_value_(grads, 1e-4)
+        assert_all_same(
+            copies(grads),
+            [None if g is None else np.clip(g, *map(g.dtype.type, (-1e-4, 1e-4))) for g in scaled],
+        )
+
+    @pytest.mark.parametrize("length", [1, 15, 16, 17, 511, 512, 513, 16_384, 16_385])
+    def test_at_the_edges_of_tiles_and_tasks(self, length):
+        wide = RNG.standard_normal((length, 2)).astype("f4")
+        grads = [wide[:, 0].copy(), wide[:, 1], misaligned(wide[:, 0])]
+        expected = [np.clip(g, np.float32(-0.25), np.float32(0.25)) for g in grads]
+        untouched = wide[:, 0].copy()
+        fo.clip_grad_value_(grads, 0.25)
+        assert_all_same([g.copy() for g in grads], expected)
+        assert same_bits(wide[:, 0].copy(), untouched)
+
+
+def test_many_arrays_are_named_only_in_messages():
+    class Name:
+        """A key whose text takes long, or fails."""
+
+        def __repr__(self):
+            raise RuntimeError("nobody has asked for it")
+
+    grads = {Name(): np.ones(2) for _ in range(3)}
+    assert fo.global_norm(grads) == math.sqrt(6)
+    assert fo.all_finite(grads)
+    fo.clip_grad_norm_(grads, 0.5)
+    opt = fo.Adam(grads_of := {name: np.ones(2) for name in grads})
+    opt.step(grads)
+    opt.load_state_dict(opt.state_dict())
+    assert grads_of.keys() == grads.keys()
+
+
+def test_columns_that_share_an_element_are_found_among_many():
+    """Each of them begins before all others have ended."""
+    matrix = RNG.standard_normal((5, 40))
+    columns = [matrix[:, i] for i in range(40)]
+    before = matrix.copy()
+    with pytest.raises(ValueError, match=r"grads\[40\]: expected memory of its own.*grads\[7\]"):
+        fo.clip_grad_value_([*columns, matrix[2:3, 7]], 0.0)
+    assert same_bits(matrix, before)
+    fo.clip_grad_value_(columns, 0.0)
+    assert not matrix.any()
