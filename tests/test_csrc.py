@@ -109,7 +109,9 @@ MINGW = "x86_64-w64-mingw32-gcc"
 @pytest.mark.skipif(not find_spec("ziglang"), reason="needs ziglang, which compiles for any system")
 @pytest.mark.parametrize("target", TARGETS)
 def test_other_systems(target, tmp_path):
-    for source in [*SOURCES, ROOT / "tests" / "pool.c"]:
+    team = tmp_path / "team.c"  # a header that has no source of its own
+    team.write_text('#include "team.h"\n')
+    for source in [*SOURCES, ROOT / "tests" / "pool.c", team]:
         compile_c([*ZIG, target], "-c", source, "-o", tmp_path / "object.o")
 
 
