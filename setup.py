@@ -296,8 +296,10 @@ def sources():
     c_sources = {"_engine.threads": ["csrc/pool.c", "csrc/openmp.c"]}  # one copy of each a process
     modules = [
         module(name, f"fastoptim/{name.replace('.', '/')}.pyx", *c_sources.get(name, []))
-        for name in (*rooms, "_roofline")
+        for name in rooms
     ]
+    bench = "fastoptim/bench/_yardsticks.pyx", "csrc/yardsticks.c"  # with intrinsics of all levels
+    modules.append(module("bench._yardsticks", *bench, level="base"))
     modules += loop_modules()
     levels = {extension.name: extension.level for extension in modules}
     extensions = cythonize(

@@ -1,4 +1,4 @@
-"""The cells of ``fastoptim bench --rivals --many --scale``, each contender in a row of its own."""
+"""The cells of ``fastoptim bench --rivals --many --scale --sizes``, one row a contender."""
 
 import pytest
 
@@ -7,6 +7,7 @@ from fastoptim.bench.cases import CASES
 
 ADAM = CASES["Adam"]
 SECTIONS = [make(ADAM, False) for make in (sections.rivals, sections.many, sections.scale)]
+SECTIONS.append(sections.sizes(sections.default_cases(), False))
 STEPS = [
     pytest.param(cell, contender, id=f"{section.name}-{cell}-{contender}")
     for section in SECTIONS

@@ -70,7 +70,7 @@ LAYERS = {
         "kinds stages engine levels process rules optimizer optimizers functions face",
     ),
     "programs": Layer(
-        "__main__ cli bench bench.* _roofline demo demo.* examples examples.*",
+        "__main__ cli bench bench.* demo demo.* examples examples.*",
         "values loops engine process optimizer optimizers face integrations",
     ),
 }

@@ -7,7 +7,10 @@ import pkgutil
 import re
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -16,13 +19,27 @@ import numpy as np
 import pytest
 
 import fastoptim as fo
-from fastoptim import _engine, _roofline, bench, cli, optimizers
-from fastoptim.bench import clients, contenders, loop, numpy_plain, report, rivals, sections, timing
+from fastoptim import _engine, bench, cli, optimizers
+from fastoptim._engine import tuning
+from fastoptim.bench import (
+    _yardsticks,
+    choice,
+    clients,
+    contenders,
+    loop,
+    numpy_plain,
+    report,
+    rivals,
+    sections,
+    timing,
+    variants,
+)
 from fastoptim.bench.cases import AHEAD, CASES, DTYPES, Cell, Size
 from fastoptim.bench.clients import Client, Programs
 from fastoptim.bench.contenders import CONTENDERS, FACTORS
 from fastoptim.bench.loop import Training
-from fastoptim.bench.rivals import RIVALS, Run, UnavailableError
+from fastoptim.bench.rivals import BY_HAND, RIVALS, Run, UnavailableError
+from fastoptim.bench.variants import Variant
 
 try:
     import torch
@@ -50,6 +67,7 @@ MODULES = {
 def _no_waiting(monkeypatch):
     monkeypatch.setattr(timing, "PAUSE", 0)
     monkeypatch.setattr(timing, "TURN", 0)
+    monkeypatch.setattr(timing, "SETTLING", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +83,8 @@ def tiny(monkeypatch):
     monkeypatch.setattr(sections, "MILLION", Size(1, 5000))
     monkeypatch.setattr(sections, "MANY", [Size(t, n) for n in (16, 1000) for t in (1, 3, 100)])
     monkeypatch.setattr(sections, "SCALE", [Size(1, 100), Size(1, 1000), Size(1, 10_000)])
+    monkeypatch.setattr(sections, "LENGTHS", [Size(1, 64), Size(1, 5000)])
+    monkeypatch.setattr(choice, "SIZES", [Size(1, 16), Size(1, 4096)])
     monkeypatch.setattr(loop, "WIDTHS", [TINY.widths])
     monkeypatch.setattr(loop, "BATCH_SIZES", [2, 3])
 
@@ -133,19 +153,21 @@ HAVE = {
     "torch default": TORCH,
     "torch foreach": TORCH,
     "torch fused": {*ADAMS, *SGDS, "Momentum", "Adagrad"},
-    "DeepSpeed": {"Adam", "AdamW"},
-    "numba": {"SGD", "Adam"},
+    "DeepSpeed": {"Adam", "AdamW", "Adagrad"},
+    "numba": {*SGDS, "Adam", "AdamW", "Adagrad"},
+    BY_HAND: {"SGD-momentum", "Adam"},
     "numexpr": {"SGD", "Adam"},
     "optax": {*rivals.OPTAX},
     "thinc": {"Adam"},
     "scikit-learn": {*SGDS, "Adam"},
 }
+ONLY_FLOAT32 = ("DeepSpeed", "thinc", BY_HAND)
 AGREE = [
     (case, dtype, name)
     for name, cases in HAVE.items()
     for case in sorted(cases)
     for dtype in DTYPES
-    if dtype == "float32" or name not in ("DeepSpeed", "thinc")
+    if dtype == "float32" or name not in ONLY_FLOAT32
 ]
 
 
@@ -164,12 +186,12 @@ def test_what_a_library_has_not_is_said(name):
     for case in CASES.keys() - HAVE[name]:
         with pytest.raises(UnavailableError, match="none"):
             contenders.prepare(name, Cell(CASES[case], SMALL, "float32"))
-    if name in ("DeepSpeed", "thinc"):
+    if name in ONLY_FLOAT32:
         with pytest.raises(UnavailableError, match="none"):
             contenders.prepare(name, Cell(CASES["Adam"], SMALL, "float64"))
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", RIVALS.keys() & MODULES.keys())
 def test_what_is_not_installed_is_said(without_rivals, name):
     with pytest.raises(UnavailableError, match="absent"):
         contenders.prepare(name, ADAM)
@@ -226,7 +248,7 @@ def test_what_fails_does_not_take_the_rest_with_it(tiny, monkeypatch, tmp_path, 
     assert run("--quick", "--scale", "--loop", "--json", str(file)) == 1
     record = json.loads(file.read_text())
     assert [result["elements"] for result in record["results"]] == [100]
-    assert len(record["loops"]) == 2
+    assert len(record["loops"]) == 3
     assert record["failed"] == {"Adam float32 1,000": "MemoryError: 1 TB [sic]"}
     out, err = capsys.readouterr()
     assert "failed: Adam float32 1,000: MemoryError: 1 TB [sic]\n" in out
@@ -376,27 +398,164 @@ def test_every_step_clips_anew(monkeypatch, name):
     np.testing.assert_array_equal(seen, cell.arrays()[1], strict=True)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("n", [0, 1, 2, 1001])
-def test_the_probe_reads_all(n, threads):
+LEVELS = _yardsticks.levels()
+THREADS = [1, 2, 3]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("n", [0, 1, 2, 31, 1001])
+def test_the_probe_reads_all(n, threads, level):
     words = np.random.default_rng(0).integers(0, 1 << 63, n, np.uint64)
-    assert _roofline.read(words.view(np.float64), threads) == sum(map(int, words)) % (1 << 64)
+    assert _yardsticks.Read(words, level, threads).step() == sum(map(int, words)) % (1 << 64)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("changed", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [0, 1, 31, 1001])
+def test_the_probe_changes_all(n, changed, threads, level):
+    rng = np.random.default_rng(0)
+    g, *arrays = (rng.integers(0, 1 << 62, n, np.uint64) for _ in range(1 + changed))
+    before = [g.copy(), *(a + g for a in arrays)]
+    _yardsticks.Stream(g, arrays, level, threads).step()
+    np.testing.assert_equal([g, *arrays], before)
+
+
+def test_what_the_probe_cannot_move_is_refused():
+    ones, level = np.ones(64), LEVELS[0]
     with pytest.raises(ValueError, match="g: expected a contiguous array"):
-        _roofline.read(np.ones((2, 3)).T, threads)
+        _yardsticks.Read(np.ones((2, 3)).T, level, 1)
+    with pytest.raises(ValueError, match="expected contiguous arrays of as many bytes"):
+        _yardsticks.Stream(ones, [ones[1:]], level, 1)
+    for arrays in ([], [ones] * 5):
+        with pytest.raises(ValueError, match="changed: expected 1 to 4 arrays"):
+            _yardsticks.Stream(ones, arrays, level, 1)
+    with pytest.raises(ValueError, match=f"level: expected one of {', '.join(LEVELS)}, found v9"):
+        _yardsticks.Read(ones, "v9", 1)
+    for threads in (0, 257):
+        with pytest.raises(ValueError, match="threads: expected 1 to 256, found"):
+            _yardsticks.Read(ones, level, threads)
+
+
+def test_a_thread_that_cannot_be_started_is_an_error(monkeypatch):
+    words = np.arange(1000, dtype=np.uint64)
+    read = _yardsticks.Read(words, LEVELS[0], 4)
+    time.sleep(0.1)  # until the threads of other tests have left
+
+    class Thread:
+        def __init__(self, target, args, daemon):
+            self.begin = partial(threading.Thread, target=target, args=args, daemon=daemon)
+            self.number = args[0]
+
+        def start(self):
+            if self.number == 3:
+                raise RuntimeError("can't start new thread")
+            self.begin().start()
+
+    monkeypatch.setattr(_yardsticks, "Thread", Thread)
+    with pytest.raises(RuntimeError, match="can't start"):
+        read.step()
+    monkeypatch.undo()
+    assert read.step() == 499_500
+
+
+def test_memory_for_the_probe_is_there_already():
+    for offset in (0, 16):
+        array = _yardsticks.touched(1001, "float32", offset)
+        assert array.ctypes.data % 64 == offset
+        np.testing.assert_array_equal(array, np.zeros(1001, "float32"), strict=True)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW-clip-EMA", "LARS", "LAMB"])
 def test_the_probe_moves_the_bytes_of_the_step(monkeypatch, name):
     moved = []
-    monkeypatch.setattr(timing, "read", lambda g, _: moved.append(g.nbytes))
-    monkeypatch.setattr(
-        timing,
-        "stream",
-        lambda p, g, state, _: moved.append(g.nbytes + 2 * sum(a.nbytes for a in (p, *state))),
-    )
+
+    class Stream:
+        def __init__(self, g, changed, *variant):
+            self.bytes = g.nbytes + 2 * sum(a.nbytes for a in changed)
+
+        def step(self):
+            moved.append(self.bytes)
+
+    monkeypatch.setattr(_yardsticks, "Stream", Stream)
+    monkeypatch.setattr(_yardsticks, "Read", lambda g, *variant: Stream(g, [], *variant))
     cell = Cell(CASES[name], SMALL, "float32")
-    timing.probe(cell, 1)()
-    assert sum(moved) == cell.traffic
+    for step in timing.probes(cell).values():
+        moved.clear()
+        step()
+        assert sum(moved) == cell.traffic
+
+
+def test_the_fastest_of_all_probes_counts(monkeypatch):
+    """Every level on every number of threads, whatever fastoptim runs on."""
+    monkeypatch.setattr(variants, "explain_limit", lambda: (6, "a test"))
+    tried = [Variant(level, threads) for level in LEVELS for threads in (1, 2, 4, 6)]
+    assert [*timing.probes(ADAM)] == tried
+    seconds = {v: [3.0, 2.0 + k] for k, v in enumerate(reversed(tried))}
+
+    def take_turns(turns, budget, pause):
+        return {key: seconds.get(key[1], [6.0, 5.0]) for key in turns}
+
+    monkeypatch.setattr(timing, "take_turns", take_turns)
+    result = timing.measure(ADAM, [], 0)
+    assert result.seconds == {"fastoptim": [6.0, 5.0], "probe": [3.0, 2.0]}
+    assert [*result.medians["probe"]] == [*map(str, tried)]
+    assert result.record()["variants"]["probe"][str(tried[-1])] == 2.5
+
+
+def test_the_engine_has_tried_what_there_is_before_it_is_timed(monkeypatch):
+    taken, at_start = [], []
+    ours = CONTENDERS["fastoptim"]
+
+    def counted(case, params, grads):
+        run = ours(case, params, grads)
+        return replace(run, step=lambda: (taken.append(1), run.step()))
+
+    def take_turns(turns, budget, pause):
+        at_start.append(len(taken))
+        return {key: [1.0] for key in turns}
+
+    monkeypatch.setitem(CONTENDERS, "fastoptim", counted)
+    monkeypatch.setattr(timing, "take_turns", take_turns)
+    timing.measure(ADAM, [], 0)
+    assert at_start == [len(FACTORS) + timing.SETTLING_STEPS]
+
+
+def test_no_thread_is_tried_that_is_not_allowed():
+    with fo.num_threads(1):
+        assert variants.thread_counts() == [1]
+    with fo.num_threads(8):
+        assert variants.thread_counts() == [1, 2, 4, 8]
+
+
+BY_HAND_LENGTHS = (0, 1, 15, 16, 17, 100, 1001, 20_000)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("case", sorted(HAVE[BY_HAND]))
+def test_loops_by_hand_have_the_bits_of_the_reference(case, threads, level):
+    rng, case = np.random.default_rng(0), CASES[case]
+    params = [rng.standard_normal(n + 3, np.float32)[3:] for n in BY_HAND_LENGTHS]
+    grads = [rng.standard_normal(n, np.float32) for n in BY_HAND_LENGTHS]
+    grads[-1][:8] = 0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 3e38, -1e-45
+    ours = [p.copy() for p in params]
+    run = RIVALS[BY_HAND](case, params, grads, Variant(level, threads))
+    reference = case.optimizer(ours, backend="reference", **case.hyper)
+    with np.errstate(all="ignore"):
+        for _ in range(5):
+            run.step()
+            reference.step(grads)
+            for theirs, p in zip(params, ours, strict=True):
+                np.testing.assert_array_equal(theirs.view(np.uint32), p.view(np.uint32))
+
+
+def test_the_threads_of_loops_by_hand_come_back_after_a_rest():
+    words = np.arange(1000, dtype=np.uint64)
+    for wait in (0, 0, 0.1, 0):
+        time.sleep(wait)
+        assert _yardsticks.Read(words, LEVELS[-1], 3).step() == 499_500
 
 
 @pytest.mark.parametrize(
@@ -414,7 +573,7 @@ def test_contenders_take_turns():
         turns.append(name)
         return len(turns), repetitions
 
-    found = timing.take_turns({name: partial(turn, name) for name in ("fastoptim", "other")}, 0)
+    found = timing.take_turns({name: partial(turn, name) for name in ("fastoptim", "other")}, 0, 0)
     assert turns[-20:] == ["fastoptim", "fastoptim", "other", "other"] * 5  # to warm up, to time
     n = len(turns)
     assert found == {
@@ -484,7 +643,8 @@ def assert_complete(result, timed, absent):
     assert result["rounds"] >= 5
     assert result["threads"] >= 1
     medians = result["median_seconds"]
-    written = {name for name in timed if result["optimizer"] in HAVE[name]}
+    unwritten = ONLY_FLOAT32 if result["dtype"] == "float64" else ()
+    written = {name for name in timed if result["optimizer"] in HAVE[name]} - {*unwritten}
     assert medians.keys() == {"fastoptim", "probe"} | written
     assert result["speedup_over"].keys() == written
     assert all(ratio > 0 for ratio in result["speedup_over"].values())
@@ -500,13 +660,17 @@ def assert_complete(result, timed, absent):
         {name: 1e9 * seconds / result["tensors"] for name, seconds in medians.items()}
     )
     assert result["share_of_probe"] > 0
+    assert result["speedup_of_probe_over"].keys() == written
+    assert result["variants"].keys() == {"probe"} | ({BY_HAND} & written)
+    for name, times in result["variants"].items():
+        assert min(times.values()) == medians[name]
 
 
 def test_the_record_of_the_other_sections(tiny, without_rivals, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     plot = tmp_path / "plot.png"
     record = recorded(
-        *("--rivals", "--many", "--scale", "--loop", "--plot", str(plot)),
+        *("--rivals", "--many", "--scale", "--sizes", "--loop", "--choice", "--plot", str(plot)),
         file=tmp_path / "record.json",
     )
     out = capsys.readouterr().out
@@ -533,13 +697,31 @@ def test_the_record_of_the_other_sections(tiny, without_rivals, tmp_path, capsys
         (t, 1000 * t) for t in (1, 3)
     ]
     assert [size[3] for size in sizes["scale"]] == [100, 1000]
+    assert [(size[0], size[3]) for size in sizes["sizes"]] == [
+        (case, n) for case in ("Adam", "AdamW", "SGD-momentum", "Adagrad") for n in (64, 5000)
+    ]
     assert record["left_out"] == {
         "Adam float32 100 x 1,000": "more than 5,000 elements",
         "Adam float32 10,000": "more than 5,000 elements",
     }
     assert "left out: Adam float32 10,000: more than 5,000 elements" in out
 
-    assert [(r["network"], r["batch"]) for r in record["loops"]] == [("5-4-3", 2), ("5-4-3", 3)]
+    assert {r["measured"] for r in record["choices"]} == {
+        *(choice.BACK_TO_BACK, choice.ITERATIONS, choice.BETWEEN, choice.NEIGHBOUR)
+    }
+    assert {(r["optimizer"], r["elements"]) for r in record["choices"]} == {
+        (case, n) for case in choice.RULES for n in (16, 4096)
+    }
+    for result in record["choices"]:
+        fixed = {str(v) for v in variants.variants(choice.levels())}
+        assert result["rounds"] >= 5
+        assert result["median_seconds"].keys() == {choice.OWN, *fixed}
+        assert result["ratio"].keys() == fixed
+        assert result["of_best_fixed"] == result["ratio"][result["best_fixed"]]
+        assert result["ran"] in fixed
+
+    loops = [(r["network"], r["batch"], r["scheduled"]) for r in record["loops"]]
+    assert loops == [("5-4-3", 2, False), ("5-4-3", 2, True), ("5-4-3", 3, False)]
     for result in record["loops"]:
         others = {
             "reference",
@@ -608,6 +790,25 @@ def test_a_loop_takes_its_steps():
     np.testing.assert_equal(alone.args[1], alone.args[3])
 
 
+SCHEDULED = replace(TINY, case=loop.scheduled(TINY.case))
+
+
+@pytest.mark.parametrize("name", loop.STEPPERS)
+def test_a_scheduled_training_takes_its_steps(name):
+    assert str(SCHEDULED) == f"{TINY}, cosine"
+    turn = loop.turn_of(SCHEDULED, name)
+    assert min(turn(3)) > 0
+
+
+def test_a_rate_that_stays_is_refused_in_a_scheduled_training(monkeypatch):
+    def constant(case, params, grads):
+        return Run(partial(fo.Adam(params, **TINY.case.hyper).step, grads))
+
+    monkeypatch.setitem(CONTENDERS, "wrong", constant)
+    with pytest.raises(contenders.WrongResultError):
+        contenders.prepare("wrong", SCHEDULED)
+
+
 def test_the_figures_of_a_loop():
     seconds = {
         "fastoptim": [(1.0, 1.0), (2.0, 1.0), (3.0, 1.0)],
@@ -661,6 +862,7 @@ def all_sections():
     for case in (adam, longest):
         found += sections.steps(case, False)
         found += [make(case, False) for make in (sections.rivals, sections.many, sections.scale)]
+        found.append(sections.sizes([case], False))
     return found
 
 
@@ -681,7 +883,18 @@ def test_no_table_is_wider_than_80_columns(capsys, nanoseconds):
         for training in loop.trainings(CASES["AdamW-clip-EMA"], False)
         for seconds in (1e-4, 1.0)
     ]
-    report.show({"CPU": "c" * 100}, asked, results, loops, {})
+    fixed = [str(v) for v in variants.variants(["base", "v3", "v4"])]
+    choices = [
+        choice.ChoiceResult(
+            cell, measured, {name: [seconds] for name in (choice.OWN, *fixed)}, "v4 x 16"
+        )
+        for measured in (choice.BACK_TO_BACK, choice.ITERATIONS, choice.NEIGHBOUR)
+        for cell in choice.cells(choice.default_cases(), False)
+        for seconds in [1e-9 * nanoseconds * cell.size.elements]
+    ]
+    report.show({"CPU": "c" * 100}, asked, results, {})
+    report.show_loops(loops, {})
+    report.show_choices(choices)
     out = capsys.readouterr().out
     assert "99999x" in out
     assert "~1.00" in out
@@ -690,12 +903,69 @@ def test_no_table_is_wider_than_80_columns(capsys, nanoseconds):
     assert "\N{HORIZONTAL ELLIPSIS}" not in out
 
 
+CHOICE = choice.ChoiceResult(
+    Cell(CASES["Adam"], Size(1, 4096), "float32"),
+    choice.BACK_TO_BACK,
+    {choice.OWN: [1.0, 2.0, 4.0], "v3 x 1": [1.0, 9.0, 8.0], "v3 x 2": [1.5, 1.8, 2.0]},
+    "v3 x 2",
+)
+
+
+def test_the_own_choice_is_held_to_the_best_fixed_one(capsys):
+    assert CHOICE.best == "v3 x 2"
+    assert CHOICE.ratio("v3 x 1") == 2
+    record = CHOICE.record()
+    assert record["of_best_fixed"] == record["ratio"]["v3 x 2"] == 0.9
+    report.show_choices([CHOICE])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line[:12].strip(): line[12:].split() for line in lines}
+    assert rows["v3 x 1"] == ["2.00x"]
+    assert rows["of the best"] == ["0.90"]
+
+
+def test_fixed_choices_are_fixed_and_the_own_one_is_not(monkeypatch):
+    cell = Cell(CASES["SGD-momentum"], Size(1, 16), "float32")
+    seen = {}
+    real = tuning.fixed
+
+    @contextmanager
+    def fixed(level, threads):
+        with real(level=level, threads=threads):
+            yield
+        seen.setdefault((level, threads), 0)
+        seen[level, threads] += 1
+
+    monkeypatch.setattr(tuning, "fixed", fixed)
+    results = choice.measure(cell, 0)
+    assert [*seen] == variants.variants(choice.levels())
+    assert [r.measured for r in results] == [
+        *(choice.BACK_TO_BACK, choice.ITERATIONS, choice.BETWEEN, choice.NEIGHBOUR)
+    ]
+    _, iterations, between, _ = results
+    for name, whole in iterations.seconds.items():
+        assert all(a > b > 0 for a, b in zip(whole, between.seconds[name], strict=True))
+
+
+def test_a_neighbour_keeps_a_core_busy_and_then_is_gone(monkeypatch):
+    started = []
+    real = subprocess.Popen
+
+    def popen(*args, **options):
+        started.append(real(*args, **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with choice.neighbour():
+        assert started[0].poll() is None
+    assert started[0].poll() is not None
+
+
 def test_absent_rivals_take_one_line_and_broken_ones_a_reason(capsys):
     names = ["NumPy plain", *RIVALS]
     left_out = dict.fromkeys(RIVALS, "absent") | {"numba": "broken: ImportError: old [NumPy]"}
     section = sections.Section("rivals", "Rivals", [ADAM], names)
     result = result_of(ADAM, names, 1e-6, 2.0, left_out)
-    report.show({}, [section], {("rivals", ADAM): result}, [], {})
+    report.show({}, [section], {("rivals", ADAM): result}, {})
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split("  ")[0].strip() for line in lines]
     assert [row for row in rows if row in names] == ["NumPy plain", "numba"]
@@ -716,13 +986,34 @@ def test_absent_rivals_take_one_line_and_broken_ones_a_reason(capsys):
     ],
 )
 @pytest.mark.parametrize("name", ["steps", "rivals"])
-def test_a_share_of_the_probe_says_whether_the_run_was_noisy(capsys, shares, shown, name):
+def test_a_share_of_the_probe_says_whether_the_run_was_noisy(
+    monkeypatch, capsys, shares, shown, name
+):
+    monkeypatch.setattr(report, "_cache_bytes", lambda: ADAM.held)
     section = sections.Section(name, "A title", [ADAM], NUMPY)
     result = result_of(ADAM, NUMPY, 1e-6, 2.0, shares=shares)
-    report.show({}, [section], {(name, ADAM): result}, [], {})
+    report.show({}, [section], {(name, ADAM): result}, {})
     assert shown in capsys.readouterr().out.split()
     low, high = shares[1], shares[3]
     assert result.record()["spread_of_share"] == pytest.approx(high - low)
+
+
+@pytest.mark.parametrize("name", ["steps", "rivals"])
+def test_a_share_of_the_probe_in_cache_is_in_parentheses(monkeypatch, capsys, name):
+    monkeypatch.setattr(report, "_cache_bytes", lambda: ADAM.held + 1)
+    section = sections.Section(name, "A title", [ADAM], NUMPY)
+    result = result_of(ADAM, NUMPY, 1e-6, 2.0, shares=(0.5,) * 5)
+    report.show({}, [section], {(name, ADAM): result}, {})
+    assert "(0.50)" in capsys.readouterr().out.split()
+
+
+def test_what_the_probe_allows_stands_beside_plain_numpy(capsys):
+    section = sections.Section("rivals", "A title", [ADAM], NUMPY)
+    result = result_of(ADAM, NUMPY, 1e-6, 20.0, shares=(0.5,) * 5)
+    assert result.record()["speedup_of_probe_over"] == dict.fromkeys(NUMPY, 40)
+    report.show({}, [section], {("rivals", ADAM): result}, {})
+    out = " ".join(capsys.readouterr().out.split())
+    assert "NumPy plain 20.0x as the probe 40.0x NumPy in place 20.0x" in out
 
 
 def test_tables_of_pytest_benchmark_are_not_wider_than_80_columns(tmp_path):

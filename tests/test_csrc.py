@@ -206,7 +206,9 @@ def test_other_systems(target, tmp_path):
 #include "cpu.h"
 int main(void) { return fo_cpu_v3() + fo_cpu_v4() + fo_cpu_sve(); }
 """)
-    for source in [*SOURCES, ROOT / "tests" / "pool.c", cpu]:
+    team = tmp_path / "team.c"  # a header that has no source of its own
+    team.write_text('#include "team.h"\n')
+    for source in [*SOURCES, ROOT / "tests" / "pool.c", cpu, team]:
         compile_c([*ZIG, target], "-c", source, "-o", tmp_path / "object.o")
 
 

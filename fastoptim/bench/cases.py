@@ -133,6 +133,11 @@ class Cell:
         streams = self.case.ahead + 1 + 2 * (1 + self.case.states)
         return self.size.elements * np.dtype(self.dtype).itemsize * streams
 
+    @property
+    def held(self) -> int:
+        """The bytes of all arrays of a step: parameters, gradients and state."""
+        return self.size.elements * np.dtype(self.dtype).itemsize * (2 + self.case.states)
+
     def arrays(self) -> tuple[list[Array], list[Array]]:
         """Return parameters in [-0.5, 0.5) and gradients in [0.5, 1.5), the same in every call.
 

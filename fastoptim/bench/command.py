@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from fastoptim.cli import CommandError, check_plot, check_writable, writing
 
-from . import clients, loop, plot, report, sections, timing
-from .cases import CASES
+from . import choice, clients, loop, plot, report, sections, timing
+from .cases import CASES, Cell
+from .choice import ChoiceResult
 from .clients import ClientResult, Programs
 from .contenders import WrongResultError, one_line
 from .loop import LoopResult, Training
@@ -26,6 +27,7 @@ class Todo(NamedTuple):
     """What is asked for."""
 
     sections: list[Section]
+    choices: list[Cell]
     trainings: list[Training]
     programs: Programs
 
@@ -40,6 +42,7 @@ class Found(NamedTuple):
     """What was measured, and why the rest was not."""
 
     cells: dict[tuple[str, Any], Result]  # by a section's name and a cell
+    choices: list[ChoiceResult]
     loops: list[LoopResult]
     clients: list[ClientResult]
     failed: dict[Any, str]  # by a cell, a training, a client, or the name of a client's library
@@ -49,43 +52,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``fastoptim bench``."""
     parser.description = (
         "Time the step of an optimizer beside a memory probe, NumPy and torch, in float32 and "
-        "float64, and then the steps of all other rules. The options --rivals, --loop, --many, "
-        "--scale and --clients measure something else instead, and can be combined. Every result "
-        "is checked before it is timed. What fails is named and the rest goes on; then the exit "
-        "status is 1, and 2 if the benchmark cannot run."
+        "float64, and then the steps of all other rules. The options --rivals, --sizes, --choice, "
+        "--loop, --many, --scale and --clients measure something else instead, and can be "
+        "combined. Every result is checked before it is timed. What fails is named and the rest "
+        "goes on; then the exit status is 1, and 2 if the benchmark cannot run."
     )
     parser.add_argument(
         "--rivals",
         action="store_true",
         help="Adam and SGD beside all other libraries that are installed (the extras rivals, torch "
-        "and deepspeed bring them); the others are named as absent",
+        "and deepspeed bring them) and loops by hand in C; the others are named as absent. "
+        "4 minutes",
+    )
+    parser.add_argument(
+        "--sizes",
+        action="store_true",
+        help="Adam, AdamW, SGD with momentum and Adagrad on 64 to 16,000,000 elements, beside the "
+        "compiled steps of torch, DeepSpeed and numba and loops by hand in C: 7 minutes",
+    )
+    parser.add_argument(
+        "--choice",
+        action="store_true",
+        help="the level and the number of threads that the engine chooses, beside all that one "
+        "could fix, for Adam and SGD with momentum: back to back, between matrix products, and "
+        "beside a process that keeps a core busy: 6 minutes",
     )
     parser.add_argument(
         "--loop",
         action="store_true",
-        help="training loops of networks of five sizes: products and steps in alternation",
+        help="training loops of networks of five sizes: products and steps in alternation; the "
+        "smallest also with a learning rate that changes from step to step: 4 minutes",
     )
     parser.add_argument(
         "--many",
         action="store_true",
-        help="1 to 100,000 tensors of 16 to 100,000 elements: takes some minutes",
+        help="1 to 100,000 tensors of 16 to 100,000 elements: 4 minutes",
     )
     parser.add_argument(
         "--scale",
         action="store_true",
-        help="one tensor of 100 to 250,000,000 elements, as the memory allows",
+        help="one tensor of 100 to 250,000,000 elements, as the memory allows: 2 minutes",
     )
     parser.add_argument(
         "--clients",
         action="store_true",
         help="trainings with other libraries, as far as they are installed, each with its own "
-        "update and with fastoptim's in its place",
+        "update and with fastoptim's in its place: 7 minutes",
     )
     parser.add_argument(
         "--optimizer",
         choices=list(CASES),
         metavar="NAME",
-        help=f"time this one only: {', '.join(CASES)} (default: Adam, then the others briefly)",
+        help=f"time this one only: {', '.join(CASES)} (default: Adam, then the others briefly, or "
+        "those that an option names)",
     )
     parser.add_argument(
         "--quick",
@@ -106,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
     _check_files(args)
     machine = report.environment()
     todo = _chosen(args)
-    found = Found({}, [], [], dict(todo.programs.failed))
+    found = Found({}, [], [], [], dict(todo.programs.failed))
     try:
         _measure(todo, args.quick, found)
     finally:  # an interrupt does not lose what was measured before
@@ -118,12 +137,15 @@ def main(args: argparse.Namespace) -> int:
 
 def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, found: Found) -> None:
     """Print the tables, write the record and the plot."""
-    report.show(machine, todo.sections, found.cells, found.loops, found.failed)
+    report.show(machine, todo.sections, found.cells, found.failed)
+    report.show_choices(found.choices)
+    report.show_loops(found.loops, found.failed)
     if args.clients:
         report.show_clients(found.clients, found.failed, todo.programs.absent)
     record = {
         "machine": machine,
         "results": [{"section": name, **r.record()} for (name, _), r in found.cells.items()],
+        "choices": [chosen.record() for chosen in found.choices],
         "loops": [loop.record() for loop in found.loops],
         "clients": [client.record() for client in found.clients],
         "left_out": todo.left_out,
@@ -150,19 +172,28 @@ def _check_files(args: argparse.Namespace) -> None:
 
 
 def _chosen(args: argparse.Namespace) -> Todo:
-    case, quick = CASES[args.optimizer or "Adam"], args.quick
+    asked, quick = CASES.get(args.optimizer), args.quick
+    case = asked or CASES["Adam"]
     found = [
         getattr(sections, name)(case, quick)
         for name in ("rivals", "many", "scale")
         if getattr(args, name)
     ]
-    trainings = loop.trainings(case, quick) if args.loop else []
-    programs = clients.find(quick) if args.clients else Programs([], {}, {})
-    if not found and not args.loop and not args.clients:
-        found = sections.steps(case, quick)
-        if args.optimizer is None:
-            found.append(sections.rules(case))
-    return Todo(found, trainings, programs)
+    if args.sizes:
+        found.append(sections.sizes([asked] if asked else sections.default_cases(), quick))
+    choices = choice.cells([asked] if asked else choice.default_cases(), quick)
+    trainings = loop.trainings(case, quick)
+    todo = Todo(
+        found,
+        choices if args.choice else [],
+        trainings if args.loop else [],
+        clients.find(quick) if args.clients else Programs([], {}, {}),
+    )
+    if any((found, args.choice, args.loop, args.clients)):
+        return todo
+    return todo._replace(
+        sections=sections.steps(case, quick) + ([] if asked else [sections.rules(case)])
+    )
 
 
 def _measure(todo: Todo, quick: bool, found: Found) -> None:
@@ -176,7 +207,7 @@ def _measure(todo: Todo, quick: bool, found: Found) -> None:
         console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
     ) as progress:
         cells = [(section, cell) for section in todo.sections for cell in section.cells]
-        total = len(cells) + len(todo.trainings) + len(todo.programs.clients)
+        total = len(cells) + len(todo.choices) + len(todo.trainings) + len(todo.programs.clients)
         task = progress.add_task("", total=total)
 
         @contextmanager
@@ -197,6 +228,9 @@ def _measure(todo: Todo, quick: bool, found: Found) -> None:
             with attempt(cell):
                 budget = 0 if quick else section.budget
                 found.cells[section.name, cell] = timing.measure(cell, section.rivals, budget)
+        for cell in todo.choices:
+            with attempt(cell):
+                found.choices.extend(choice.measure(cell, 0 if quick else choice.BUDGET))
         for training in todo.trainings:
             with attempt(training):
                 found.loops.append(loop.measure(training, 0 if quick else BUDGET))

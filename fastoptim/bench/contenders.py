@@ -7,6 +7,7 @@ keeps some, differ from those of the reference by more than rounding.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -15,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from fastoptim.schedules import CosineAnnealing
+
 from . import numpy_in_place, numpy_plain, rivals
 from .cases import Case, Problem
 from .rivals import Arrays, Run, Step, UnavailableError
+from .variants import Variant
 
 # What the gradient is multiplied by in each step of the check. If it were the same gradient in all
 # steps, Adam would pass with any betas. There are seven, because RAdam's formula changes at the
@@ -82,7 +86,15 @@ def _steps_of(module: ModuleType, case: Case) -> Callable[..., Any]:
     steps = getattr(module, case.optimizer.rule.name, None)
     if steps is None:
         raise UnavailableError("none")
-    return partial(steps, **case.hyper)
+    return partial(steps, **{name: _plain(value) for name, value in case.hyper.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Return a hyperparameter, of a schedule the function that people write in its place."""
+    if not isinstance(value, CosineAnnealing):
+        return value
+    highest, lowest, length = value.base, value.eta_min, value.T_max
+    return lambda t: lowest + (highest - lowest) * (1 + math.cos(math.pi * t / length)) / 2
 
 
 def _together(steps_of: Callable[[Any, Any], Any], params: Arrays, grads: Arrays) -> Step:
@@ -97,7 +109,7 @@ def _together(steps_of: Callable[[Any, Any], Any], params: Arrays, grads: Arrays
 
 
 SUBJECT, REFERENCE = "fastoptim", "reference"
-CONTENDERS: dict[str, Callable[[Case, Arrays, Arrays], Run]] = {
+CONTENDERS: dict[str, Callable[..., Run]] = {
     SUBJECT: partial(_fastoptim, backend="compiled"),
     REFERENCE: partial(_fastoptim, backend="reference"),
     "NumPy plain": _numpy_plain,
@@ -106,7 +118,12 @@ CONTENDERS: dict[str, Callable[[Case, Arrays, Arrays], Run]] = {
 }
 
 
-def prepare(name: str, problem: Problem) -> Step:
+def variants_of(name: str) -> list[Variant] | list[None]:
+    """Return the ways in which a contender can be run, or None where nobody can choose."""
+    return rivals.by_hand_variants() if name == rivals.BY_HAND else [None]
+
+
+def prepare(name: str, problem: Problem, variant: Variant | None = None) -> Step:
     """Return the step of a contender on arrays of its own, once it has proved right.
 
     Parameters
@@ -115,6 +132,8 @@ def prepare(name: str, problem: Problem) -> Step:
         One of `CONTENDERS`.
     problem : Problem
         What it is to compute.
+    variant : Variant, optional
+        One of `variants_of` the contender, by default the last.
 
     Raises
     ------
@@ -123,13 +142,15 @@ def prepare(name: str, problem: Problem) -> Step:
     WrongResultError
         If its parameters or averages differ from the reference's by more than rounding.
     """
-    return prepare_on(name, problem, *problem.arrays())
+    return prepare_on(name, problem, *problem.arrays(), variant)
 
 
-def prepare_on(name: str, problem: Problem, params: Arrays, grads: Arrays) -> Step:
+def prepare_on(
+    name: str, problem: Problem, params: Arrays, grads: Arrays, variant: Variant | None = None
+) -> Step:
     """Return the step of a contender on these arrays, which are the problem's."""
     flavour = rivals.FLAVOURS.get((name, problem.case.name), ())
-    run, arrays = _checked_run(name, problem.case, params, grads)
+    run, arrays = _checked_run(name, problem.case, params, grads, variant)
     pairs = zip(arrays, _expected(problem, flavour), strict=True)
     error = np.max([np.abs(a - expected).max() for a, expected in pairs])
     if not error <= TOLERANCE * np.finfo(problem.dtype).eps:  # a NaN is wrong as well
@@ -140,10 +161,13 @@ def prepare_on(name: str, problem: Problem, params: Arrays, grads: Arrays) -> St
     return run.step
 
 
-def _checked_run(name: str, case: Case, params: Arrays, grads: Arrays) -> tuple[Run, Arrays]:
+def _checked_run(
+    name: str, case: Case, params: Arrays, grads: Arrays, variant: Variant | None
+) -> tuple[Run, Arrays]:
     """Return a contender at work, and its results after some steps."""
+    variant = variant or variants_of(name)[-1]
     try:
-        run = CONTENDERS[name](case, params, grads)
+        run = CONTENDERS[name](case, params, grads, *([variant] if variant else []))
         return run, _after_some_steps(run, params, grads)
     except UnavailableError:
         raise

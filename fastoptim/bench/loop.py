@@ -7,7 +7,7 @@ the products alone are timed with a step between them, and without.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from statistics import median
 from time import perf_counter
@@ -20,11 +20,12 @@ from fastoptim._containers import Array
 from fastoptim._engine.threads import threads_for
 from fastoptim.demo.network import cross_entropy
 from fastoptim.init import kaiming_normal
+from fastoptim.schedules import CosineAnnealing
 
 from .cases import Case, Cell, Dtype, Size
 from .contenders import REFERENCE, SUBJECT, prepare_on
 from .rivals import Arrays, Step
-from .timing import take_turns
+from .timing import settle, take_turns
 
 ALONE = "no step"
 # OpenBLAS's own threads spin for some 0.1 s after a product. They would take the cores from the
@@ -40,6 +41,7 @@ WIDTHS = (
     (784, 2048, 2048, 10),
 )
 BATCH_SIZES = (32, 200)
+STEPS = 1000  # until a scheduled learning rate is 0, and goes up again
 BATCHES = 8  # different mini-batches, one after another
 
 Turn = Callable[[int], tuple[float, float]]
@@ -55,7 +57,13 @@ class Training:
     dtype: Dtype = "float32"
 
     def __str__(self) -> str:
-        return f"{self.case.name} {self.network}, batch {self.batch}"
+        cosine = ", cosine" if self.is_scheduled else ""
+        return f"{self.case.name} {self.network}, batch {self.batch}{cosine}"
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the learning rate changes from step to step."""
+        return callable(self.case.hyper["lr"])
 
     @property
     def network(self) -> str:
@@ -130,6 +138,7 @@ class LoopResult:
             "dtype": self.training.dtype,
             "network": self.training.network,
             "batch": self.training.batch,
+            "scheduled": self.training.is_scheduled,
             "threads": self.threads,
             "rounds": len(self.seconds[SUBJECT]),
             "iteration_seconds": {name: self.iteration(name) for name in stepping},
@@ -142,7 +151,16 @@ class LoopResult:
 def trainings(case: Case, quick: bool) -> list[Training]:
     """Return the loops to measure."""
     widths = WIDTHS[:2] if quick else WIDTHS
-    return [Training(case, w, batch) for w in widths for batch in BATCH_SIZES]
+    found = [Training(case, w, batch) for w in widths for batch in BATCH_SIZES]
+    if case.name == "Adam":  # whose rate NumPy's contenders can change, too
+        found.insert(1, Training(scheduled(case), WIDTHS[0], BATCH_SIZES[0]))
+    return found
+
+
+def scheduled(case: Case) -> Case:
+    """Return a case whose learning rate goes down along a cosine."""
+    schedule = CosineAnnealing(case.hyper["lr"], T_max=STEPS)
+    return replace(case, hyper={**case.hyper, "lr": schedule})
 
 
 def measure(training: Training, budget: float) -> LoopResult:
@@ -169,6 +187,7 @@ def measure(training: Training, budget: float) -> LoopResult:
     turns[ALONE] = turn_of(training, None)
     if can_share():
         turns[SHARED] = partial(_sharing, turns[SUBJECT])
+    settle(turns[SUBJECT])
     params, _ = training.arrays()
     cell = Cell(training.case, Size(1, sum(p.size for p in params)), training.dtype)
     return LoopResult(training, threads_for(cell.traffic), take_turns(turns, budget, PAUSE))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from math import sqrt
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from fastoptim._containers import Array
 
 Steps = Iterator[None]
+Rate = float | Callable[[int], float]
 
 
 def clip_by_norm(clipped: list[Array], grads: list[Array], max_norm: float) -> None:
@@ -84,17 +85,18 @@ def adam(
     p: Any,
     g: Any,
     a: Any,
-    lr: float,
+    lr: Rate,
     betas: tuple[float, float],
     eps: float,
     weight_decay: float = 0.0,
 ) -> Steps:
-    """Take steps of Adam, or with weight_decay those of AdamW."""
+    """Take steps of Adam, or with weight_decay those of AdamW; lr may be a function of the step."""
     b1, b2 = betas
     m, v = np.zeros_like(p), np.zeros_like(p)
     for t in count(1):
+        eta = lr(t - 1) if callable(lr) else lr
         if weight_decay:
-            np.multiply(p, 1 - lr * weight_decay, out=p)
+            np.multiply(p, 1 - eta * weight_decay, out=p)
         np.multiply(m, b1, out=m)
         np.multiply(g, 1 - b1, out=a)
         np.add(m, a, out=m)
@@ -106,7 +108,7 @@ def adam(
         np.multiply(a, (1 - b2**t) ** -0.5, out=a)
         np.add(a, eps, out=a)
         np.divide(m, a, out=a)
-        np.multiply(a, lr / (1 - b1**t), out=a)
+        np.multiply(a, eta / (1 - b1**t), out=a)
         np.subtract(p, a, out=p)
         yield
 

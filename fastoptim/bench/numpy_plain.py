@@ -7,7 +7,7 @@ class's, are what the rule is told in the benchmarks: see `cases.hyper_of`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from fastoptim._containers import Array
 
 Steps = Iterator[None]
+Rate = float | Callable[[int], float]
 
 
 def clip_by_norm(clipped: list[Array], grads: list[Array], max_norm: float) -> None:
@@ -65,19 +66,20 @@ def adagrad(p: Any, g: Any, lr: float, eps: float) -> Steps:
 
 
 def adam(
-    p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
+    p: Any, g: Any, lr: Rate, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
 ) -> Steps:
-    """Take steps of Adam, or with weight_decay those of AdamW."""
+    """Take steps of Adam, or with weight_decay those of AdamW; lr may be a function of the step."""
     b1, b2 = betas
     m, v = np.zeros_like(p), np.zeros_like(p)
     for t in count(1):
+        eta = lr(t - 1) if callable(lr) else lr
         if weight_decay:
-            p -= lr * weight_decay * p
+            p -= eta * weight_decay * p
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g**2
         m_hat = m / (1 - b1**t)
         v_hat = v / (1 - b2**t)
-        p -= lr * m_hat / (np.sqrt(v_hat) + eps)
+        p -= eta * m_hat / (np.sqrt(v_hat) + eps)
         yield
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from fastoptim._config import config
 
 from . import rivals
 from .cases import Cell
+from .choice import OWN, ChoiceResult
 from .clients import LONGEST_MODEL, Client, ClientResult
 from .contenders import REFERENCE, SUBJECT
 from .loop import ALONE, LoopResult, Training
@@ -27,12 +29,22 @@ if TYPE_CHECKING:
 WAITING = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"  # how the OpenMP workers of all libraries wait
 COLUMNS, COLUMNS_OF_MANY = 5, 6  # of a table whose columns are sizes, or numbers
 NOTES = """
-probe: a loop over one array that moves the same bytes and only adds; of probe:
-a share of its throughput, with ~ where the machine is noisy: the middle half of
-the rounds spreads over more than 10 % of it
+probe: a loop over one array that moves the same bytes and only adds, at the
+fastest of all levels and numbers of threads; of probe: a share of its
+throughput, with ~ where the machine is noisy: the middle half of the rounds
+spreads over more than 10 % of it; in parentheses where the arrays fit into the
+caches: there arithmetic takes longer than the bytes, and the probe is no limit
 NumPy, torch, ...: times as long as fastoptim, the median of the ratios of each
-round
+round; as the probe: times as long as the probe takes, which nothing that moves
+these bytes can exceed
+C by hand: the fastest of AVX2 and AVX-512 on one thread and on more, which stay
+awake from step to step
 none: its library has not written it; slow: it would take minutes"""
+CHOICE_NOTES = """
+own choice: what the engine chooses by timing its steps; v3 x 2, ...: times as
+long as that, at this level on so many threads, the median of the ratios of each
+round; of the best: the time of the best fixed choice as a share of that of the
+own choice; ran: how the last step of the own choice was run"""
 LOOP_NOTES = """
 iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
 times as long
@@ -75,10 +87,9 @@ def show(
     machine: Mapping[str, Any],
     sections: Sequence[Section],
     results: Mapping[Any, Result],
-    loops: Sequence[LoopResult],
     failed: Mapping[Any, str],
 ) -> None:
-    """Print all that was measured but for the clients."""
+    """Print where it was measured, and the sections."""
     console = _console()
     console.print("; ".join(f"{name} {value}" for name, value in machine.items()))
     reasons = dict.fromkeys(pair for result in results.values() for pair in result.left_out.items())
@@ -94,10 +105,33 @@ def show(
             console.print(f"\n{name} is {why}")
     if sections:
         console.print(NOTES)
+    _print_failed(console, failed, Cell)
+
+
+def show_choices(results: Sequence[ChoiceResult]) -> None:
+    """Print the engine's own choice beside the fixed ones."""
+    console = _console()
+    tables: dict[str, list[ChoiceResult]] = {}
+    for result in results:
+        title = f"{result.cell.case.name}, {result.cell.dtype}, {result.measured}"
+        tables.setdefault(title, []).append(result)
+    for title, block in tables.items():
+        console.print("", _choice_table(title, block))
+    if results:
+        console.print(CHOICE_NOTES)
+
+
+def show_loops(loops: Sequence[LoopResult], failed: Mapping[Any, str]) -> None:
+    """Print the training loops."""
+    console = _console()
     if loops:
         console.print("", _loop_table(loops), LOOP_NOTES)
+    _print_failed(console, failed, Training)
+
+
+def _print_failed(console: Console, failed: Mapping[Any, str], kind: type) -> None:
     for thing, why in failed.items():
-        if isinstance(thing, (Cell, Training)):
+        if isinstance(thing, kind):
             console.print(f"failed: {thing}: {why}")
 
 
@@ -214,6 +248,18 @@ def _by_columns(title: str, section: Section, results: Sequence[Result]) -> Tabl
         table.add_row(label, *map(value, results))
     for name in section.rivals:
         table.add_row(name, *(_times(result, name) for result in results))
+        if name == "NumPy plain":
+            table.add_row("  as the probe", *(_times(r, name, r.bound) for r in results))
+    return table
+
+
+def _choice_table(title: str, results: Sequence[ChoiceResult]) -> Table:
+    table = _table(title, [str(result.cell.size) for result in results])
+    table.add_row(OWN, *(duration(median(r.seconds[OWN])) for r in results))
+    for name in results[0].fixed:
+        table.add_row(name, *(f"{r.ratio(name):.2f}x" for r in results))
+    table.add_row("of the best", *(f"{r.ratio(r.best):.2f}" for r in results))
+    table.add_row("ran", *(r.ran for r in results))
     return table
 
 
@@ -225,7 +271,7 @@ def _loop_table(loops: Sequence[LoopResult]) -> Table:
     table = _table(title, headings, padding=0)
     for loop in loops:
         table.add_row(
-            f"{loop.training.network}, {loop.training.batch}",
+            str(loop.training).partition(" ")[2].replace("batch ", ""),
             duration(loop.iteration(SUBJECT)),
             *(f"{loop.ratio(name):.2f}x" for name in rivals),
             duration(loop.matrices(ALONE)),
@@ -235,14 +281,22 @@ def _loop_table(loops: Sequence[LoopResult]) -> Table:
 
 
 def _share(result: Result) -> str:
-    return f"{'~' if result.is_noisy else ''}{result.ratio(PROBE):.2f}"
+    share = f"{'~' if result.is_noisy else ''}{result.ratio(PROBE):.2f}"
+    return f"({share})" if result.cell.held < _cache_bytes() else share
 
 
-def _times(result: Result, name: str) -> str:
+@cache
+def _cache_bytes() -> int:
+    """Return the bytes of the largest cache of the first CPU, 0 where the system does not say."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max((1024 * int(path.read_text().strip().rstrip("K")) for path in sizes), default=0)
+
+
+def _times(result: Result, name: str, ratio_of: Callable[[str], float] | None = None) -> str:
     if name in result.left_out:
         return result.left_out[name].partition(":")[0]
-    ratio = result.ratio(name)
-    return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
+    ratio = (ratio_of or result.ratio)(name)
+    return f"{ratio:.{2 - (ratio >= 10) - (ratio >= 100)}f}x"
 
 
 def duration(seconds: float) -> str:

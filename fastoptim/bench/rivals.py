@@ -22,7 +22,9 @@ import numpy as np
 
 from fastoptim._containers import Array
 
+from . import _yardsticks
 from .cases import Case
+from .variants import Variant, variants
 
 Step = Callable[[], Any]
 Arrays = list[Array]
@@ -150,13 +152,15 @@ def torch_default() -> str:
 
 
 def _deepspeed(case: Case, params: Arrays, grads: Arrays) -> Run:
-    """Run ``DeepSpeedCPUAdam``, which DeepSpeed compiles when it is first used."""
-    only(case, "Adam", "AdamW")
+    """Run its optimizers for the CPU, which DeepSpeed compiles when they are first used."""
+    only(case, "Adam", "AdamW", "Adagrad")
     refuse_float64(params)
-    method = needed("deepspeed.ops.adam").DeepSpeedCPUAdam
-    tensors = _torch_tensors(params, grads)
-    optimizer = method(tensors, **case.hyper, adamw_mode=case.name == "AdamW")
-    return Run(optimizer.step)
+    if case.name == "Adagrad":
+        method = needed("deepspeed.ops.adagrad").DeepSpeedCPUAdagrad
+    else:
+        adam = needed("deepspeed.ops.adam").DeepSpeedCPUAdam
+        method = partial(adam, adamw_mode=case.name == "AdamW")
+    return Run(method(_torch_tensors(params, grads), **case.hyper).step)
 
 
 # numba
@@ -170,24 +174,50 @@ def _numba_loops(numba: Any) -> dict[str, Any]:
             p[i] -= lr * g[i]
 
     @numba.njit(parallel=True, fastmath=True)
+    def momentum(p, g, v, mu, lr):  # type: ignore[no-untyped-def]
+        for i in numba.prange(p.size):
+            v[i] = mu * v[i] + g[i]
+            p[i] -= lr * v[i]
+
+    @numba.njit(parallel=True, fastmath=True)
+    def adagrad(p, g, h, lr, eps):  # type: ignore[no-untyped-def]
+        for i in numba.prange(p.size):
+            h[i] += g[i] * g[i]
+            p[i] -= lr * g[i] / (np.sqrt(h[i]) + eps)
+
+    @numba.njit(parallel=True, fastmath=True)
     def adam(p, g, m, v, b1, a1, b2, a2, lr, r2, eps):  # type: ignore[no-untyped-def]
         for i in numba.prange(p.size):
             m[i] = b1 * m[i] + a1 * g[i]
             v[i] = b2 * v[i] + a2 * g[i] * g[i]
             p[i] -= lr * m[i] / (np.sqrt(v[i]) * r2 + eps)
 
-    return {"SGD": sgd, "Adam": adam}
+    @numba.njit(parallel=True, fastmath=True)
+    def adamw(p, g, m, v, b1, a1, b2, a2, lr, r2, eps, decay):  # type: ignore[no-untyped-def]
+        for i in numba.prange(p.size):
+            m[i] = b1 * m[i] + a1 * g[i]
+            v[i] = b2 * v[i] + a2 * g[i] * g[i]
+            p[i] = decay * p[i] - lr * m[i] / (np.sqrt(v[i]) * r2 + eps)
+
+    loops = sgd, momentum, adagrad, adam, adamw
+    return dict(zip(NUMBA, loops, strict=True))
+
+
+NUMBA = ("SGD", "SGD-momentum", "Adagrad", "Adam", "AdamW")
 
 
 def _numba(case: Case, params: Arrays, grads: Arrays) -> Run:
     """Run parallel loops with fast mathematics, one for each tensor."""
-    only(case, "SGD", "Adam")
+    only(case, *NUMBA)
     loop, real = _numba_loops(needed("numba"))[case.name], params[0].dtype.type
-    if case.name == "SGD":
-        return Run(partial(_each, loop, [params, grads], [real(case.hyper["lr"])]))
-    arrays = [params, grads, _zeros(params), _zeros(params)]
+    hyper = case.hyper
+    arrays = [params, grads, *(_zeros(params) for _ in range(case.states))]
+    if "betas" not in hyper:
+        names = [name for name in ("momentum", "lr", "eps") if name in hyper]
+        return Run(partial(_each, loop, arrays, [real(hyper[name]) for name in names]))
+    decay = [1 - hyper["lr"] * hyper["weight_decay"]] if case.name == "AdamW" else []
     scalars = _adam_scalars(case)
-    return Run(lambda: _each(loop, arrays, [real(x) for x in next(scalars)]))
+    return Run(lambda: _each(loop, arrays, [real(x) for x in (*next(scalars), *decay)]))
 
 
 def _each(function: Callable[..., Any], arrays: list[Arrays], scalars: list[Any]) -> None:
@@ -304,6 +334,25 @@ def _thinc(case: Case, params: Arrays, grads: Arrays) -> Run:
     return Run(step)
 
 
+# C
+
+BY_HAND = "C by hand"
+
+
+def _by_hand(case: Case, params: Arrays, grads: Arrays, variant: Variant) -> Run:
+    """Run loops of plain C or intrinsics, with the bits of ours, on threads that stay awake."""
+    only(case, "Adam", "SGD-momentum")
+    refuse_float64(params)
+    rule = _yardsticks.Adam if case.name == "Adam" else _yardsticks.Momentum
+    return Run(rule(params, grads, *variant, **case.hyper).step)
+
+
+def by_hand_variants() -> list[Variant]:
+    """Return in which ways the loops in C are run: in plain C where there are no others."""
+    levels = _yardsticks.levels()
+    return variants(levels[1:] or levels)
+
+
 # scikit-learn
 
 
@@ -333,12 +382,13 @@ def refuse_float64(params: Arrays) -> None:
         raise UnavailableError("none")
 
 
-RIVALS: dict[str, Callable[[Case, Arrays, Arrays], Run]] = {
+RIVALS: dict[str, Callable[..., Run]] = {
     "torch default": _torch,
     "torch foreach": partial(_torch, foreach=True),
     "torch fused": partial(_torch, fused=True),
     "DeepSpeed": _deepspeed,
     "numba": _numba,
+    BY_HAND: _by_hand,
     "numexpr": _numexpr,
     "optax": _optax,
     "thinc": _thinc,

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from .cases import CASES, DTYPES, SIZES, Case, Cell, Size
-from .contenders import CONTENDERS, REFERENCE, SUBJECT
+from .contenders import CONTENDERS, REFERENCE, SUBJECT, variants_of
+from .rivals import BY_HAND
 from .timing import BUDGET, PROBE, is_slow
 
 COMMON = (REFERENCE, "NumPy plain", "NumPy in place", "torch default", "torch fused")
@@ -18,6 +19,8 @@ RIVALS = tuple(name for name in CONTENDERS if name not in (SUBJECT, REFERENCE))
 RIVALS_BUDGET = 15.0  # seconds: a dozen take turns, some of them slow ones
 FOR_MANY = ("NumPy in place", "torch foreach", "torch fused")
 FOR_SCALE = ("NumPy plain", "NumPy in place", "torch fused")
+FOR_SIZES = ("torch fused", "DeepSpeed", "numba", BY_HAND)  # compiled, and with threads
+SIZES_BUDGET = 5.0  # seconds
 
 MILLION = Size(1, 1_000_000)
 MANY = [
@@ -26,6 +29,8 @@ MANY = [
     for tensors in (1, 10, 100, 1000, 10_000, 100_000)
 ]
 MOST_OF_MANY = 20_000_000  # elements; with more, the number of tensors makes no difference
+LENGTHS = [Size(1, 4**k) for k in range(3, 10)]
+LENGTHS += [MILLION, Size(1, 4_000_000), Size(1, 16_000_000)]
 SCALE = [Size(1, n) for n in (*(10**k for k in range(2, 9)), 250_000_000)]
 
 
@@ -67,6 +72,18 @@ def rivals(case: Case, quick: bool) -> Section:
     return Section("rivals", "Rivals", list(dict.fromkeys(cells)), RIVALS, RIVALS_BUDGET)
 
 
+def sizes(cases: Sequence[Case], quick: bool) -> Section:
+    """Return all sizes of one tensor, beside those who could be as fast."""
+    lengths = _up_to_a_million(LENGTHS) if quick else LENGTHS
+    cells = [Cell(case, size, "float32") for case in cases for size in lengths]
+    return Section("sizes", "Sizes", cells, FOR_SIZES, SIZES_BUDGET)
+
+
+def default_cases() -> list[Case]:
+    """Return the rules of `sizes` unless one is asked for."""
+    return [CASES[name] for name in ("Adam", "AdamW", "SGD-momentum", "Adagrad")]
+
+
 def many(case: Case, quick: bool) -> Section:
     """Return many tensors of many sizes."""
     cells = [Cell(case, size, "float32") for size in MANY]
@@ -104,9 +121,10 @@ def memory(cell: Cell, rivals: Sequence[str]) -> int:
     """Return the bytes that measuring a cell takes."""
     array = cell.size.elements * np.dtype(cell.dtype).itemsize
     arrays = 2 + cell.case.states
-    contenders = [SUBJECT, PROBE, *(name for name in rivals if not is_slow(name, cell.size))]
+    timed = [SUBJECT, PROBE, *(name for name in rivals if not is_slow(name, cell.size))]
+    contenders = sum(len(variants_of(name)) for name in timed)  # the probe's share their arrays
     # The reference is there for a while, with some temporaries, and leaves its results behind.
-    return array * (arrays * len(contenders) + arrays + 4)
+    return array * (arrays * contenders + arrays + 4)
 
 
 def free_memory() -> float:
