@@ -3,6 +3,10 @@ from fastoptim._engine.staging cimport Tensor
 from fastoptim._engine.threads cimport task_t
 from fastoptim._engine.tuning cimport MOST_LEVELS, Tuned
 
+cdef extern from "rooms.h":
+    ctypedef struct fo_taken:
+        pass
+
 cdef struct Loops:
     # The compiled loops of a rule for one type, as they are declared in _loop.pxd.
     void* rule
@@ -33,6 +37,9 @@ cdef struct Work:
     Py_ssize_t tile_count
     Tile* tiles
     double scale
+    int rooms  # tiles in which threads gather blocks, made when a gradient first needs them
+    char* room
+    fo_taken* taken
 
 
 cdef class CompiledPasses(Passes):
@@ -41,7 +48,10 @@ cdef class CompiledPasses(Passes):
     cdef Tuned updating, squaring, directing
 
     cdef take_loops(self, loops)
-    cdef go(self, Tuned which, task_t task, Py_ssize_t count, bint flush, bint fresh=*)
+    cdef go(
+        self, Tuned which, task_t task, Py_ssize_t count, bint flush, bint in_order, bint fresh=*
+    )
+    cdef make_rooms(self, int count)
     cdef cut_tasks(self)
     cdef cut_tiles(self)
     cdef Py_ssize_t blocks(self) noexcept

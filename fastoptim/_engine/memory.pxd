@@ -25,11 +25,13 @@ cdef class Memory:
     cdef label_at(self, Py_ssize_t n)
     cdef collect(self, grads)
     cdef as_gradient(self, Py_ssize_t i, g)
-    cdef bind(self)
+    cdef bind(self, bint in_order)
     cdef bint is_fresh(self) noexcept
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1
     cdef int check_tensor(self, Py_ssize_t i, Tensor* tensor, bint writing) except -1
-    cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1
+    cdef int bind_gradient(
+        self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g, bint in_order
+    ) except -1
     cdef int find_gap(
         self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high
     ) except -1

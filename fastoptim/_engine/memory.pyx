@@ -11,10 +11,11 @@ from cpython.object cimport PyObject
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
 
 from fastoptim._engine.arrays cimport (
-    Range, Walk, as_array, check_layout, check_mask, check_state, check_zeroed, fits, is_dense,
-    memory_of, memory_order, raise_unfit, same_strides, size_of
+    Range, as_array, check_layout, check_mask, check_state, check_zeroed, fits, is_dense, memory_of,
+    raise_unfit, same_strides, size_of
 )
 from fastoptim._engine.formats cimport Format, format_of
+from fastoptim._engine.layouts cimport find_route, new_route
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
 from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 
@@ -91,7 +92,7 @@ cdef class Memory:
             # There is no parameter here: a gradient is read in its own memory order.
             tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and is_dense(g))
             if tensor.gathered:
-                find_way(tensor, g, g)
+                lay_route(tensor, g, g, True)
             tensor.kind = kind_of(tensor)
             memory.traffic += cnp.PyArray_NBYTES(g)
             memory.formats.append(found)
@@ -101,7 +102,7 @@ cdef class Memory:
         cdef Py_ssize_t i
         if self.tensors:
             for i in range(self.count):
-                PyMem_Free(self.tensors[i].walk)
+                PyMem_Free(self.tensors[i].route)
         PyMem_Free(self.tensors)
         PyMem_Free(self.ranges)
 
@@ -214,8 +215,12 @@ cdef class Memory:
             return np.asarray(g)  # NumPy's reductions give scalars, for 0-d parameters
         return as_array(self.labels[i][1], g)
 
-    cdef bind(self):
-        """Check all arrays of the step under way, and note where the gradients are."""
+    cdef bind(self, bint in_order):
+        """Check all arrays of the step under way, and note where the gradients are.
+
+        Those in another layout are gone through `in_order` of their parameter's memory or, if that
+        does not matter, in an order that suits both.
+        """
         cdef Py_ssize_t i
         cdef Tensor* tensor
         cdef int kind = SMALL if self.traffic < self.count * LEAST else 0
@@ -224,7 +229,9 @@ cdef class Memory:
             if tensor.line >= 0:
                 self.check_tensor(i, tensor, True)
                 if tensor.stepped:
-                    self.bind_gradient(i, tensor, <cnp.ndarray> PyList_GET_ITEM(self.grads, i))
+                    self.bind_gradient(
+                        i, tensor, <cnp.ndarray> PyList_GET_ITEM(self.grads, i), in_order
+                    )
             kind |= tensor.kind | (GATHERED if tensor.stepped and tensor.gathered else 0)
         self.kind = kind
         if self.zeroing:
@@ -264,7 +271,9 @@ cdef class Memory:
                 )
         return 0
 
-    cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
+    cdef int bind_gradient(
+        self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g, bint in_order
+    ) except -1:
         cdef cnp.ndarray p = <cnp.ndarray> PyList_GET_ITEM(self.params, i)
         cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
         cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize  # if g is as dense as p
@@ -274,7 +283,7 @@ cdef class Memory:
         tensor.g = cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, p))
         if tensor.gathered:
-            find_way(tensor, g, p)
+            lay_route(tensor, g, p, in_order)
             r = memory_of(g, i, 0)
             low, high = r.low, r.high
         if low < tensor.gap_low or high > tensor.gap_high:
@@ -342,11 +351,9 @@ cdef int kind_of(const Tensor* tensor) noexcept:
     return (SINGLE if tensor.single else DOUBLE) | (STAGED if staged else 0)
 
 
-cdef int find_way(Tensor* tensor, cnp.ndarray g, cnp.ndarray like) except -1:
+cdef int lay_route(Tensor* tensor, cnp.ndarray g, cnp.ndarray like, bint in_order) except -1:
     """Note how to go through a gradient, which may be misaligned, in the memory order of `like`."""
-    if not tensor.walk:
-        tensor.walk = <Walk*> PyMem_Calloc(1, sizeof(Walk))
-        if not tensor.walk:
-            raise MemoryError
-    memory_order(tensor.walk, g, like)
+    if not tensor.route:
+        tensor.route = new_route(cnp.PyArray_NDIM(like))
+    find_route(tensor.route, g, like, in_order)
     return 0

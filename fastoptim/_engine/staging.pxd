@@ -1,8 +1,8 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uintptr_t
 
-from fastoptim._engine.arrays cimport Walk
 from fastoptim._engine.formats cimport Stored
+from fastoptim._engine.layouts cimport Route
 from fastoptim._loop cimport f32, f64
 
 cdef enum:
@@ -10,6 +10,7 @@ cdef enum:
     EMA = STATE + 1  # the place of the average among the arrays that a step writes, behind p
     ARRAYS = EMA + 1  # how many arrays of a parameter a step writes, at the most
     TILE = 512  # elements that are staged at a time: 4 KB of doubles on the stack for each array
+    ROOM = 4096  # doubles, for gradients in another layout: 32 KB on the stack
 
 ctypedef fused array:
     f32
@@ -33,28 +34,22 @@ cdef struct Tensor:
     bint stepped  # in the step under way: whether there is a gradient
     Py_ssize_t line  # in that step, the number of its line; -1: neither gradient nor average
     bint unstarted  # whether the average is to start at the next step, as the parameter is then
-    Walk* walk  # allocated when a gradient first needs it
+    Route* route  # allocated when a gradient first needs it
     bint gathered  # in that step: whether g is misaligned, or not laid out as p
     bint zeroing  # whether the step leaves zeros in g
     uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
     uintptr_t gap_high
 
-cdef void gather(
-    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
+cdef struct Gathered:
+    # Elements of a gradient that were gathered ahead, in the order of its parameter's memory.
+    const Tensor* tensor  # NULL before the first
+    Py_ssize_t start
+    Py_ssize_t end
+    double[ROOM] room
+
+cdef char* gathered(
+    Gathered* held, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, Py_ssize_t ahead
 ) noexcept nogil
-
-
-cdef inline array gradient(
-    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
-) noexcept nogil:
-    """Return where a loop finds n elements of the gradient: in place, or staged in a tile.
-
-    With `zeroing`, elements that have to be gathered are zeroed here, others by the caller.
-    """
-    if tensor.gathered:
-        gather(tile, tensor, start, n, zeroing)
-        return tile
-    return load(tile, tensor.g, tensor.stored, start, n)
 
 
 cdef inline array load(
