@@ -10,6 +10,7 @@ threads   how many threads a step may use, whose they are, and how they share ou
 tuning    which level and how many threads run a pass, by the time of the steps that are taken
 formats   how the elements of an array are stored, and in which type the loops compute on them
 arrays    what an array must be, how it runs through memory, and what overlaps what
+layouts   how a gradient is gathered that is not laid out in memory as its parameter
 changes   what happens to several objects or arrays at once, or to none of them
 entry     what the engine is told of a parameter
 staging   how elements that a loop cannot compute on where they are reach it, and go back
@@ -30,6 +31,7 @@ from . import (
     compiled,
     entry,
     formats,
+    layouts,
     machine,
     memory,
     passes,
@@ -47,6 +49,7 @@ __all__ = [
     "compiled",
     "entry",
     "formats",
+    "layouts",
     "machine",
     "memory",
     "passes",

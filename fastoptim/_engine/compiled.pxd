@@ -3,6 +3,10 @@ from fastoptim._engine.staging cimport Tensor
 from fastoptim._engine.threads cimport task_t
 from fastoptim._engine.tuning cimport MOST_LEVELS
 
+cdef extern from "rooms.h":
+    ctypedef struct fo_taken:
+        pass
+
 cdef struct Loops:
     # The compiled loops of a rule for one type, as they are declared in _loop.pxd.
     void* rule
@@ -34,6 +38,9 @@ cdef struct Work:
     Py_ssize_t tile_count
     Tile* tiles
     double scale
+    int rooms  # tiles in which threads gather blocks, made when a gradient first needs them
+    char* room
+    fo_taken* taken
 
 
 cdef class CompiledPasses(Passes):
@@ -46,8 +53,9 @@ cdef class CompiledPasses(Passes):
     cdef take_loops(self, loops)
     cdef go(
         self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=*,
-        bint fresh=*,
+        bint in_order=*,
     )
+    cdef make_rooms(self, int count)
     cdef clip(self, double factor, double limit)
     cdef cut_tasks(self)
     cdef cut_tiles(self)

@@ -8,23 +8,31 @@ nor on who ran which task. Sums are of fixed tiles, added up in their order.
 This room knows a rule as addresses of loops, and a line of scalars as what these loops read.
 """
 
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 from fastoptim._engine.memory cimport Tensors
 from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
-from fastoptim._engine.staging cimport (
-    ARRAYS, EMA, STATE, TILE, Tensor, array, gradient, load, scatter, store
+from fastoptim._engine.layouts cimport (
+    BLOCK_BYTES, LINES, Block, block_at, block_behind, gather_block, offsets, prefetch_block,
+    scatter_block
 )
-from fastoptim._engine.threads cimport run, task_t
-from fastoptim._engine.tuning cimport MOST_LEVELS, Tuned, Way
+from fastoptim._engine.staging cimport (
+    ARRAYS, EMA, STATE, TILE, Gathered, Tensor, array, gathered, load, store
+)
+from fastoptim._engine.threads cimport allowed_threads, run, task_t
+from fastoptim._engine.tuning cimport GATHERED, MOST_LEVELS, Tuned, Way
 from fastoptim._loop cimport (
     after32, after64, clip32, clip64, f32, f64, rule32, rule64, squares32, squares64
 )
 
 import numpy as np
+
+cdef extern from "rooms.h":
+    int fo_enter(fo_taken* taken, int n) nogil
+    void fo_leave(fo_taken* taken, int k) nogil
 
 cdef enum:
     TASK = 16384  # elements of the flat space that a thread takes at a time
@@ -35,6 +43,10 @@ cdef enum:
     CLIP = 3
     PASSES = 4
     BLOCK = 16  # tiles of that size that a thread takes at a time
+    # Doubles of a tile for a gradient that is gathered in order: few where rows are copied one by
+    # one, and many rows where they are transposed.
+    COPIED = 1024
+    TRANSPOSED = 4096
 
 tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles and tasks
 
@@ -59,6 +71,8 @@ cdef class CompiledPasses(Passes):
     def __dealloc__(self):
         PyMem_Free(self.work.tasks)
         PyMem_Free(self.work.tiles)
+        PyMem_Free(self.work.room)
+        PyMem_Free(self.work.taken)
 
     cdef take_loops(self, loops):
         cdef int level
@@ -74,27 +88,29 @@ cdef class CompiledPasses(Passes):
 
     cdef go(
         self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=False,
-        bint fresh=False,
+        bint in_order=True,
     ):
-        """Run all tasks of a pass, at the level and on the threads that are best for it."""
+        """Run all tasks of a pass, at the level and on the threads that are best for it.
+
+        But for the update, each pass goes over an array `in_order` of memory.
+        """
         cdef Tuned tuned = self.tuned[which]
         cdef Way way
         if tuned is None:
             name = (f"{self.rule} step", "norm", f"{self.rule} trust ratio", "clip")[which]
             tuned = self.tuned[which] = Tuned(name, self.levels)
-        self.memory.bind()
-        way = tuned.begin(traffic, self.memory.kind, fresh)
+        self.memory.bind(in_order)
+        way = tuned.begin(traffic, self.memory.kind, which == UPDATE and self.memory.is_fresh())
         self.work.loops = self.loops[way.level]
+        if self.memory.kind & GATHERED and not in_order:
+            self.make_rooms(way.threads)
         tuned.end(run(task, &self.work, count, way.threads, traffic, flush))
 
     cdef update(self, ScalarTable table, bint flush):
         if not self.work.tasks:
             self.cut_tasks()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.go(
-            UPDATE, update_task, self.work.task_count, self.memory.traffic, flush,
-            self.memory.is_fresh(),
-        )
+        self.go(UPDATE, update_task, self.work.task_count, self.memory.traffic, flush, False)
 
     cdef double squares(self, double scale, bint flush) except? -1:
         cdef Py_ssize_t tile
@@ -143,6 +159,20 @@ cdef class CompiledPasses(Passes):
     cdef Py_ssize_t blocks(self) noexcept:
         return (self.work.tile_count + BLOCK - 1) // BLOCK
 
+    cdef make_rooms(self, int count):
+        """Make sure that there is a room for each thread, also if later steps may have more."""
+        if count <= self.work.rooms:
+            return
+        count = max(count, allowed_threads())
+        PyMem_Free(self.work.room)
+        PyMem_Free(self.work.taken)
+        self.work.rooms = 0
+        self.work.room = <char*> PyMem_Malloc(count * BLOCK_BYTES)
+        self.work.taken = <fo_taken*> PyMem_Calloc(count, sizeof(fo_taken))
+        if not self.work.room or not self.work.taken:
+            raise MemoryError
+        self.work.rooms = count
+
     cdef cut_tasks(self):
         """Cut the flat space of all elements into tasks."""
         cdef Py_ssize_t i, size, task = 0, start = 0
@@ -170,11 +200,9 @@ cdef class CompiledPasses(Passes):
         if not self.work.tiles:
             raise MemoryError
         for i in range(self.memory.count):
-            start = 0
-            while start < self.memory.tensors[i].size:
+            for start in range(0, self.memory.tensors[i].size, SQUARES_TILE):
                 self.work.tiles[tile] = Tile(i, start, 0, 0)
                 tile += 1
-                start += SQUARES_TILE
 
 
 cdef void* address(capsule) except? NULL:
@@ -209,22 +237,27 @@ cdef inline void update_range(
     is to be done behind it. Otherwise the elements go tile by tile.
     """
     cdef const Loops* loops = &w.loops[tensor.single]
-    cdef bint bounded
+    cdef bint bounded, more
+    cdef char* g
     if not tensor.stepped:
         average(line, loops, tensor, start, n)
         return
     bounded = line[BEFORE] > -INFINITY or line[BEFORE + 1] < INFINITY
-    if tensor.staged or tensor.gathered or bounded:
-        update_tiles(
-            line, loops, tensor, start, n,
-            bounded or tensor.data[EMA] != NULL or tensor.mask != NULL,
-        )
+    if tensor.gathered or tensor.staged or bounded:
+        more = bounded or tensor.data[EMA] != NULL or tensor.mask != NULL
+        if not tensor.gathered:
+            g = tensor.g + start * tensor.stored.itemsize
+            update_tiles(line, loops, tensor, start, n, g, more)
+        elif tensor.route.in_order:
+            update_in_order(line, loops, tensor, start, n, more)
+        else:
+            update_grid(line, w, tensor, start, n, more)
     else:
         if tensor.head > 0:
             if start == 0:
-                call_in_place(line, loops, tensor, 0, tensor.head)
+                call_in_place(line, loops, tensor, 0, tensor.head, <array> tensor.g)
             align(tensor, &start, &n)
-        call_in_place(line, loops, tensor, start, n)
+        call_in_place(line, loops, tensor, start, n, <array> tensor.g + start)
 
 
 cdef inline void align(const Tensor* tensor, Py_ssize_t* start, Py_ssize_t* n) noexcept nogil:
@@ -240,42 +273,120 @@ cdef inline void align(const Tensor* tensor, Py_ssize_t* start, Py_ssize_t* n) n
 
 
 cdef inline void call_in_place(
-    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, array g
 ) noexcept nogil:
     """Run the rule's loop on n elements of arrays on which it can compute as they are."""
     call(
         line, loops, n,
         <array> tensor.data[0] + start,
-        <array> tensor.g + start,
+        g,
         shifted(<array> tensor.data[1], start),
         shifted(<array> tensor.data[2], start),
         shifted(<array> tensor.data[3], start),
     )
 
 
-cdef void update_tiles(
+cdef void update_in_order(
     array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint more
 ) noexcept nogil:
+    """Step n elements of a parameter whose gradient is gathered in the order of its memory."""
+    cdef double[TRANSPOSED] tile
+    cdef char* g = <char*> &tile[0]
+    cdef Py_ssize_t end = start + n, most = TRANSPOSED if tensor.route.down else COPIED
+    cdef Block block
+    most = most * <Py_ssize_t> sizeof(double) // tensor.stored.itemsize
+    while start < end:
+        block = block_at(tensor.route, start, end - start, most)
+        gather_block(g, tensor.route, tensor.g, &block, tensor.zeroing)
+        n = block.rows * block.columns
+        update_block(line, loops, tensor, start, n, g, more)
+        start += n
+
+
+cdef void update_grid(
+    array line, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint more
+) noexcept nogil:
+    """Step the blocks of a grid that begin among n elements of a route."""
+    cdef const Loops* loops = &w.loops[tensor.single]
+    cdef Py_ssize_t end = block_behind(tensor.route, start + n)
+    cdef Block block, following
+    cdef int room
+    cdef char* g
+    start = block_behind(tensor.route, start)
+    if start >= end:
+        return
+    room = fo_enter(w.taken, w.rooms)
+    g = w.room + room * <Py_ssize_t> BLOCK_BYTES
+    while start < end:
+        block = block_at(tensor.route, start, 0, 0)
+        gather_block(g, tensor.route, tensor.g, &block, tensor.zeroing)
+        start += block.rows * block.columns
+        following.columns = 0
+        if start < tensor.size:
+            following = block_at(tensor.route, start, 0, 0)
+        update_rows(line, loops, tensor, &block, &following, g, more)
+    fo_leave(w.taken, room)
+
+
+cdef void update_rows(
+    array line, const Loops* loops, const Tensor* tensor, const Block* block,
+    const Block* following, char* g, bint more,
+) noexcept nogil:
+    """Step the rows of a block, while the gradients of the following one come from memory."""
+    cdef Py_ssize_t[LINES] places
+    cdef Py_ssize_t k, n, column, itemsize = tensor.stored.itemsize
+    cdef Py_ssize_t part = 0, parts = block.rows * ((block.columns + TILE - 1) // TILE)
+    offsets(&places[0], &tensor.route.places, block.row, block.rows)
+    for k in range(block.rows):
+        column = 0
+        while column < block.columns:
+            n = min(<Py_ssize_t> TILE, block.columns - column)
+            if following.columns > 0:
+                prefetch_block(tensor.route, tensor.g, following, part, parts)
+                part += 1
+            update_block(
+                line, loops, tensor, places[k] + block.column + column, n,
+                g + k * block.pitch + column * itemsize, more,
+            )
+            column += n
+
+
+cdef inline void update_block(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, char* g,
+    bint more,
+) noexcept nogil:
+    """Step n elements whose gradient was gathered."""
+    if more or tensor.stored.load != NULL:
+        update_tiles(line, loops, tensor, start, n, g, more)
+    else:
+        call_in_place(line, loops, tensor, start, n, <array> g)
+
+
+cdef void update_tiles(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n,
+    char* stored_g, bint more,
+) noexcept nogil:
+    """Step n elements tile by tile."""
     cdef double[TILE] g_tile
     cdef double[ARRAYS][TILE] tiles
     cdef array[ARRAYS] at
     cdef array g
-    cdef Py_ssize_t end = start + n, size
+    cdef Py_ssize_t end = start + n
     cdef int k
     while start < end:
         n = min(<Py_ssize_t> TILE, end - start)
-        g = gradient(<array> &g_tile[0], tensor, start, n, tensor.zeroing)
+        g = load(<array> &g_tile[0], stored_g, tensor.stored, 0, n)
         for k in range(ARRAYS):
             at[k] = load(<array> &tiles[k][0], tensor.data[k], tensor.stored, start, n)
         call(line, loops, n, at[0], g, at[1], at[2], at[3])
         if tensor.zeroing and not tensor.gathered:
-            size = tensor.stored.itemsize
-            memset(tensor.g + start * size, 0, n * size)
+            memset(stored_g, 0, n * tensor.stored.itemsize)
         if more:
             finish(line + BEFORE, loops, tensor, start, n, at[0], at[EMA])
         for k in range(ARRAYS):
             store(at[k], tensor.data[k], tensor.stored, start, n)
         start += n
+        stored_g += n * tensor.stored.itemsize
 
 
 cdef void average(
@@ -337,70 +448,92 @@ cdef inline double squares_of(
 cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
     cdef const Work* w = <const Work*> work
     cdef const Tensor* tensor
+    cdef Gathered held
     cdef Tile* tile
-    cdef Py_ssize_t k
-    for k in range(block * BLOCK, min(w.tile_count, (block + 1) * BLOCK)):
+    cdef Py_ssize_t k, end = min(w.tile_count, (block + 1) * BLOCK)
+    held.tensor = NULL
+    for k in range(block * BLOCK, end):
         tile = &w.tiles[k]
         tensor = &w.tensors[tile.tensor]
         if not tensor.stepped:
             tile.squares = 0
         elif tensor.single:
-            tile.squares = sum_gradient(<f32> NULL, w, tensor, tile.start)
+            tile.squares = sum_gradient(<f32> NULL, w, tensor, tile.start, end - k, &held)
         else:
-            tile.squares = sum_gradient(<f64> NULL, w, tensor, tile.start)
+            tile.squares = sum_gradient(<f64> NULL, w, tensor, tile.start, end - k, &held)
 
 
 cdef double sum_gradient(
-    array _, const Work* w, const Tensor* tensor, Py_ssize_t start
+    array _, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t tiles,
+    Gathered* held,
 ) noexcept nogil:
-    """Sum the squares of one tile of a gradient."""
+    """Sum the squares of one tile of a gradient, of so many that one thread sums."""
     cdef double[SQUARES_TILE] g_tile
     cdef Py_ssize_t n = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
-    cdef array g = gradient(<array> &g_tile[0], tensor, start, n, False)
+    cdef array g = gradient(<array> &g_tile[0], tensor, start, n, tiles, held)
     return squares_of(g, &w.loops[tensor.single], n, w.scale)
+
+
+cdef inline array gradient(
+    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, Py_ssize_t tiles,
+    Gathered* held,
+) noexcept nogil:
+    """Return where a loop finds n elements of a gradient: in place, gathered or staged."""
+    cdef char* at = tensor.g + start * tensor.stored.itemsize
+    if tensor.gathered:
+        at = gathered(held, tensor, start, n, min(tiles * SQUARES_TILE, tensor.size - start))
+    return load(tile, at, tensor.stored, 0, n)
 
 
 cdef void sum_directions(void* work, Py_ssize_t block) noexcept nogil:
     cdef const Work* w = <const Work*> work
     cdef const Tensor* tensor
+    cdef Gathered held
     cdef Tile* tile
-    cdef Py_ssize_t k
-    for k in range(block * BLOCK, min(w.tile_count, (block + 1) * BLOCK)):
+    cdef Py_ssize_t k, end = min(w.tile_count, (block + 1) * BLOCK)
+    held.tensor = NULL
+    for k in range(block * BLOCK, end):
         tile = &w.tiles[k]
         tensor = &w.tensors[tile.tensor]
         if tensor.stepped:
             if tensor.single:
-                sum_direction(<f32> &w.singles[tensor.line * SCALARS], w, tensor, tile)
+                sum_direction(
+                    <f32> &w.singles[tensor.line * SCALARS], w, tensor, tile, end - k, &held
+                )
             else:
-                sum_direction(<f64> &w.doubles[tensor.line * SCALARS], w, tensor, tile)
+                sum_direction(
+                    <f64> &w.doubles[tensor.line * SCALARS], w, tensor, tile, end - k, &held
+                )
 
 
 cdef void sum_direction(
-    array line, const Work* w, const Tensor* tensor, Tile* tile
+    array line, const Work* w, const Tensor* tensor, Tile* tile, Py_ssize_t tiles,
+    Gathered* held,
 ) noexcept nogil:
     """Sum the squares of one tile of a parameter and of the direction of its step.
 
     The loop of a rule with a trust ratio, if it is given a place for the direction, writes the
     direction there and nothing else.
     """
-    cdef double[SQUARES_TILE] p_tile, u_tile
-    cdef double[TILE] g_tile
-    cdef double[STATE][TILE] tiles
-    cdef array u = <array> &u_tile[0], g
+    cdef double[SQUARES_TILE] p_tile, u_tile, g_tile
+    cdef double[STATE][TILE] state_tiles
+    cdef array u = <array> &u_tile[0]
     cdef array[STATE] s
     cdef const Loops* loops = &w.loops[tensor.single]
     cdef Py_ssize_t n, at = 0, start = tile.start
     cdef Py_ssize_t count = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
+    cdef array g = gradient(<array> &g_tile[0], tensor, start, count, tiles, held)
     cdef array p = load(<array> &p_tile[0], tensor.data[0], tensor.stored, start, count)
     cdef int k
     while at < count:
         n = min(<Py_ssize_t> TILE, count - at)
-        g = gradient(<array> &g_tile[0], tensor, start + at, n, False)
         for k in range(STATE):
-            s[k] = load(<array> &tiles[k][0], tensor.data[k + 1], tensor.stored, start + at, n)
+            s[k] = load(
+                <array> &state_tiles[k][0], tensor.data[k + 1], tensor.stored, start + at, n
+            )
             if k + 1 == tensor.direction:
                 s[k] = u + at
-        call(line, loops, n, p + at, g, s[0], s[1], s[2])
+        call(line, loops, n, p + at, g + at, s[0], s[1], s[2])
         at += n
     tile.squares_of_p = squares_of(p, loops, count, 1)
     tile.squares = squares_of(u, loops, count, 1)
@@ -427,23 +560,41 @@ cdef void clip_task(void* work, Py_ssize_t task) noexcept nogil:
 cdef void clip_range(
     array line, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
 ) noexcept nogil:
-    """Clip n elements of a gradient: where they are if the loop can compute on them there."""
-    cdef double[TILE] g_tile
-    cdef array tile = <array> &g_tile[0], g
+    """Clip n elements of a gradient: where they are, or gathered block by block and brought back."""
+    cdef double[TRANSPOSED] room
+    cdef char* g = <char*> &room[0]
     cdef const Loops* loops = &w.loops[tensor.single]
-    cdef Py_ssize_t end = start + n
-    if not tensor.gathered and tensor.stored.load == NULL:
-        clip_elements(<array> tensor.g + start, loops, n, line)
+    cdef Py_ssize_t end = start + n, most = <Py_ssize_t> sizeof(room) // tensor.stored.itemsize
+    cdef Block block
+    if not tensor.gathered:
+        clip_stored(line, loops, tensor, tensor.g + start * tensor.stored.itemsize, n)
         return
     while start < end:
-        n = min(<Py_ssize_t> TILE, end - start)
-        g = gradient(tile, tensor, start, n, False)
-        clip_elements(g, loops, n, line)
-        if tensor.gathered:
-            scatter(g, tensor, start, n)
-        else:
-            store(g, tensor.g, tensor.stored, start, n)
+        block = block_at(tensor.route, start, end - start, most)
+        gather_block(g, tensor.route, tensor.g, &block, False)
+        n = block.rows * block.columns
+        clip_stored(line, loops, tensor, g, n)
+        scatter_block(tensor.g, tensor.route, g, &block)
         start += n
+
+
+cdef void clip_stored(
+    array line, const Loops* loops, const Tensor* tensor, char* g, Py_ssize_t n
+) noexcept nogil:
+    """Clip n elements, one behind the other, in the format of their tensor."""
+    cdef double[TILE] tile
+    cdef array x
+    cdef Py_ssize_t count
+    if tensor.stored.load == NULL:
+        clip_elements(<array> g, loops, n, line)
+        return
+    while n > 0:
+        count = min(<Py_ssize_t> TILE, n)
+        x = load(<array> &tile[0], g, tensor.stored, 0, count)
+        clip_elements(x, loops, count, line)
+        store(x, g, tensor.stored, 0, count)
+        g += count * tensor.stored.itemsize
+        n -= count
 
 
 cdef inline void clip_elements(

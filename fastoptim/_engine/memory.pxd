@@ -24,7 +24,7 @@ cdef class Tensors:
     cdef readonly list formats, grads
 
     cdef allocate(self, Py_ssize_t count)
-    cdef bind(self)
+    cdef bind(self, bint in_order)
     cdef void note_kind(self, bint gathered) noexcept
     cdef bint is_fresh(self) noexcept
     cdef gradient_label(self, Py_ssize_t i)
@@ -59,7 +59,9 @@ cdef class Memory(Tensors):
     cdef as_gradient(self, Py_ssize_t i, g)
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1
     cdef raise_changed(self, Owned* owned, bint writing)
-    cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1
+    cdef int bind_gradient(
+        self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g, bint in_order
+    ) except -1
     cdef int find_gap(
         self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high
     ) except -1

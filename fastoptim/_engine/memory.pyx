@@ -11,12 +11,13 @@ from cpython.object cimport PyObject
 from libc.stdint cimport UINTPTR_MAX, uintptr_t
 
 from fastoptim._engine.arrays cimport (
-    LINE, LONG, Range, Walk, address_of, array_over, as_array, axes_of, check_layout, check_mask,
+    LINE, LONG, Range, address_of, array_over, as_array, axes_of, check_layout, check_mask,
     check_state, check_zeroed, descr_of, dtype_of, fits, flags_of, is_dense, is_ndarray,
-    is_state_of, itemsize_of, layout_format, memory_of, memory_order, overlaps_itself, raise_unfit,
+    is_state_of, itemsize_of, layout_format, memory_of, overlaps_itself, raise_unfit,
     same_strides, shape_of, size_of, sort_by_address
 )
 from fastoptim._engine.formats cimport Format, format_of, known_format
+from fastoptim._engine.layouts cimport find_route, new_route
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
 from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 
@@ -40,7 +41,7 @@ cdef class Tensors:
         cdef Py_ssize_t i
         if self.tensors:
             for i in range(self.count):
-                PyMem_Free(self.tensors[i].walk)
+                PyMem_Free(self.tensors[i].route)
         PyMem_Free(self.tensors)
 
     cdef allocate(self, Py_ssize_t count):
@@ -50,8 +51,12 @@ cdef class Tensors:
             raise MemoryError
         self.count, self.formats = count, []
 
-    cdef bind(self):
-        """Check all arrays of the pass under way, and note where the gradients are."""
+    cdef bind(self, bint in_order):
+        """Check all arrays of the pass under way, and note where the gradients are.
+
+        Those in another layout are gone through `in_order` of their parameter's memory or, if that
+        does not matter, in an order that suits both.
+        """
         raise NotImplementedError
 
     cdef void note_kind(self, bint gathered) noexcept:
@@ -142,13 +147,13 @@ cdef class Gradients(Tensors):
         tensor.size, tensor.g = size_of(g), cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
         if tensor.gathered:
-            find_way(tensor, g, g)
+            lay_route(tensor, g, g, True)
             self.kinds |= GATHERED
         self.kinds |= kinds_of(tensor)
         self.traffic += cnp.PyArray_NBYTES(g)
         self.formats.append(found)
 
-    cdef bind(self):
+    cdef bind(self, bint in_order):
         self.note_kind(False)  # all else was done when they came here
 
     cdef gradient_label(self, Py_ssize_t i):
@@ -367,7 +372,7 @@ cdef class Memory(Tensors):
             return np.asarray(g)  # NumPy's reductions give scalars, for 0-d parameters
         return as_array(self.labels[i][1], g)
 
-    cdef bind(self):
+    cdef bind(self, bint in_order):
         cdef Py_ssize_t i, count = self.count, owned_count = self.owned_count
         cdef Owned* owned = self.owned
         cdef Tensor* tensors = self.tensors
@@ -385,7 +390,7 @@ cdef class Memory(Tensors):
                 if is_laid_out_as_param(tensor, g) and is_in_gap(tensor, g):
                     tensor.g, tensor.gathered = address_of(g), False
                 else:
-                    self.bind_gradient(i, tensor, <cnp.ndarray> g)
+                    self.bind_gradient(i, tensor, <cnp.ndarray> g, in_order)
                     gathered = gathered or tensor.gathered
         self.note_kind(gathered)
         if self.zeroing:
@@ -409,7 +414,9 @@ cdef class Memory(Tensors):
             "found an array resized since"
         )
 
-    cdef int bind_gradient(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g) except -1:
+    cdef int bind_gradient(
+        self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g, bint in_order
+    ) except -1:
         """Check a gradient, in whatever layout it is, and note where it is."""
         cdef cnp.ndarray p = <cnp.ndarray> PyList_GET_ITEM(self.params, i)
         cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
@@ -420,7 +427,7 @@ cdef class Memory(Tensors):
         tensor.g = cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, p))
         if tensor.gathered:
-            find_way(tensor, g, p)
+            lay_route(tensor, g, p, in_order)
             r = memory_of(g, i, 0)
             low, high = r.low, r.high
         if low < tensor.gap_low or high > tensor.gap_high:
@@ -526,11 +533,9 @@ cdef int kinds_of(const Tensor* tensor) noexcept:
     return (SINGLE if tensor.single else DOUBLE) | (STAGED if tensor.staged else 0)
 
 
-cdef int find_way(Tensor* tensor, cnp.ndarray g, cnp.ndarray like) except -1:
+cdef int lay_route(Tensor* tensor, cnp.ndarray g, cnp.ndarray like, bint in_order) except -1:
     """Note how to go through a gradient, which may be misaligned, in the memory order of `like`."""
-    if not tensor.walk:
-        tensor.walk = <Walk*> PyMem_Calloc(1, sizeof(Walk))
-        if not tensor.walk:
-            raise MemoryError
-    memory_order(tensor.walk, g, like)
+    if not tensor.route:
+        tensor.route = new_route(cnp.PyArray_NDIM(like))
+    find_route(tensor.route, g, like, in_order)
     return 0

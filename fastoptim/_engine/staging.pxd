@@ -1,7 +1,7 @@
 from libc.stdint cimport uintptr_t
 
-from fastoptim._engine.arrays cimport Walk
 from fastoptim._engine.formats cimport Stored
+from fastoptim._engine.layouts cimport Route
 from fastoptim._loop cimport f32, f64
 
 cdef enum:
@@ -9,6 +9,7 @@ cdef enum:
     EMA = STATE + 1  # the place of the average among the arrays that a step writes, behind p
     ARRAYS = EMA + 1  # how many arrays of a parameter a step writes, at the most
     TILE = 512  # elements that are staged at a time: 4 KB of doubles on the stack for each array
+    ROOM = 4096  # doubles, for gradients in another layout: 32 KB on the stack
 
 ctypedef fused array:
     f32
@@ -38,34 +39,23 @@ cdef struct Tensor:
     char* g
     (char*)[ARRAYS] data  # the addresses of p, state and average, NULL where there is none
     const unsigned char* mask
-    Walk* walk  # allocated when a gradient first needs it
+    Route* route  # allocated when a gradient first needs it
     Py_ssize_t first  # the number of p among the arrays that a step writes
     int states  # how many state arrays the rule has, also those that there are not
     int direction  # the place of u among the arrays; 0: the rule has no trust ratio
     bint zeroing  # whether the step leaves zeros in g
     bint unstarted  # whether the average is to start at the next step, as the parameter is then
 
-cdef void gather(
-    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
+cdef struct Gathered:
+    # Elements of a gradient that were gathered ahead, in the order of its parameter's memory.
+    const Tensor* tensor  # NULL before the first
+    Py_ssize_t start
+    Py_ssize_t end
+    double[ROOM] room
+
+cdef char* gathered(
+    Gathered* held, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, Py_ssize_t ahead
 ) noexcept nogil
-
-
-cdef void scatter(
-    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
-) noexcept nogil
-
-
-cdef inline array gradient(
-    array tile, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint zeroing
-) noexcept nogil:
-    """Return where a loop finds n elements of the gradient: in place, or staged in a tile.
-
-    With `zeroing`, elements that have to be gathered are zeroed here, others by the caller.
-    """
-    if tensor.gathered:
-        gather(tile, tensor, start, n, zeroing)
-        return tile
-    return load(tile, tensor.g, tensor.stored, start, n)
 
 
 cdef inline array load(

@@ -59,12 +59,12 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = self.memory
         cdef Py_ssize_t i, k
         found = []
-        memory.bind()
+        memory.bind(True)
         with FloatingPoint(flush):
             for i in range(memory.count):
                 if memory.tensors[i].line >= 0:
                     found.append((i, self.updated(i, self.rounded(table, i))))
-        memory.bind()  # code of the user, such as a signal handler, may have run since
+        memory.bind(True)  # code of the user, such as a signal handler, may have run since
         for i, arrays in found:
             for k in range(ARRAYS):
                 if arrays[k] is not None:
@@ -109,7 +109,7 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = self.memory
         cdef Py_ssize_t i
         cdef double total = 0
-        memory.bind()
+        memory.bind(True)
         with FloatingPoint(flush):
             for i in range(memory.count):
                 if memory.tensors[i].stepped:
@@ -122,7 +122,7 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = self.memory
         cdef Py_ssize_t i
         found = []
-        memory.bind()
+        memory.bind(True)
         with FloatingPoint(flush):
             for i in range(memory.count):
                 if memory.tensors[i].stepped:
