@@ -20,13 +20,12 @@ from fastoptim._config import config
 # Of a call, by the number of arrays. Who makes one cheaper, or has a reason to make it dearer,
 # writes the new counts here, and the reason into the commit.
 COUNTS = {
-    ("opt.step(grads)", 1): 1,
-    ("opt.step(grads)", 100): 1,
-    ("opt.step(grads)", 10_000): 1,
-    ("fo.global_norm(grads)", 1_000): 1,
-    ("fo.clip_grad_value_(grads, 0.5)", 1_000): 1,
-    ("fo.Adam(params)", 1_000): 1,
-    ("opt.load_state_dict(saved)", 1_000): 1,
+    ("opt.step(grads)", 1): 15_309,
+    ("opt.step(grads)", 100): 49_819,
+    ("opt.step(grads)", 10_000): 3_516_170,
+    ("fo.global_norm(grads)", 1_000): 826_027,
+    ("fo.clip_grad_value_(grads, 0.5)", 1_000): 1_357_693,
+    ("fo.Adam(params)", 1_000): 24_899_721,
 }
 SLACK = 1.02
 COUNTED_WITH = "gcc 12, Python 3.11, x86_64"
@@ -37,7 +36,6 @@ arrays, elements, calls = map(int, sys.argv[1:])
 params = [np.ones(elements, "float32") for _ in range(arrays)]
 grads = [np.ones(elements, "float32") for _ in range(arrays)]
 opt = fo.Adam(params)
-saved = opt.state_dict()
 for _ in range(calls):
     {call}
 """
