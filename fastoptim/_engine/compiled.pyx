@@ -560,7 +560,7 @@ cdef void clip_task(void* work, Py_ssize_t task) noexcept nogil:
 cdef void clip_range(
     array line, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n
 ) noexcept nogil:
-    """Clip n elements of a gradient: where they are, or gathered block by block and brought back."""
+    """Clip n elements of a gradient: in place, or gathered block by block and brought back."""
     cdef double[TRANSPOSED] room
     cdef char* g = <char*> &room[0]
     cdef const Loops* loops = &w.loops[tensor.single]
