@@ -13,7 +13,8 @@ import numpy as np
 
 from ._containers import Array
 from ._engine.formats import format_of
-from ._groups import EMA, ParamGroup, each_param
+from ._groups import ParamGroup, each_param
+from ._hyper import EMA
 from ._rule import Rule
 
 LINE = 64  # bytes of a cache line

@@ -18,7 +18,8 @@ from ._engine.changes import change
 from ._engine.entry import Entry
 from ._engine.machine import can_flush
 from ._engine.plan import Plan, ShownEma
-from ._groups import EMA, ParamGroup, watched
+from ._groups import ParamGroup, watched
+from ._hyper import EMA
 from ._kinds import Divisor, checked
 from ._rule import Rule
 from ._settings import WithSettings

@@ -62,7 +62,7 @@ def _steps_of(cls: type[Optimizer]) -> Callable[[Function], Function]:
     def decorate(declared: Function) -> Function:
         @wraps(declared)
         def function(*args: Any, **kwargs: Any) -> None:
-            rule.apply(_levels.loops[rule.loop], *args, **kwargs)
+            rule.apply(_levels.loops[rule.loop], args, kwargs)
 
         if declared.__doc__ is not None:  # Python leaves it out with -OO
             function.__doc__ = function_doc(declared.__doc__, rule, cls)
@@ -77,7 +77,7 @@ def sgd(
     g: Array,
     v: Array | None = None,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 0.001,
     momentum: Scheduled[float] = 0.0,
     dampening: Scheduled[float] = 0.0,
@@ -106,7 +106,7 @@ def momentum(
     g: Array,
     v: Array,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 0.01,
     momentum: Scheduled[float] = 0.9,
     form: Scheduled[Form] = "averaged",
@@ -138,7 +138,7 @@ def rmsprop(
     g_avg: Array | None = None,
     b: Array | None = None,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 0.01,
     alpha: Scheduled[float] = 0.99,
     eps: Scheduled[float] = 1e-08,
@@ -269,7 +269,7 @@ def adadelta(
     v: Array,
     u: Array,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 1.0,
     rho: Scheduled[float] = 0.9,
     eps: Scheduled[float] = 1e-06,
@@ -392,7 +392,7 @@ def rprop(
     prev: Array,
     step_size: Array,
     *,
-    step: int,
+    step: int | None = None,
     etas: ScheduledPair = (0.5, 1.2),
     step_sizes: ScheduledPair = (1e-06, 50.0),
     weight_decay: Scheduled[float] = 0.0,
@@ -450,7 +450,7 @@ def lion(
     g: Array,
     m: Array,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 0.0001,
     betas: ScheduledPair = (0.9, 0.99),
     weight_decay: Scheduled[float] = 0.0,
@@ -542,7 +542,7 @@ def lars(
     g: Array,
     v: Array,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 1.0,
     momentum: Scheduled[float] = 0.9,
     trust_coefficient: Scheduled[float] = 0.001,

@@ -62,9 +62,11 @@ def declaration(cls):
         if p.name == "step":
             lines.append("*")
         is_array = p.kind is p.POSITIONAL_OR_KEYWORD
-        array = "Array" if p.default is p.empty else "Array | None"
+        hint = "Array" if is_array else "int" if p.name == "step" else hints[p.name]
+        if (is_array or p.name == "step") and p.default is not p.empty:
+            hint += " | None"
         default = "" if p.default is p.empty else f" = {p.default!r}".replace("'", '"')
-        lines.append(f"{p.name}: {array if is_array else hints[p.name]}{default}")
+        lines.append(f"{p.name}: {hint}{default}")
     arguments = "".join(f"    {line},\n" for line in lines)
     name = cls.__name__
     return (
@@ -118,7 +120,7 @@ def test_they_look_like_functions():
     assert functional.adam.__name__ == "adam"
     assert functional.adam.__module__ == "fastoptim.functional"
     assert pickle.loads(pickle.dumps(functional.adam)) is functional.adam
-    assert repr(reference.sgd).startswith("<rule sgd(p, g, v=None, *, step, lr=0.001")
+    assert repr(reference.sgd).startswith("<rule sgd(p, g, v=None, *, step=None, lr=0.001")
 
 
 def ones(n=3, dtype=np.float64):
