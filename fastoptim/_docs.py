@@ -96,8 +96,8 @@ def _parameters(rule: Rule, name: str, described: dict[str, str]) -> list[str]:
         found.append("step : int\n    The number of the step, counted from 1.")
     else:
         found.append(
-            "step : int, optional\n    The number of the step, counted from 1: needed by schedules, "
-            "and where the first step is\n    not like the others."
+            "step : int, optional\n    The number of the step, counted from 1. Schedules need it, "
+            "and so does a first\n    step that is not like the others."
         )
     hyper = [p.name for p in rule.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
     return found + [described[name] for name in hyper if name != "step"]

@@ -5,7 +5,8 @@ There is one function for each class of `fastoptim.optimizers`, and so for each 
 ``functional.adam(p, g, m, v, v_max=None, *, step, lr=0.001, betas=(0.9, 0.999), ...)`` takes the
 step-th step (counted from 1), updating p and the state arrays in place, and raises what the
 optimizer classes raise, before anything has changed. The arrays are float32 or float64, all of
-one dtype, shape and dense layout; g may have any layout. A hyperparameter may be a schedule.
+one dtype, shape and dense layout; g may have any layout. A hyperparameter may be a schedule. Rules
+whose steps are all alike, such as gradient descent, need no ``step``.
 
 >>> import numpy as np
 >>> from fastoptim import functional
@@ -94,7 +95,7 @@ def sgd(
     >>> import numpy as np
     >>> from fastoptim import functional
     >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 0.0])
-    >>> functional.sgd(p, g, step=1, lr=0.1)
+    >>> functional.sgd(p, g, lr=0.1)
     >>> p
     array([0.7, 2. ])
     """
