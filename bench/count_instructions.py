@@ -1,8 +1,8 @@
 """Count the instructions of a step: ``python bench/count_instructions.py``.
 
-Unlike times these repeat, on any machine with valgrind. Adam steps arrays of 16 float32 elements,
-so that the path to the loop outweighs the loop. The count is the difference between a run with
-few steps and one with many, divided by the number of steps between.
+Unlike times these repeat, on any machine with valgrind. The arrays have 16 elements, so that the
+path to the loop outweighs the loop. The count is the difference between a run with few steps and
+one with many, divided by the number of steps between.
 
 Another compiler or another Python makes other instructions of the same sources. There the counts
 are shown without a budget, and none is too high.
@@ -14,25 +14,61 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 from fastoptim._config import config
 
-# Of a step, by the number of arrays. Who makes a step cheaper, or has a reason to make it dearer,
-# writes the new counts here, and the reason into the commit.
-COUNTS = {1: 15_321, 100: 67_312, 10_000: 5_265_967}
 SLACK = 1.02
 COUNTED_WITH = "gcc 12, Python 3.11, x86_64"
-ELEMENTS = 16
 PROGRAM = """
 import sys, numpy as np, fastoptim as fo
-arrays, elements, steps = map(int, sys.argv[1:])
-params = [np.ones(elements, "float32") for _ in range(arrays)]
-grads = [np.ones(elements, "float32") for _ in range(arrays)]
-opt = fo.Adam(params)
-for _ in range(steps):
-    opt.step(grads)
+def ones(arrays):
+    return [np.ones(16, "float32") for _ in range(arrays)]
+{setup}
+for t in range(1, 1 + int(sys.argv[1])):
+    {step}
 """
 QUIET = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "FASTOPTIM_NUM_THREADS": "1"}
+
+
+class Case(NamedTuple):
+    """What is counted: a statement for each step, t, and what comes before the first."""
+
+    counted: int  # instructions of a step
+    setup: str
+    step: str = "opt.step(grads)"
+    steps: int = 500
+
+
+def of_arrays(counted: int, arrays: int) -> Case:
+    """Return the case of an Adam on some arrays."""
+    setup = f"opt, grads = fo.Adam(ones({arrays})), ones({arrays})"
+    return Case(counted, setup, steps=max(20, 2000 // arrays))
+
+
+GROUPS = "opt, grads = fo.Adam([{'params': p} for p in ones(2)]), ones(2)"
+STATE = "(p, g, m), v = ones(3), np.zeros(16, 'float32')"
+
+# Who makes a step cheaper, or has a reason to make it dearer, writes the new counts here, and the
+# reason into the commit.
+CASES = {
+    "1 array": of_arrays(15_321, 1),
+    "100 arrays": of_arrays(67_312, 100),
+    "10,000 arrays": of_arrays(5_265_967, 10_000),
+    "2 groups": Case(0, GROUPS),
+    "lr is set": Case(0, of_arrays(0, 1).setup, "opt.lr = 0.1 / t; opt.step(grads)"),
+    "lr is set, 2 groups": Case(0, GROUPS, "opt.lr = 0.1 / t; opt.step(grads)"),
+    "lr is a schedule": Case(
+        0, "opt, grads = fo.Adam(ones(1), lr=fo.schedules.Step(0.1, step_size=9)), ones(1)"
+    ),
+    "lr and weight_decay are": Case(
+        0,
+        "opt, grads = fo.Adam(ones(1), lr=fo.schedules.Step(0.1, step_size=9), "
+        "weight_decay=fo.schedules.Step(0.1, step_size=9)), ones(1)",
+    ),
+    "functional.adam": Case(0, STATE, "fo.functional.adam(p, g, m, v, step=t, lr=0.1)"),
+    "functional.sgd": Case(0, STATE, "fo.functional.sgd(p, g, lr=0.1)"),
+}
 
 
 def environment() -> str:
@@ -41,10 +77,11 @@ def environment() -> str:
     return f"{compiler}, Python {sys.version_info[0]}.{sys.version_info[1]}, {platform.machine()}"
 
 
-def instructions(arrays: int, steps: int) -> int:
+def instructions(case: Case, steps: int) -> int:
     """Return the instructions of a process that takes so many steps."""
+    program = PROGRAM.format(setup=case.setup, step=case.step)
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}"]
-    command += [sys.executable, "-c", PROGRAM, *map(str, (arrays, ELEMENTS, steps))]
+    command += [sys.executable, "-c", program, str(steps)]
     run = subprocess.run(
         command, env=os.environ | QUIET, capture_output=True, text=True, check=False
     )
@@ -63,15 +100,15 @@ def main() -> int:
     if not held:
         print(f"no budgets: they are those of {COUNTED_WITH}, and this is {here}")
     over = 0
-    print(f"{'arrays':>8}{'a step':>12}{'an array':>10}{'budget':>12}")
-    for arrays, counted in COUNTS.items():
-        few, many = 10, 10 + max(20, 2000 // arrays)
-        count = (instructions(arrays, many) - instructions(arrays, few)) // (many - few)
-        budget = int(SLACK * counted)
+    print(f"{'':24}{'a step':>12}{'budget':>12}")
+    for name, case in CASES.items():
+        few, many = 10, 10 + case.steps
+        count = (instructions(case, many) - instructions(case, few)) // (many - few)
+        budget = int(SLACK * case.counted)
         too_many = held and count > budget
         over += too_many
         print(
-            f"{arrays:>8,}{count:>12,}{count // arrays:>10,}{f'{budget:,}' if held else 'none':>12}"
+            f"{name:24}{count:>12,}{f'{budget:,}' if held else 'none':>12}"
             + ("  over the budget" if too_many else ""),
             flush=True,
         )

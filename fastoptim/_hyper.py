@@ -46,6 +46,7 @@ class Hyper(Mapping[str, Any]):
     __slots__ = (
         "_after",
         "_before",
+        "_counting",
         "_line",
         "_own",
         "_values",
@@ -79,6 +80,7 @@ class Hyper(Mapping[str, Any]):
         self._before: Any = before
         self._after: Any = after
         self._own = tuple(values.values())[: len(rule.own)]
+        self._counting = rule.counting
         self._line: StepScalars | None = None  # of all steps, if they have the same scalars
 
     def __getitem__(self, name: str) -> Any:
@@ -135,11 +137,10 @@ class Hyper(Mapping[str, Any]):
         """
         if self.schedules:
             return self.at(t - 1).scalars(t)
-        rule = self.rule
-        if rule.counts:
-            return self._before, self._after, rule.scalars(t, *self._own)
+        if self._counting is not None:
+            return self._before, self._after, self._counting(t, *self._own)
         if self._line is None:
-            self._line = self._before, self._after, rule.scalars(*self._own)
+            self._line = self._before, self._after, self.rule.scalars(*self._own)
         return self._line
 
     def checked_scalars(self, t: int) -> StepScalars:

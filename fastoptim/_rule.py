@@ -118,7 +118,7 @@ class Rule:
         _, _, *rest = inspect.signature(update).parameters.values()
         self.update = update
         self.scalars = scalars
-        self.counts = step is not None  # whether scalars depend on the number of the step
+        self.counting = scalars if step is not None else None  # what depends on the step's number
         self.needs_step = step is not None and step.default is REQUIRED
         self.needs = dict(needs or {})
         self.starts = dict(starts or {})

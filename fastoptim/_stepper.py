@@ -265,17 +265,18 @@ class Stepper(WithSettings):
         groups = self._groups
         if len(groups) == 1:
             return groups[0].container.order("grads", grads)
-        expected = f"expected a sequence of {len(groups)} containers, one for each param group"
-        if not isinstance(grads, Sequence):
-            raise TypeError(f"grads: {expected}, found {type(grads).__name__}")
-        grads = list(grads)
-        if len(grads) != len(groups):
-            raise ValueError(f"grads: {expected}, found {len(grads)}")
-        return [
-            g
-            for number, (group, container) in enumerate(zip(groups, grads, strict=True))
-            for g in group.container.order(f"grads[{number}]", container)
-        ]
+        # To tell a list or a tuple takes next to no time.
+        given = [*grads] if isinstance(grads, (list, tuple, Sequence)) else None
+        if given is None or len(given) != len(groups):
+            wrong = TypeError if given is None else ValueError
+            raise wrong(
+                f"grads: expected a sequence of {len(groups)} containers, one for each param group, "
+                f"found {type(grads).__name__ if given is None else len(given)}"
+            )
+        found: list[Any] = []
+        for number, group in enumerate(groups):
+            found += group.container.order(f"grads[{number}]", given[number])
+        return found
 
     def _adopting(self, settings: dict[str, Any]) -> Change:
         """Return what to change to take settings that have been checked."""
