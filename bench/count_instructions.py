@@ -1,8 +1,8 @@
-"""Count the instructions of a call: ``python bench/count_instructions.py``.
+"""Count the instructions of a step: ``python bench/count_instructions.py``.
 
-Unlike times these repeat, on any machine with valgrind. Adam steps arrays of 16 float32 elements,
-so that the path to the loop outweighs the loop. The count is the difference between a run with
-few calls and one with many, divided by the number of calls between.
+Unlike times these repeat, on any machine with valgrind. The arrays have 16 elements, so that the
+path to the loop outweighs the loop. The count is the difference between a run with few steps and
+one with many, divided by the number of steps between.
 
 Another compiler or another Python makes other instructions of the same sources. There the counts
 are shown without a budget, and none is too high.
@@ -14,32 +14,69 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 from fastoptim._config import config
 
-# Of a call, by the number of arrays. Who makes one cheaper, or has a reason to make it dearer,
-# writes the new counts here, and the reason into the commit.
-COUNTS = {
-    ("opt.step(grads)", 1): 15_309,
-    ("opt.step(grads)", 100): 49_819,
-    ("opt.step(grads)", 10_000): 3_516_170,
-    ("fo.global_norm(grads)", 1_000): 826_027,
-    ("fo.clip_grad_value_(grads, 0.5)", 1_000): 1_357_693,
-    ("fo.Adam(params)", 1_000): 24_899_721,
-}
 SLACK = 1.02
 COUNTED_WITH = "gcc 12, Python 3.11, x86_64"
-ELEMENTS = 16
 PROGRAM = """
 import sys, numpy as np, fastoptim as fo
-arrays, elements, calls = map(int, sys.argv[1:])
-params = [np.ones(elements, "float32") for _ in range(arrays)]
-grads = [np.ones(elements, "float32") for _ in range(arrays)]
-opt = fo.Adam(params)
-for _ in range(calls):
-    {call}
+def ones(arrays):
+    return [np.ones(16, "float32") for _ in range(arrays)]
+{setup}
+for t in range(1, 1 + int(sys.argv[1])):
+    {step}
 """
 QUIET = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "FASTOPTIM_NUM_THREADS": "1"}
+
+
+class Case(NamedTuple):
+    """What is counted: a statement for each step, t, and what comes before the first."""
+
+    counted: int  # instructions of a step
+    setup: str
+    step: str = "opt.step(grads)"
+    steps: int = 500
+
+
+def of_arrays(counted: int, arrays: int) -> Case:
+    """Return the case of an Adam on some arrays."""
+    setup = f"opt, grads = fo.Adam(ones({arrays})), ones({arrays})"
+    return Case(counted, setup, steps=max(20, 2000 // arrays))
+
+
+def of_call(counted: int, step: str) -> Case:
+    """Return the case of a call on 1,000 arrays."""
+    return Case(counted, "params, grads = ones(1000), ones(1000)", step, steps=20)
+
+
+GROUPS = "opt, grads = fo.Adam([{'params': p} for p in ones(2)]), ones(2)"
+STATE = "(p, g, m), v = ones(3), np.zeros(16, 'float32')"
+
+# Who makes a step cheaper, or has a reason to make it dearer, writes the new counts here, and the
+# reason into the commit.
+CASES = {
+    "1 array": of_arrays(15_321, 1),
+    "100 arrays": of_arrays(67_312, 100),
+    "10,000 arrays": of_arrays(5_265_967, 10_000),
+    "2 groups": Case(0, GROUPS),
+    "lr is set": Case(0, of_arrays(0, 1).setup, "opt.lr = 0.1 / t; opt.step(grads)"),
+    "lr is set, 2 groups": Case(0, GROUPS, "opt.lr = 0.1 / t; opt.step(grads)"),
+    "lr is a schedule": Case(
+        0, "opt, grads = fo.Adam(ones(1), lr=fo.schedules.Step(0.1, step_size=9)), ones(1)"
+    ),
+    "lr and weight_decay are": Case(
+        0,
+        "opt, grads = fo.Adam(ones(1), lr=fo.schedules.Step(0.1, step_size=9), "
+        "weight_decay=fo.schedules.Step(0.1, step_size=9)), ones(1)",
+    ),
+    "global_norm, 1,000": of_call(826_027, "fo.global_norm(grads)"),
+    "clip_grad_value_, 1,000": of_call(1_357_693, "fo.clip_grad_value_(grads, 0.5)"),
+    "making one of 1,000": of_call(24_899_721, "fo.Adam(params)"),
+    "functional.adam": Case(0, STATE, "fo.functional.adam(p, g, m, v, step=t, lr=0.1)"),
+    "functional.sgd": Case(0, STATE, "fo.functional.sgd(p, g, lr=0.1)"),
+}
 
 
 def environment() -> str:
@@ -48,11 +85,11 @@ def environment() -> str:
     return f"{compiler}, Python {sys.version_info[0]}.{sys.version_info[1]}, {platform.machine()}"
 
 
-def instructions(call: str, arrays: int, calls: int) -> int:
-    """Return the instructions of a process that makes so many calls."""
+def instructions(case: Case, steps: int) -> int:
+    """Return the instructions of a process that takes so many steps."""
+    program = PROGRAM.format(setup=case.setup, step=case.step)
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}"]
-    program = PROGRAM.format(call=call)
-    command += [sys.executable, "-c", program, *map(str, (arrays, ELEMENTS, calls))]
+    command += [sys.executable, "-c", program, str(steps)]
     run = subprocess.run(
         command, env=os.environ | QUIET, capture_output=True, text=True, check=False
     )
@@ -71,16 +108,16 @@ def main() -> int:
     if not held:
         print(f"no budgets: they are those of {COUNTED_WITH}, and this is {here}")
     over = 0
-    print(f"{'call':<32}{'arrays':>8}{'a call':>12}{'an array':>10}{'budget':>12}")
-    for (call, arrays), counted in COUNTS.items():
-        few, many = 10, 10 + max(20, 2000 // arrays)
-        count = (instructions(call, arrays, many) - instructions(call, arrays, few)) // (many - few)
-        budget = int(SLACK * counted)
+    print(f"{'':24}{'a step':>12}{'budget':>12}")
+    for name, case in CASES.items():
+        few, many = 10, 10 + case.steps
+        count = (instructions(case, many) - instructions(case, few)) // (many - few)
+        budget = int(SLACK * case.counted)
         too_many = held and count > budget
         over += too_many
         print(
-            f"{call:<32}{arrays:>8,}{count:>12,}{count // arrays:>10,}"
-            f"{f'{budget:,}' if held else 'none':>12}" + ("  over the budget" if too_many else ""),
+            f"{name:24}{count:>12,}{f'{budget:,}' if held else 'none':>12}"
+            + ("  over the budget" if too_many else ""),
             flush=True,
         )
     return int(over > 0)

@@ -92,7 +92,13 @@ def _parameters(rule: Rule, name: str, described: dict[str, str]) -> list[str]:
             f"{state} : {kind}\n    {what}, of p's dtype, shape and layout. {start} before the "
             "first step.\n    Updated in place."
         )
-    found.append("step : int\n    The number of the step, counted from 1.")
+    if rule.needs_step:
+        found.append("step : int\n    The number of the step, counted from 1.")
+    else:
+        found.append(
+            "step : int, optional\n    The number of the step, counted from 1. Schedules need it, "
+            "and so does a first\n    step that is not like the others."
+        )
     hyper = [p.name for p in rule.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
     return found + [described[name] for name in hyper if name != "step"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ._containers import Array, Container
 from ._engine.arrays import check_targets
 from ._engine.changes import change
-from ._rule import Rule, ScalarsOfStep, Scheduled, ScheduledPair, is_schedule
+from ._hyper import Hyper, ScalarsOfStep
+from ._rule import Scheduled, ScheduledPair
 from ._settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Read = TypeVar("Read")
 Given = TypeVar("Given")
-
-EMA = "ema"  # the name, among the state arrays, of the average of the parameter
 
 
 class ParamGroup(MutableMapping[str, Any]):
@@ -36,61 +34,56 @@ class ParamGroup(MutableMapping[str, Any]):
     None, it holds from the next step on.
     """
 
-    _rule: Rule
     container: Container
-    hyper: Mapping[str, Any]
-    state_names: tuple[str, ...]
     masks: tuple[Any, ...]  # of each array, or None
+    hyper: Hyper
+    scalars: ScalarsOfStep  # of these hyperparameters
     planned: bool  # whether the plan of the steps was made with this state and these masks
-    schedules: set[str]  # the names of the hyperparameters that are schedules
-    scalars: ScalarsOfStep
 
-    def __init__(
-        self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any = None
-    ) -> None:
-        self._begin(rule, container, _checked_for_group(rule, hyper), mask)
-
-    def _begin(self, rule: Rule, container: Container, hyper: Mapping[str, Any], mask: Any) -> None:
-        """Take what a group is made of; the hyperparameters have been checked."""
+    def __init__(self, container: Container, hyper: Hyper, mask: Any = None) -> None:
         masks = container.masks(mask)
-        own = {"_rule": rule, "container": container, "masks": masks}
-        change([(self, own | {"state_names": (), "planned": False})])
-        change([self.adopting(hyper)])
+        own = {"container": container, "masks": masks, "hyper": hyper, "scalars": hyper.scalars}
+        change([(self, own | {"planned": False})])
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(
             f"{name}: expected an item, as in group[{name!r}] = ..., found an attribute"
         )
 
-    def adopting(self, hyper: Mapping[str, Any]) -> Change:
-        """Return what to change to take hyperparameters that the rule has checked."""
-        state_names = self._rule.state_for(hyper)
-        if hyper["ema_decay"] is not None:
-            state_names += (EMA,)
-        return self, {
-            "hyper": MappingProxyType(dict(hyper)),
-            "state_names": state_names,
-            "planned": self.planned and state_names == self.state_names,
-            "schedules": {name for name, value in hyper.items() if is_schedule(value)},
-            "scalars": self._rule.scalars_of(hyper),
-        }
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The names of the state arrays that each parameter has."""
+        return self.hyper.state_names
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """The names of the hyperparameters that are schedules."""
+        return self.hyper.schedules
+
+    def setting(self, values: Mapping[str, Any]) -> Change:
+        """Return what to change so that some hyperparameters have these values, once checked."""
+        hyper = self.hyper.changed(values)
+        hyper.checked_scalars(1)
+        values = {"hyper": hyper, "scalars": hyper.scalars}
+        if hyper.state_names != self.hyper.state_names:
+            values["planned"] = False
+        return self, values
 
     def with_hyper(self, hyper: Mapping[str, Any]) -> ParamGroup:
         """Return a group of the same arrays and masks with other hyperparameters."""
-        group = ParamGroup(self._rule, self.container, hyper)
-        change([(group, {"masks": self.masks})])
+        group = ParamGroup(self.container, self.hyper)
+        change([group.setting(hyper), (group, {"masks": self.masks})])
         return group
 
     def __getstate__(self) -> dict[str, Any]:
-        hyper = dict(self.hyper)
         masks = self.container.like(list(self.masks))
-        return {"rule": self._rule, "container": self.container, "hyper": hyper, "mask": masks}
+        return {"container": self.container, "hyper": self.hyper, "mask": masks}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # NumPy may have unpickled the arrays in another layout, which the masks take over here. The
         # hyperparameters are not checked again: that would call schedules, of which some parts may
         # not be unpickled yet.
-        self._begin(state["rule"], state["container"], state["hyper"], state["mask"])
+        ParamGroup.__init__(self, **state)
 
     def __getitem__(self, name: str) -> Any:
         if name == "params":
@@ -111,8 +104,8 @@ class ParamGroup(MutableMapping[str, Any]):
         masks = {}
         if "mask" in values:
             masks = {"masks": self.container.masks(values.pop("mask")), "planned": False}
-        hyper = _checked_for_group(self._rule, {**self.hyper, **values})
-        change([self.adopting(hyper), (self, masks)])
+        _refuse_settings(values)
+        change([self.setting(values), (self, masks)])
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name}: a hyperparameter can be changed, not deleted")
@@ -128,7 +121,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def chosen(self) -> dict[str, Any]:
         """Return the hyperparameters that differ from the defaults."""
-        defaults = self._rule.defaults
+        defaults = self.hyper.rule.defaults
         return {
             name: value
             for name, value in self.hyper.items()
@@ -172,12 +165,8 @@ class Hyperparameter(Generic[Read, Given]):
         return first
 
     def __set__(self, opt: Optimizer, value: Given) -> None:
-        change(
-            [
-                group.adopting(opt.rule.check({**group.hyper, self._name: value}))
-                for group in opt.param_groups
-            ]
-        )
+        values = {self._name: value}
+        change([group.setting(values) for group in opt.param_groups])
 
 
 NumberAttribute = Hyperparameter[float, Scheduled[float]]
@@ -187,9 +176,7 @@ PairAttribute = Hyperparameter[tuple[float, float], ScheduledPair]
 MaybePairAttribute = Hyperparameter[tuple[float, float] | None, ScheduledPair | None]
 
 
-def new_groups(
-    rule: Rule, groups: Sequence[Any], defaults: Mapping[str, Any], first: int = 0
-) -> list[ParamGroup]:
+def new_groups(groups: Sequence[Any], defaults: Hyper, first: int = 0) -> list[ParamGroup]:
     """Return param groups of mappings with params, hyperparameters and perhaps masks, checked.
 
     In messages they are numbered from the first on, unless there is only one.
@@ -205,7 +192,10 @@ def new_groups(
         hyper = {k: value for k, value in group.items() if k not in ("params", "mask")}
         container = Container(label, group["params"])
         check_targets(container.labels(label), container.arrays)
-        made.append(ParamGroup(rule, container, {**defaults, **hyper}, group.get("mask")))
+        _refuse_settings(hyper)
+        own = defaults.changed(hyper)
+        own.checked_scalars(1)
+        made.append(ParamGroup(container, own, group.get("mask")))
     return made
 
 
@@ -214,14 +204,10 @@ def each_param(groups: Iterable[ParamGroup]) -> Iterator[tuple[ParamGroup, Array
     return ((group, p) for group in groups for p in group.container.arrays)
 
 
-def _checked_for_group(rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all hyperparameters of a group, checked."""
-    for name in SETTINGS:
-        if name in hyper:
-            raise TypeError(
-                f"{name}: expected it for the optimizer as a whole, found it in a group"
-            )
-    return rule.check(hyper)
+def _refuse_settings(hyper: Mapping[str, Any]) -> None:
+    """Raise if a setting of the optimizer as a whole is among the hyperparameters of a group."""
+    for name in SETTINGS.keys() & hyper.keys():
+        raise TypeError(f"{name}: expected it for the optimizer as a whole, found it in a group")
 
 
 def watched(groups: Sequence[ParamGroup]) -> list[tuple[Any, list[Any], Callable[[], None]]]:

@@ -42,6 +42,8 @@ def environment(name: str) -> str | None:
 
 def items_of(value: Any) -> list[Any]:
     """Return the items of a sequence; not of a set, which has no order, nor of an iterator."""
+    if type(value) is tuple:
+        return list(value)
     if isinstance(value, NO_SEQUENCES) or not isinstance(value, (Sequence, np.ndarray)):
         raise TypeError
     return list(value)
@@ -55,6 +57,13 @@ def number(value: Any) -> float:
         numerator, denominator = value.as_integer_ratio()
         return numerator / denominator  # raises OverflowError, where float() only warns
     return float(value)
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number as an int; a bool is none."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -72,8 +81,8 @@ class Real:
         return f"a number in [{self.low:g}, {self.high:g})"
 
     def __call__(self, value: Any) -> float:
-        x = number(value)
-        if not (math.isfinite(x) and self.low <= x < self.high):
+        x = value if type(value) is float else number(value)  # to call it takes as long as the rest
+        if not (self.low <= x < self.high and math.isfinite(x)):
             raise ValueError
         return x
 
@@ -146,10 +155,8 @@ class Count:
         return f"a whole number >= {self.low}{below}"
 
     def __call__(self, value: Any) -> int:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-            raise TypeError
-        number = int(value)
-        if number < self.low or (self.bits and number >= 2**self.bits):
+        number = value if type(value) is int else _whole(value)
+        if number < self.low or (self.bits and number.bit_length() > self.bits):
             raise ValueError
         return number
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._engine.arrays import as_array
-from ._groups import EMA, ParamGroup
+from ._groups import ParamGroup
+from ._hyper import EMA
 from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
 from ._rule import Rule
 from ._settings import SETTINGS
@@ -57,7 +58,7 @@ def _loaded_groups(groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup
     label = "state_dict['param_groups']"
     loaded = []
     for group, found in zip(groups, matched(label, names_of(groups), saved), strict=True):
-        hyper = {name: group.hyper[name] for name in group.schedules - found.keys()}
+        hyper = {name: group.hyper[name] for name in group.schedules if name not in found}
         hyper |= {name: value for name, value in found.items() if name != "params"}
         if hyper.keys() != group.hyper.keys():
             raise ValueError(

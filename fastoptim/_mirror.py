@@ -65,7 +65,7 @@ class Mirror(Stepper):
         self.rule = rule
         super().__init__(chosen_backend(), settings)
         given = [{"params": p, **hyper} for p, hyper in zip(params, hypers, strict=True)]
-        groups = tuple(new_groups(rule, given, rule.defaults))
+        groups = tuple(new_groups(given, rule.initial))
         self._hypers = list(hypers)
         self._lay_out(groups, state, steps, {"_skipped": skipped})
 
@@ -98,14 +98,29 @@ class Mirror(Stepper):
         if settings is not self._settings:
             change([self._adopting(settings)])
         if hypers != self._hypers:
-            values = [self.rule.check(hyper) for hyper in hypers]
+            groups = [
+                group.setting(_changed(hyper, before, self.rule.defaults))
+                for group, hyper, before in zip(self._groups, hypers, self._hypers, strict=True)
+            ]
             own: Change = self, {"_hypers": list(hypers)}
-            change([*(g.adopting(v) for g, v in zip(self._groups, values, strict=True)), own])
+            change([*groups, own])
         return all(group.planned for group in self._groups)
 
     def refuse_while_ema_shows(self, what: str) -> None:
         """Raise if parameters and averages have changed places."""
         self._refuse_while_ema_shows(what)
+
+
+def _changed(
+    hyper: Mapping[str, Any], before: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the hyperparameters that are others than before; one that is gone has its default."""
+    gone = {name: defaults[name] for name in before.keys() - hyper.keys()}
+    return gone | {
+        name: value
+        for name, value in hyper.items()
+        if name not in before or type(value) is not type(before[name]) or value != before[name]
+    }
 
 
 class Places:

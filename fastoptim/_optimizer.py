@@ -20,7 +20,6 @@ from ._engine.arrays import check_target
 from ._engine.changes import change
 from ._engine.plan import Plan
 from ._groups import (
-    EMA,
     FlagAttribute,
     Hyperparameter,
     MaybeNumberAttribute,
@@ -31,6 +30,7 @@ from ._groups import (
     new_groups,
     shown_call,
 )
+from ._hyper import EMA
 from ._kinds import Flag, checked, unknown
 from ._loading import FORMAT, Accepted, accepted
 from ._rule import Scheduled, ScheduledPair
@@ -466,10 +466,11 @@ class Optimizer(Stepper):
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Refuse a misspelt hyperparameter. Other packages' classes may set any name."""
-            ours = type(self).__module__.startswith(f"{__package__}.")
-            if ours and not (name.startswith("_") or hasattr(type(self), name)):
+            cls = type(self)
+            fits = hasattr(cls, name) or name.startswith("_")
+            if not fits and cls.__module__.startswith(f"{__package__}."):
                 known = (*self.rule.kinds, *SETTINGS)
-                raise AttributeError(unknown(name, type(self).__name__, known, "hyperparameter"))
+                raise AttributeError(unknown(name, cls.__name__, known, "hyperparameter"))
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:
@@ -495,7 +496,7 @@ class Optimizer(Stepper):
         return dict(zip(self._state, arrays, strict=True))
 
     def _add_groups(self, groups: Sequence[Any]) -> None:
-        added = new_groups(self.rule, groups, self._defaults, first=len(self._groups))
+        added = new_groups(groups, self._defaults, first=len(self._groups))
         steps = self._plan.steps + [0] * sum(len(group.container.arrays) for group in added)
         unstarted = self._unstarted()
         self._lay_out((*self._groups, *added), self._state, steps, unstarted=unstarted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -12,12 +12,9 @@ from . import _stages
 from ._engine.entry import Entry
 from ._engine.plan import Plan, most_state
 from ._engine.scalars import most_scalars
+from ._hyper import Hyper, StepScalars, is_schedule, value_at
 from ._kinds import Count, Flag, Kind, checked, unknown
 from ._stages import After, Before, Scalars
-
-# What a step of a group is made of: the scalars of both stages, and those of the rule between them.
-StepScalars: TypeAlias = tuple[Before, After, Scalars]
-ScalarsOfStep = Callable[[int], StepScalars]
 
 # What a hyperparameter may be: a value, or a schedule of it; of a pair, each item may be either.
 # A schedule is a `fastoptim.schedules.Schedule`, or any function of the number of steps taken.
@@ -31,20 +28,26 @@ POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED = inspect.Parameter.empty
 REFERENCE = "fastoptim.reference"  # the module of the updates that have compiled loops
+STEP = Count(1, bits=62)
 
 
 def hyperparameters(
-    scalars: Callable[..., Scalars], first: int = 1
-) -> tuple[dict[str, Kind], dict[str, Any]]:
-    """Return the kinds and the defaults in a signature, from the first hyperparameter on."""
+    scalars: Callable[..., Scalars],
+) -> tuple[inspect.Parameter | None, dict[str, Kind], dict[str, Any]]:
+    """Return what a signature says: the first argument if it has no kind, kinds, and defaults."""
     hints = inspect.get_annotations(scalars, eval_str=True)
-    found = list(inspect.signature(scalars).parameters.values())[first:]
-    kinds = {h.name: hints[h.name].__metadata__[0] for h in found}
-    return kinds, {h.name: h.default for h in found}
+    first, *others = found = list(inspect.signature(scalars).parameters.values())
+    if hasattr(hints.get(first.name), "__metadata__"):
+        others, leading = found, None
+    else:
+        leading = first
+    kinds = {h.name: hints[h.name].__metadata__[0] for h in others}
+    return leading, kinds, {h.name: h.default for h in others}
 
 
-BEFORE, BEFORE_DEFAULTS = hyperparameters(_stages.before_scalars)
-AFTER, AFTER_DEFAULTS = hyperparameters(_stages.after_scalars, first=0)
+_, BEFORE, BEFORE_DEFAULTS = hyperparameters(_stages.before_scalars)
+_, AFTER, AFTER_DEFAULTS = hyperparameters(_stages.after_scalars)
+WEIGHT_DECAY = [*BEFORE].index("weight_decay")
 
 
 class Fixed(NamedTuple):
@@ -70,7 +73,9 @@ class Rule:
     scalars : function
         ``scalars(step, **hyperparameters)``: the scalars of one step, in Python floats. Its
         signature gives the hyperparameters, their kinds and their defaults; it raises ValueError
-        where two of them do not go together.
+        where two of them do not go together. Without an argument for the step, all steps have the
+        same scalars. With ``step=None`` it says what they are where nobody counts steps, or raises
+        TypeError.
     needs : mapping, optional
         Name of a state array to the name of the hyperparameter without which it does not exist.
     starts : mapping, optional
@@ -91,10 +96,10 @@ class Rule:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the update has more than 3 arrays beside p and g (u is one), or more than 16 scalars; if
         it has a trust ratio, but no scalars ``lr`` and ``trust``; if ``decoupled`` and the scalars'
-        signature contradict each other.
+        signature contradict each other; if a default is not of its kind.
     """
 
     def __init__(
@@ -109,10 +114,12 @@ class Rule:
         decoupled: bool | str = False,
         trust: bool = False,
     ) -> None:
-        kinds, own_defaults = hyperparameters(scalars)
+        step, kinds, own_defaults = hyperparameters(scalars)
         _, _, *rest = inspect.signature(update).parameters.values()
         self.update = update
         self.scalars = scalars
+        self.counting = scalars if step is not None else None  # what depends on the step's number
+        self.needs_step = step is not None and step.default is REQUIRED
         self.needs = dict(needs or {})
         self.starts = dict(starts or {})
         self.name = name or update.__name__
@@ -139,11 +146,28 @@ class Rule:
                 f"trust=True, found {', '.join(self._scalar_names)}"
             )
         self._check_decoupled()
+        # The hyperparameters that the stages around the rule are made of, and those that decide
+        # which state exists.
+        self.makes_before = {*BEFORE, decoupled} if isinstance(decoupled, str) else {*BEFORE}
+        self.makes_after = {*AFTER}
+        self.makes_state = {*self.needs.values(), "ema_decay"}
+        self.makes = self.makes_before | self.makes_after | self.makes_state
+        self.initial = Hyper(
+            self,
+            {
+                name: default if is_schedule(default) else checked(name, self.kinds[name], default)
+                for name, default in self.defaults.items()
+            },
+        )
 
         self.__name__ = self.name
         self.__module__ = scalars.__module__
         self.__doc__ = update.__doc__
         self.__signature__ = self._signature()
+        self._labels = ("p", "g", *self.state)
+        keywords = [p for p in self.__signature__.parameters.values() if p.kind is KEYWORD]
+        self._keywords = {p.name for p in keywords}
+        self._required = {p.name for p in keywords if p.default is REQUIRED}
 
     def _signature(self) -> inspect.Signature:
         """Return the signature of a call: the arrays, then the keywords."""
@@ -152,7 +176,9 @@ class Rule:
             inspect.Parameter(a, POSITIONAL, default=None if a in self.needs else REQUIRED)
             for a in self.state
         ]
-        keywords = [inspect.Parameter("step", KEYWORD)]
+        keywords = [
+            inspect.Parameter("step", KEYWORD, default=REQUIRED if self.needs_step else None)
+        ]
         keywords += [
             inspect.Parameter(name, KEYWORD, default=default)
             for name, default in self.defaults.items()
@@ -193,33 +219,51 @@ class Rule:
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Update p and the state arrays in place, with NumPy."""
-        self.apply(None, *args, **kwargs)
+        self.apply(None, args, kwargs)
 
-    def apply(self, loops: Any, *args: Any, **kwargs: Any) -> None:
+    def apply(self, loops: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Update p and the state arrays in place, with compiled loops or (None) with NumPy."""
+        (p, g, *state), step, given = self._bound(args, kwargs)
+        if g is None:  # which a plan would skip
+            raise TypeError("g: expected a NumPy array, found NoneType")
+        if step is not None or self.needs_step:
+            step = checked("step", STEP, step)
+        hyper = self.initial.changed(given) if given else self.initial
+        self._check_state(state, hyper)
+        if step is None and hyper.schedules:
+            raise TypeError(
+                f"step: expected the number of the step, which {hyper.schedules[0]} is a schedule "
+                "of, found None"
+            )
+        group = Fixed(hyper.checked_scalars(step))
+        entry = Entry(p, state)
+        Plan([entry], [self._labels], self.update, loops, self.rescale).step((g,), [group])
+
+    def _bound(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], Any, dict[str, Any]]:
+        """Return the arrays of a call, the step and the hyperparameters that were given."""
+        missing = len(self._labels) - len(args)
+        if 0 <= missing <= len(self.needs) and self._required <= kwargs.keys() <= self._keywords:
+            return args + (None,) * missing, kwargs.pop("step", None), kwargs
+        # Arrays are given by name, or something is wrong. To look closer takes longer.
         known = self.__signature__.parameters
         for name in kwargs:
             if name not in known:
                 raise TypeError(unknown(name, self.name, known))
         call = self.__signature__.bind(*args, **kwargs).arguments
-        p, g = call.pop("p"), call.pop("g")
-        if g is None:  # which a plan would skip
-            raise TypeError("g: expected a NumPy array, found NoneType")
-        step = checked("step", Count(1, bits=62), call.pop("step"))
-        state = {name: call.pop(name, None) for name in self.state}
-        hyper = self.check(call)
-        exists = self.state_for(hyper)
-        for name, array in state.items():
-            if (array is not None) != (name in exists):
+        arrays = tuple(call.pop(name, None) for name in self._labels)
+        return arrays, call.pop("step", None), call
+
+    def _check_state(self, state: Sequence[Any], hyper: Hyper) -> None:
+        """Raise unless a call has just the state arrays that its hyperparameters ask for."""
+        exists = hyper.state_names
+        for name, array in zip(self.state, state, strict=True):
+            if (array is None) is (name in exists):
                 need = self.needs.get(name)
                 given = f" with {need}={hyper[need]}" if need else ""
                 expected, found = ("an array", "None") if array is None else ("None", "an array")
                 raise TypeError(f"{name}: expected {expected}{given}, found {found}")
-        entry = Entry(p, tuple(state.values()))
-        group = Fixed(self.scalars_of(hyper)(step))
-        Plan([entry], [("p", "g", *self.state)], self.update, loops, self.rescale).step(
-            (g,), [group]
-        )
 
     @cached_property
     def named(self) -> Callable[[Scalars], Any]:
@@ -234,42 +278,22 @@ class Rule:
         ratio = _stages.trust_ratio(p_squares, u_squares, own[trust])
         return (*own[:lr], own[lr] * ratio, *own[lr + 1 :])
 
-    def check(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    def check(self, hyper: Mapping[str, Any]) -> Hyper:
         """Return all hyperparameters, checked one by one and together."""
-        for name in hyper:
-            if name not in self.kinds:
-                raise TypeError(unknown(name, self.name, self.kinds))
-        given = {name: hyper.get(name, default) for name, default in self.defaults.items()}
-        values = self.at(given, 0)
-        *_, own = self.scalars_of(values)(1)  # raises where two of them do not go together
-        if len(own) != self.scalar_count:
-            raise ValueError(
-                f"{self.name}: expected {self.scalar_count} scalars, as its update takes, "
-                f"found {len(own)}"
-            )
-        return {name: given[name] if is_schedule(given[name]) else values[name] for name in given}
+        found = self.initial.changed(hyper)
+        found.checked_scalars(1)
+        return found
 
-    def at(self, hyper: Mapping[str, Any], t: int) -> dict[str, Any]:
-        """Return the hyperparameters after t steps, in which schedules have become numbers."""
-        return {
-            name: checked(name, kind, value_at(hyper[name], t)) for name, kind in self.kinds.items()
-        }
-
-    def scalars_of(self, hyper: Mapping[str, Any]) -> ScalarsOfStep:
-        """Return how to get the scalars of a step: of the stages before and after, and the rule's.
-
-        What is the same for all steps is computed now, and the rest with positional arguments: in
-        a step of a small array this is where most of the time goes.
-        """
-        if any(map(is_schedule, hyper.values())):
-            return lambda t: self.scalars_of(self.at(hyper, t - 1))(t)
-        first = {name: hyper[name] for name in BEFORE}
+    def before_of(self, hyper: Mapping[str, Any]) -> Before:
+        """Return the scalars of the stage before the rule."""
+        first = [hyper[name] for name in BEFORE]
         if self.decouples(hyper):
-            first["weight_decay"] = 0.0
-        before = _stages.before_scalars(1.0, **first)
-        after = _stages.after_scalars(**{name: hyper[name] for name in AFTER})
-        scalars, own = self.scalars, [hyper[name] for name in self.own]
-        return lambda t: (before, after, scalars(t, *own))
+            first[WEIGHT_DECAY] = 0.0
+        return _stages.before_scalars(1.0, *first)
+
+    def after_of(self, hyper: Mapping[str, Any]) -> After:
+        """Return the scalars of the stage after the rule."""
+        return _stages.after_scalars(*[hyper[name] for name in AFTER])
 
     def state_for(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of the state arrays that exist with these hyperparameters."""
@@ -278,18 +302,6 @@ class Rule:
     def start_of(self, state: str, hyper: Mapping[str, Any]) -> float:
         """Return the value that a state array is filled with at the start."""
         return float(value_at(hyper[self.starts[state]], 0)) if state in self.starts else 0.0
-
-
-def is_schedule(value: Any) -> bool:
-    """Tell whether a hyperparameter is a schedule, or a pair with one."""
-    return callable(value) or (isinstance(value, (tuple, list)) and any(map(callable, value)))
-
-
-def value_at(value: Any, t: int) -> Any:
-    """Return a hyperparameter after t steps."""
-    if isinstance(value, (tuple, list)):
-        return tuple(item(t) if callable(item) else item for item in value)
-    return value(t) if callable(value) else value
 
 
 def rule(scalars: Callable[..., Scalars], **options: Any) -> Callable[[Callable[..., None]], Rule]:

@@ -16,7 +16,8 @@ from ._containers import Array
 from ._engine.arrays import zeros_like_each
 from ._engine.formats import format_of
 from ._engine.threads import touch
-from ._groups import EMA, ParamGroup
+from ._groups import ParamGroup
+from ._hyper import EMA
 from ._rule import Rule
 
 

@@ -19,7 +19,8 @@ from ._engine.changes import change
 from ._engine.entry import Entry
 from ._engine.machine import can_flush
 from ._engine.plan import Plan, ShownEma
-from ._groups import EMA, ParamGroup, watched
+from ._groups import ParamGroup, watched
+from ._hyper import EMA
 from ._kinds import Divisor, checked
 from ._rule import Rule
 from ._settings import WithSettings
@@ -285,17 +286,18 @@ class Stepper(WithSettings):
         groups = self._groups
         if len(groups) == 1:
             return groups[0].container.order("grads", grads)
-        expected = f"expected a sequence of {len(groups)} containers, one for each param group"
-        if not isinstance(grads, Sequence):
-            raise TypeError(f"grads: {expected}, found {type(grads).__name__}")
-        grads = list(grads)
-        if len(grads) != len(groups):
-            raise ValueError(f"grads: {expected}, found {len(grads)}")
-        return [
-            g
-            for number, (group, container) in enumerate(zip(groups, grads, strict=True))
-            for g in group.container.order(f"grads[{number}]", container)
-        ]
+        # To tell a list or a tuple takes next to no time.
+        given = [*grads] if isinstance(grads, (list, tuple, Sequence)) else None
+        if given is None or len(given) != len(groups):
+            wrong = TypeError if given is None else ValueError
+            raise wrong(
+                f"grads: expected a sequence of {len(groups)} containers, one for each param "
+                f"group, found {type(grads).__name__ if given is None else len(given)}"
+            )
+        found: list[Any] = []
+        for number, group in enumerate(groups):
+            found += group.container.order(f"grads[{number}]", given[number])
+        return found
 
     def _adopting(self, settings: dict[str, Any]) -> Change:
         """Return what to change to take settings that have been checked."""

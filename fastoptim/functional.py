@@ -5,7 +5,8 @@ There is one function for each class of `fastoptim.optimizers`, and so for each 
 ``functional.adam(p, g, m, v, v_max=None, *, step, lr=0.001, betas=(0.9, 0.999), ...)`` takes the
 step-th step (counted from 1), updating p and the state arrays in place, and raises what the
 optimizer classes raise, before anything has changed. The arrays are float32 or float64, all of
-one dtype, shape and dense layout; g may have any layout. A hyperparameter may be a schedule.
+one dtype, shape and dense layout; g may have any layout. A hyperparameter may be a schedule. Rules
+whose steps are all alike, such as gradient descent, need no ``step``.
 
 >>> import numpy as np
 >>> from fastoptim import functional
@@ -62,7 +63,7 @@ def _steps_of(cls: type[Optimizer]) -> Callable[[Function], Function]:
     def decorate(declared: Function) -> Function:
         @wraps(declared)
         def function(*args: Any, **kwargs: Any) -> None:
-            rule.apply(_levels.loops[rule.loop], *args, **kwargs)
+            rule.apply(_levels.loops[rule.loop], args, kwargs)
 
         if declared.__doc__ is not None:  # Python leaves it out with -OO
             function.__doc__ = function_doc(declared.__doc__, rule, cls)
@@ -77,7 +78,7 @@ def sgd(
     g: Array,
     v: Array | None = None,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 0.001,
     momentum: Scheduled[float] = 0.0,
     dampening: Scheduled[float] = 0.0,
@@ -94,7 +95,7 @@ def sgd(
     >>> import numpy as np
     >>> from fastoptim import functional
     >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 0.0])
-    >>> functional.sgd(p, g, step=1, lr=0.1)
+    >>> functional.sgd(p, g, lr=0.1)
     >>> p
     array([0.7, 2. ])
     """
@@ -106,7 +107,7 @@ def momentum(
     g: Array,
     v: Array,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 0.01,
     momentum: Scheduled[float] = 0.9,
     form: Scheduled[Form] = "averaged",
@@ -138,7 +139,7 @@ def rmsprop(
     g_avg: Array | None = None,
     b: Array | None = None,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 0.01,
     alpha: Scheduled[float] = 0.99,
     eps: Scheduled[float] = 1e-08,
@@ -269,7 +270,7 @@ def adadelta(
     v: Array,
     u: Array,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 1.0,
     rho: Scheduled[float] = 0.9,
     eps: Scheduled[float] = 1e-06,
@@ -392,7 +393,7 @@ def rprop(
     prev: Array,
     step_size: Array,
     *,
-    step: int,
+    step: int | None = None,
     etas: ScheduledPair = (0.5, 1.2),
     step_sizes: ScheduledPair = (1e-06, 50.0),
     weight_decay: Scheduled[float] = 0.0,
@@ -450,7 +451,7 @@ def lion(
     g: Array,
     m: Array,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 0.0001,
     betas: ScheduledPair = (0.9, 0.99),
     weight_decay: Scheduled[float] = 0.0,
@@ -542,7 +543,7 @@ def lars(
     g: Array,
     v: Array,
     *,
-    step: int,
+    step: int | None = None,
     lr: Scheduled[float] = 1.0,
     momentum: Scheduled[float] = 0.9,
     trust_coefficient: Scheduled[float] = 0.001,

@@ -50,7 +50,7 @@ Form = Annotated[str, Choice(("averaged", "heavy_ball"))]
 
 
 def _sgd_scalars(
-    step: int,
+    step: int | None = None,
     lr: NonNegative = 1e-3,
     momentum: NonNegative = 0.0,
     dampening: Number = 0.0,
@@ -58,7 +58,13 @@ def _sgd_scalars(
 ) -> Scalars:
     if nesterov and dampening != 0:
         raise ValueError(f"nesterov: expected dampening = 0 with it, found dampening={dampening}")
-    # The first velocity is the gradient itself, as torch has it.
+    if step is None and dampening != 0 and momentum != 0:
+        raise TypeError(
+            "step: expected the number of the step, whose first is not dampened, with "
+            f"dampening={dampening} and momentum={momentum}, found None"
+        )
+    # The first velocity is the gradient itself, as torch has it; so it is without dampening if v
+    # is zero.
     mu, a = (0.0, 1.0) if step == 1 else (momentum, 1 - dampening)
     nu = momentum if nesterov else 0.0
     # As in torch the velocity stays as it is in a step whose momentum is 0.
@@ -78,7 +84,6 @@ def sgd(p, g, v, /, mu, a, nu, lr, resting):
 
 
 def _momentum_scalars(
-    step: int,
     lr: NonNegative = 0.01,
     momentum: Fraction = 0.9,
     form: Form = "averaged",
@@ -100,7 +105,6 @@ def _inside_and_added(eps: float, eps_inside: bool) -> tuple[float, float]:
 
 
 def _rmsprop_scalars(
-    step: int,
     lr: NonNegative = 0.01,
     alpha: Fraction = 0.99,
     eps: NonNegative = 1e-8,
@@ -190,7 +194,6 @@ adamw = Rule(
 
 
 def _adadelta_scalars(
-    step: int,
     lr: NonNegative = 1.0,
     rho: Fraction = 0.9,
     eps: NonNegative = 1e-6,
@@ -318,7 +321,6 @@ def _sign(x):
 
 
 def _rprop_scalars(
-    step: int,
     lr: NonNegative = 1e-2,  # where the step sizes start
     etas: NonNegativePair = (0.5, 1.2),
     step_sizes: NonNegativePair = (1e-6, 50.0),
@@ -362,7 +364,6 @@ def asgd(p, g, ax, /, decay, eta, mu):
 
 
 def _lion_scalars(
-    step: int,
     lr: NonNegative = 1e-4,
     betas: Betas = (0.9, 0.99),
     weight_decay: NonNegative = 0.0,
@@ -434,7 +435,6 @@ def lamb(p, g, m, v, u, /, lr, trust, wd, b1, a1, b2, a2, r1, r2, eps):
 
 
 def _lars_scalars(
-    step: int,
     lr: NonNegative = 1.0,
     momentum: NonNegative = 0.9,
     trust_coefficient: NonNegative = 1e-3,

@@ -45,7 +45,7 @@ LAYERS = {
     # For the whole process: versions, the limits of threads, and whose threads they are.
     "process": Layer("_config threads _threadpoolctl blas", "kinds engine levels"),
     # Formulas and their scalars. They know no optimizer.
-    "rules": Layer("_rule reference", "kinds stages engine"),
+    "rules": Layer("_hyper _rule reference", "kinds stages engine"),
     # Holds parameters, groups and state, and steps them. It knows no rule by name.
     "optimizer": Layer(
         "_containers _settings _groups _state _loading _stepper _mirror checkpoint _optimizer "

@@ -578,6 +578,8 @@ def row(name: str, argument: str) -> tuple[Any, Kind]:
             return lambda: BASE.copy(), table(lambda: alone(role))
         if argument in rule.needs.values() and ROWS[argument][1] is FLAG:
             return True, FLAG  # so that there is state to be odd
+        if argument == "step" and not rule.needs_step:
+            return 3, maybe(ROWS["step"][1])
     return ROWS.get(f"{name}.{argument}") or ROWS[argument]
 
 

@@ -29,6 +29,7 @@ from zoo import PAIRS, assert_same, same_bits, snapshot
 
 import fastoptim as fo
 from fastoptim import _engine, checkpoint
+from fastoptim._hyper import Hyper
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
 
@@ -450,7 +451,8 @@ def content(path):
 def plant(opt, **hyper):
     """Give the first group hyperparameters that nobody has checked."""
     group = opt.param_groups[0]
-    _engine.changes.change([(group, {"hyper": {**group.hyper, **hyper}})])
+    unchecked = Hyper(opt.rule, {**group.hyper, **hyper})
+    _engine.changes.change([(group, {"hyper": unchecked})])
 
 
 class TestReplacing:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from fresh import output
 from zoo import DTYPES, OPTIMIZERS, gradients, hyperparameters, name_of, options, same_bits
 
-from fastoptim import functional, reference
+from fastoptim import functional, optimizers, reference
 from fastoptim._docs import entries, sections
 
 CASES = [(cls, chosen) for cls in OPTIMIZERS for chosen in options(cls)]
@@ -62,9 +64,11 @@ def declaration(cls):
         if p.name == "step":
             lines.append("*")
         is_array = p.kind is p.POSITIONAL_OR_KEYWORD
-        array = "Array" if p.default is p.empty else "Array | None"
+        hint = "Array" if is_array else "int" if p.name == "step" else hints[p.name]
+        if (is_array or p.name == "step") and p.default is not p.empty:
+            hint += " | None"
         default = "" if p.default is p.empty else f" = {p.default!r}".replace("'", '"')
-        lines.append(f"{p.name}: {array if is_array else hints[p.name]}{default}")
+        lines.append(f"{p.name}: {hint}{default}")
     arguments = "".join(f"    {line},\n" for line in lines)
     name = cls.__name__
     return (
@@ -118,7 +122,7 @@ def test_they_look_like_functions():
     assert functional.adam.__name__ == "adam"
     assert functional.adam.__module__ == "fastoptim.functional"
     assert pickle.loads(pickle.dumps(functional.adam)) is functional.adam
-    assert repr(reference.sgd).startswith("<rule sgd(p, g, v=None, *, step, lr=0.001")
+    assert repr(reference.sgd).startswith("<rule sgd(p, g, v=None, *, step=None, lr=0.001")
 
 
 def ones(n=3, dtype=np.float64):
@@ -217,3 +221,114 @@ def test_refused_calls_change_nothing(call, error, message, module):
         module.adam(*args, **kwargs)
     assert message in str(caught.value)
     assert [None if a is None else np.array(a).tobytes() for a in args] == before
+
+
+UNCOUNTED = [cls for cls in OPTIMIZERS if not cls.rule.needs_step]
+
+
+def test_rules_that_need_no_step():
+    assert {cls.__name__ for cls in UNCOUNTED} == {
+        "SGD", "Momentum", "RMSprop", "Adadelta", "Rprop", "Lion", "LARS"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [functional, reference], ids=["functional", "reference"])
+@pytest.mark.parametrize("cls", UNCOUNTED, ids=name_of)
+def test_without_a_step_they_go_where_they_go_with_it(cls, module):
+    rng = np.random.default_rng(2)
+    for chosen in options(cls):
+        hyper = {**hyperparameters(cls), **chosen}
+        if cls.__name__ == "SGD" and hyper["momentum"] and hyper["dampening"]:
+            continue
+        given = {name: v for name, v in hyper.items() if name in cls.rule.__signature__.parameters}
+        names = cls.rule.state_for(hyper)
+        runs = [
+            [
+                np.ones(5),
+                *(
+                    np.full(5, cls.rule.start_of(s, hyper)) if s in names else None
+                    for s in cls.rule.state
+                ),
+            ]
+            for _ in range(2)
+        ]
+        function = getattr(module, cls.rule.name)
+        for step in range(1, 4):
+            g = rng.standard_normal(5)
+            for (p, *state), counted in zip(runs, ({"step": step}, {}), strict=True):
+                function(p, g, *state, **counted, **given)
+        for with_step, without in zip(*runs, strict=True):
+            assert with_step is without is None or same_bits(with_step, without)
+
+
+@pytest.mark.parametrize("module", [functional, reference], ids=["functional", "reference"])
+def test_a_step_is_asked_for_where_it_matters(module):
+    p, v = ones(), np.zeros(3)
+    with pytest.raises(
+        TypeError, match="step: expected the number of the step, whose first is not"
+    ):
+        module.sgd(p, ones(), v, momentum=0.9, dampening=0.5)
+    with pytest.raises(TypeError, match="step: expected the number of the step, which lr is a sch"):
+        module.lion(p, ones(), v, lr=lambda t: 0.1)
+    with pytest.raises(TypeError, match="missing a required argument: 'step'"):
+        module.asgd(p, ones(), v)
+    with pytest.raises(TypeError, match="step: expected a whole number >= 1 and < 2"):
+        module.asgd(p, ones(), v, step=None)
+    assert p.tolist() == ones().tolist()
+    assert v.tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("module", [functional, reference], ids=["functional", "reference"])
+def test_arrays_may_be_given_by_name(module):
+    p, q = ones(), ones()
+    module.adam(p, ones(), np.zeros(3), np.zeros(3), None, step=1)
+    module.adam(v=np.zeros(3), g=ones(), p=q, m=np.zeros(3), step=1)
+    assert same_bits(p, q)
+    with pytest.raises(TypeError, match="multiple values for argument 'p'"):
+        module.adam(p, ones(), np.zeros(3), p=q, v=np.zeros(3), step=1)
+
+
+def test_a_call_may_come_from_a_schedule_of_another_and_from_many_threads():
+    """Calls have nothing in common but what never changes."""
+    expected = [ones() * 0.5, np.zeros(3), np.zeros(3)]
+    functional.adam(expected[0], ones(), *expected[1:], step=1, lr=0.5)
+
+    def run(n):
+        inner = [ones() * 0.5, np.zeros(3), np.zeros(3)]
+        outer = [ones() * 0.5, np.zeros(3), np.zeros(3)]
+
+        def lr(t):
+            functional.adam(inner[0], ones(), *inner[1:], step=1, lr=0.5)
+            return 0.5
+
+        functional.adam(outer[0], ones(), *outer[1:], step=1, lr=lr)
+        return [inner, outer]
+
+    with ThreadPoolExecutor(4) as pool:
+        for arrays in pool.map(run, range(50)):
+            assert all(
+                same_bits(a, b) for each in arrays for a, b in zip(each, expected, strict=True)
+            )
+
+
+def test_nothing_is_kept_of_a_call():
+    arrays = [np.ones(1000) for _ in range(4)]
+    counts = [sys.getrefcount(a) for a in arrays]
+    functional.adam(*arrays, step=1)
+    assert [sys.getrefcount(a) for a in arrays] == counts
+
+
+def test_no_call_and_no_step_looks_at_a_signature(monkeypatch):
+    """To bind by a signature takes eight times as long as a small step."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("inspect")
+
+    opt = optimizers.Adam([{"params": ones()}, {"params": ones()}])
+    for name in ("signature", "get_annotations"):
+        monkeypatch.setattr(inspect, name, refuse)
+    monkeypatch.setattr(inspect.Signature, "bind", refuse)
+    functional.adam(ones(), ones(), ones(), ones(), step=1, lr=0.5, betas=(0.5, 0.5))
+    opt.lr = 0.5
+    opt.param_groups[1]["lr"] = lambda t: 0.25
+    opt.step([ones(), ones()])

@@ -282,7 +282,7 @@ def test_scalars_of_any_step_and_extreme_hyperparameters(cls, step):
     for name, values in extreme.items():
         for value in values if name in cls.rule.kinds else ():
             hyper = cls.rule.check({name: value})
-            assert not any(map(math.isnan, cls.rule.scalars_of(hyper)(step)[-1]))
+            assert not any(map(math.isnan, hyper.scalars(step)[-1]))
 
 
 def test_rprop_tells_signs_of_gradients_whose_product_vanishes():
@@ -342,7 +342,7 @@ def test_against_extended_precision(cls, chosen):
     names = cls.rule.state_for(hyper)
     arrays = {s: np.full(200, cls.rule.start_of(s, hyper), np.longdouble) for s in names}
     for t, g in enumerate(grads, start=1):
-        common, _, own = cls.rule.scalars_of(hyper)(t)
+        common, _, own = hyper.scalars(t)
         seen = before(g, exact, *map(np.longdouble, common))
         state = [arrays.get(s) for s in cls.rule.state]
         scalars = list(map(np.longdouble, own))

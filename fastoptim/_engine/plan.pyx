@@ -240,14 +240,16 @@ cdef class Plan:
         cdef Tensor* tensor
         # With a trust ratio each parameter has a learning rate of its own, hence a line of its own.
         cdef bint of_each = self.rescale is not None
+        cdef dict seen = None  # the lines by group and step count, once there is more than one
         self.table.clear()
-        seen = {}
         for i in range(self.memory.count):
             tensor = &tensors[i]
             if not tensor.stepped and not tensor.data[EMA]:
                 tensor.line = -1
             else:
                 if of_each or tensor.group != group or tensor.t != t:
+                    if seen is None and line >= 0:
+                        seen = {(group, t): line}
                     group, t = tensor.group, tensor.t
                     line = self.line_of(seen, groups, group, t)
                 tensor.line = line
@@ -260,7 +262,9 @@ cdef class Plan:
         With a trust ratio each call adds a line, which the ratio of one parameter will change.
         """
         cdef Py_ssize_t following = len(self.table.lines)
-        cdef Py_ssize_t first = seen.setdefault((group, t), following)
+        cdef Py_ssize_t first = following
+        if seen is not None:
+            first = seen.setdefault((group, t), following)
         if first == following:
             return self.table.add(groups[group].scalars(t + 1))
         if self.rescale is not None:

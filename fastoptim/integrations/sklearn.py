@@ -342,7 +342,7 @@ class _SGD(_FusedUpdate, SGDOptimizer):
 
     def _scalars(self) -> Scalars:
         lr, momentum = float(self.learning_rate), float(self.momentum)
-        return self.rule.scalars(1, lr, momentum, "heavy_ball", self.nesterov)
+        return self.rule.scalars(lr, momentum, "heavy_ball", self.nesterov)
 
 
 # The estimators

@@ -33,8 +33,9 @@ from fastoptim._containers import Array
 from fastoptim._engine.arrays import check_target
 from fastoptim._engine.entry import Entry
 from fastoptim._engine.plan import Plan
+from fastoptim._hyper import StepScalars
 from fastoptim._kinds import Kind, Real, checked, number, shown
-from fastoptim._rule import Rule, StepScalars
+from fastoptim._rule import Rule
 from fastoptim._settings import chosen_backend
 from fastoptim._stages import after_scalars, before_scalars
 from fastoptim.gradients import global_norm

@@ -14,6 +14,7 @@ from .._kinds import Above, Count, Maybe, checked, items_of, shown
 Positive = Annotated[float, Above(0)]
 Natural = Annotated[int, Count(1)]
 MaybeNatural = Annotated[int | None, Maybe(Count(1))]
+STEP = Count(0)
 
 
 def check_fields(instance: Any) -> None:
@@ -35,7 +36,7 @@ def checked_items(name: str, values: Any, check: Callable[[str, Any], Any]) -> t
 
 
 def checked_step(name: str, value: Any) -> int:
-    return cast("int", checked(name, Count(0), value))
+    return cast("int", checked(name, STEP, value))
 
 
 def checked_callable(name: str, value: Any) -> Any:

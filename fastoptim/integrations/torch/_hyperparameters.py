@@ -19,6 +19,7 @@ from fastoptim._rule import Rule
 REFUSED = ("capturable", "differentiable")
 FLAGS = ("foreach", "fused", *REFUSED)
 SCHEDULED = ("lr", "momentum", "betas")  # what schedulers of torch's move
+PLAIN = (float, bool, type(None), int, str)  # what most of them are
 ROUNDINGS = 1024  # by whose sum a hyperparameter may be below zero, and still mean zero
 
 
@@ -30,7 +31,11 @@ def hyper_of(rule: Rule, group: Mapping[str, Any], defaults: Mapping[str, Any]) 
     for name in REFUSED:
         if group.get(name):
             raise ValueError(f"{name}: expected False, found {group[name]!r}")
-    found = {name: plain(name, group[name]) for name in rule.kinds if name in group}
+    found = {}
+    for name in rule.kinds:
+        if name in group:
+            value = group[name]
+            found[name] = value if type(value) in PLAIN else plain(name, value)
     for name in SCHEDULED:
         if name in found and _is_negative(found[name]):
             found[name] = _rounded(found[name], _roundings(name, group, defaults))
@@ -57,8 +62,10 @@ def plain(name: str, value: Any) -> Any:
 
 def _is_negative(value: Any) -> bool:
     """Tell whether a hyperparameter is a number below zero, or a pair with one."""
-    items = value if isinstance(value, tuple) else (value,)
-    return any(isinstance(item, (int, float)) and item < 0 for item in items)
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, (int, float)) and item < 0:
+            return True
+    return False
 
 
 def _roundings(name: str, group: Mapping[str, Any], defaults: Mapping[str, Any]) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fastoptim._containers import Array
 from fastoptim._engine.changes import change
-from fastoptim._groups import EMA
+from fastoptim._hyper import EMA
 from fastoptim._kinds import checked
 from fastoptim._loading import STEPS
 from fastoptim._mirror import Mirror

@@ -1,0 +1,166 @@
+"""Hyperparameters: the values of a group, checked, and the scalars that steps make of them.
+
+The scalars of all steps are made in one place, `Hyper.scalars`. A rule is here what says of which
+kinds its hyperparameters are, and what is made of them. Arrays are not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ._kinds import checked, unknown
+from ._stages import After, Before, Scalars
+
+if TYPE_CHECKING:
+    from ._rule import Rule
+
+# What a step of a group is made of: the scalars of both stages, and those of the rule between them.
+StepScalars: TypeAlias = tuple[Before, After, Scalars]
+ScalarsOfStep = Callable[[int], StepScalars]
+
+EMA = "ema"  # the name, among the state arrays, of the average of the parameter
+
+
+class Hyper(Mapping[str, Any]):
+    """All hyperparameters of a rule, each of which has been checked alone. They never change.
+
+    Others are made of them, by `changed` where somebody sets a few, and by `at` in each step with
+    schedules. Only these few are checked then, and only what depends on them is made anew.
+
+    Parameters
+    ----------
+    rule : Rule
+        The rule.
+    values : dict
+        The values as the kinds of the rule store them, and in the order of the kinds. Schedules are
+        as they were given.
+    schedules : tuple of str, optional
+        The names of the schedules among them. Like what follows, it is found out if it is missing.
+    before, after : tuples, optional
+        The scalars of the stages around the rule, unless a schedule is among what they are made of.
+    state_names : tuple of str, optional
+        The names of the state arrays that exist with these hyperparameters.
+    """
+
+    __slots__ = (
+        "_after",
+        "_before",
+        "_counting",
+        "_line",
+        "_own",
+        "_values",
+        "rule",
+        "schedules",
+        "state_names",
+    )
+
+    def __init__(
+        self,
+        rule: Rule,
+        values: dict[str, Any],
+        schedules: tuple[str, ...] | None = None,
+        before: Before | None = None,
+        after: After | None = None,
+        state_names: tuple[str, ...] | None = None,
+    ) -> None:
+        if schedules is None:
+            schedules = tuple(name for name in values if is_schedule(values[name]))
+        if before is None and rule.makes_before.isdisjoint(schedules):
+            before = rule.before_of(values)
+        if after is None and rule.makes_after.isdisjoint(schedules):
+            after = rule.after_of(values)
+        if state_names is None:
+            averaged = values["ema_decay"] is not None
+            state_names = (*rule.state_for(values), EMA) if averaged else rule.state_for(values)
+        self.rule = rule
+        self.schedules = schedules
+        self.state_names = state_names
+        self._values = values
+        self._before: Any = before
+        self._after: Any = after
+        self._own = tuple(values.values())[: len(rule.own)]
+        self._counting = rule.counting
+        self._line: StepScalars | None = None  # of all steps, if they have the same scalars
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._values!r})"
+
+    def __reduce__(self) -> Any:
+        return Hyper, (self.rule, self._values)
+
+    def changed(self, given: Mapping[str, Any]) -> Hyper:
+        """Return hyperparameters of which some are others, each of them checked alone."""
+        rule, values = self.rule, {**self._values, **given}
+        schedules: tuple[str, ...] | None = self.schedules
+        for name, value in given.items():
+            kind = rule.kinds.get(name)
+            if kind is None:
+                raise TypeError(unknown(name, rule.name, rule.kinds))
+            if is_schedule(value):
+                schedules = None
+            else:
+                values[name] = checked(name, kind, value)
+                if name in self.schedules:
+                    schedules = None
+        none = rule.makes.isdisjoint(given)  # as for a learning rate
+        return Hyper(
+            rule,
+            values,
+            schedules,
+            self._before if none or rule.makes_before.isdisjoint(given) else None,
+            self._after if none or rule.makes_after.isdisjoint(given) else None,
+            self.state_names if none or rule.makes_state.isdisjoint(given) else None,
+        )
+
+    def at(self, t: int) -> Hyper:
+        """Return the hyperparameters after t steps, in which schedules have become numbers."""
+        rule, values = self.rule, self._values.copy()
+        for name in self.schedules:
+            values[name] = checked(name, rule.kinds[name], value_at(values[name], t))
+        # What is made of schedules is missing here, and so it is made now.
+        return Hyper(rule, values, (), self._before, self._after, self.state_names)
+
+    def scalars(self, t: int) -> StepScalars:
+        """Return the scalars of the t-th step, or raise if two hyperparameters do not go together.
+
+        This is where a step calls schedules and the function beside the rule in its module.
+        """
+        if self.schedules:
+            return self.at(t - 1).scalars(t)
+        if self._counting is not None:
+            return self._before, self._after, self._counting(t, *self._own)
+        if self._line is None:
+            self._line = self._before, self._after, self.rule.scalars(*self._own)
+        return self._line
+
+    def checked_scalars(self, t: int) -> StepScalars:
+        """Return the scalars of the t-th step, or raise if they are not those of the update."""
+        found = self.scalars(t)
+        if len(found[2]) != self.rule.scalar_count:
+            raise ValueError(
+                f"{self.rule.name}: expected {self.rule.scalar_count} scalars, as its update "
+                f"takes, found {len(found[2])}"
+            )
+        return found
+
+
+def is_schedule(value: Any) -> bool:
+    """Tell whether a hyperparameter is a schedule, or a pair with one."""
+    return callable(value) or (isinstance(value, (tuple, list)) and any(map(callable, value)))
+
+
+def value_at(value: Any, t: int) -> Any:
+    """Return a hyperparameter after t steps."""
+    if isinstance(value, (tuple, list)):
+        return tuple([item(t) if callable(item) else item for item in value])
+    return value(t) if callable(value) else value
