@@ -290,9 +290,10 @@ class Stepper(WithSettings):
         given = [*grads] if isinstance(grads, (list, tuple, Sequence)) else None
         if given is None or len(given) != len(groups):
             wrong = TypeError if given is None else ValueError
+            shown = type(grads).__name__ if given is None else len(given)
             raise wrong(
                 f"grads: expected a sequence of {len(groups)} containers, one for each param "
-                f"group, found {type(grads).__name__ if given is None else len(given)}"
+                f"group, found {shown}"
             )
         found: list[Any] = []
         for number, group in enumerate(groups):

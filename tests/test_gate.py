@@ -54,7 +54,7 @@ def count(folder: Path, per_step: int, counted_with: str) -> subprocess.Complete
 @pytest.mark.skipif(sys.platform == "win32", reason="the valgrind here is a script")
 class TestInstructions:
     def test_within_the_budget(self, tmp_path):
-        done = count(tmp_path, 15_321, "counting.environment()")
+        done = count(tmp_path, 14_650, "counting.environment()")
         assert (done.returncode, done.stderr) == (0, "")
         assert "over the budget" not in done.stdout
 
