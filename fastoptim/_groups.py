@@ -83,6 +83,9 @@ class ParamGroup(MutableMapping[str, Any]):
         # NumPy may have unpickled the arrays in another layout, which the masks take over here. The
         # hyperparameters are not checked again: that would call schedules, of which some parts may
         # not be unpickled yet.
+        state = {**state}
+        if "rule" in state:  # version 0.1 had the hyperparameters in a dict
+            state["hyper"] = Hyper(state.pop("rule"), {**state["hyper"]})
         ParamGroup.__init__(self, **state)
 
     def __getitem__(self, name: str) -> Any:

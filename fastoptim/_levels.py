@@ -7,12 +7,12 @@ compiled from one source. The engine finds out which level is the fastest; witho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._engine.compiled import RuleLoops
 from ._engine.machine import cpu_supports
 from ._engine.tuning import is_tuning, set_tuning
 from ._kinds import environment
@@ -27,13 +27,6 @@ class Loops(NamedTuple):
     after: Any
     clip: Any
     squares: Any
-
-
-class RuleLoops(NamedTuple):
-    """The loops of a rule at each level that steps may use."""
-
-    rule: str | None  # None: there are but the stages
-    levels: Mapping[str, Mapping[np.dtype[Any], Loops]]  # lowest first; then by type
 
 
 # Each module is named in a statement, where tools that gather the imports of a program, such as

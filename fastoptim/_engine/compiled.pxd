@@ -43,14 +43,18 @@ cdef struct Work:
     fo_taken* taken
 
 
+cdef class RuleLoops:
+    cdef readonly str rule  # None: there are but the stages
+    cdef readonly dict levels
+    cdef tuple names
+    cdef Loops[MOST_LEVELS][2] table  # by level, for double and for float
+
+
 cdef class CompiledPasses(Passes):
     cdef Work work
-    cdef Loops[MOST_LEVELS][2] loops
-    cdef str rule
-    cdef tuple levels
+    cdef RuleLoops loops
     cdef list tuned  # a Tuned for each kind of pass, None until it is needed
 
-    cdef take_loops(self, loops)
     cdef go(
         self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=*,
         bint in_order=*,

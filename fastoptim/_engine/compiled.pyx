@@ -51,6 +51,36 @@ cdef enum:
 tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles and tasks
 
 
+cdef class RuleLoops:
+    """The loops of a rule at each level that steps may use.
+
+    Parameters
+    ----------
+    rule : str or None
+        The name of the rule's loop; None has but the stages.
+    levels : dict
+        By the name of a level, lowest first, and by the dtype that they compute in, the
+        `fastoptim._levels.Loops`, as capsules.
+
+    Raises
+    ------
+    ValueError
+        If there are more levels than the engine has room for.
+    """
+
+    def __cinit__(self, rule, dict levels):
+        cdef int level
+        self.rule, self.levels, self.names = rule, levels, tuple(levels)
+        if len(levels) > MOST_LEVELS:
+            raise ValueError(f"levels: expected at most {MOST_LEVELS}, found {self.names}")
+        for level, loops in enumerate(levels.values()):
+            for real, found in loops.items():
+                self.table[level][real == np.float32] = Loops(
+                    address(found.rule), address(found.after),
+                    address(found.clip), address(found.squares),
+                )
+
+
 cdef class CompiledPasses(Passes):
     """Passes with compiled loops.
 
@@ -59,13 +89,11 @@ cdef class CompiledPasses(Passes):
     memory : Tensors
         What they go over.
     loops : RuleLoops
-        The name of the rule, and its loops by level and by the type that they compute in, as in
-        `fastoptim._levels`.
+        The loops of the rule.
     """
 
-    def __cinit__(self, Tensors memory, loops):
-        self.memory = memory
-        self.take_loops(loops)
+    def __cinit__(self, Tensors memory, RuleLoops loops not None):
+        self.memory, self.loops, self.tuned = memory, loops, [None] * PASSES
         self.work.tensors = memory.tensors
 
     def __dealloc__(self):
@@ -73,18 +101,6 @@ cdef class CompiledPasses(Passes):
         PyMem_Free(self.work.tiles)
         PyMem_Free(self.work.room)
         PyMem_Free(self.work.taken)
-
-    cdef take_loops(self, loops):
-        cdef int level
-        self.rule, self.levels, self.tuned = loops.rule, tuple(loops.levels), [None] * PASSES
-        if len(self.levels) > MOST_LEVELS:
-            raise ValueError(f"loops: expected at most {MOST_LEVELS} levels, found {self.levels}")
-        for level in range(len(self.levels)):
-            for real, found in loops.levels[self.levels[level]].items():
-                self.loops[level][real == np.float32] = Loops(
-                    address(found.rule), address(found.after),
-                    address(found.clip), address(found.squares),
-                )
 
     cdef go(
         self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=False,
@@ -97,11 +113,12 @@ cdef class CompiledPasses(Passes):
         cdef Tuned tuned = self.tuned[which]
         cdef Way way
         if tuned is None:
-            name = (f"{self.rule} step", "norm", f"{self.rule} trust ratio", "clip")[which]
-            tuned = self.tuned[which] = Tuned(name, self.levels)
+            rule = self.loops.rule
+            name = (f"{rule} step", "norm", f"{rule} trust ratio", "clip")[which]
+            tuned = self.tuned[which] = Tuned(name, self.loops.names)
         self.memory.bind(in_order)
         way = tuned.begin(traffic, self.memory.kind, which == UPDATE and self.memory.is_fresh())
-        self.work.loops = self.loops[way.level]
+        self.work.loops = self.loops.table[way.level]
         if self.memory.kind & GATHERED and not in_order:
             self.make_rooms(way.threads)
         tuned.end(run(task, &self.work, count, way.threads, traffic, flush))
