@@ -35,7 +35,7 @@ cdef extern from "rooms.h":
     void fo_leave(fo_taken* taken, int k) nogil
 
 cdef enum:
-    TASK = 16384  # elements of the flat space that a thread takes at a time
+    TASK = 8192  # elements of the flat space that a thread takes at a time
     SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
     UPDATE = 0  # the passes
     NORM = 1

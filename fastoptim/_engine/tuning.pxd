@@ -27,7 +27,7 @@ cdef class Choice:
     cdef int64_t[SAMPLES] samples
     cdef int64_t with_best
     cdef readonly int64_t usual, total, spent
-    cdef int64_t cost, shift_due
+    cdef int64_t cost, warm, shift_due
     cdef int64_t[4] due
     cdef readonly int64_t trials, changes
 

@@ -11,10 +11,12 @@ layouts, as many bytes in all as make up half an octave. Optimizers that are mad
 there.
 
 A *trial* sets a rival beside the best way known: one level up or down, twice or half the threads.
-The two take turns of four steps, of which the first, that finds the caches as the other has left
-them, does not count. A pair of turns is won by the rival if the median of its steps is lower by two
-per cent, and the trial by a lead of three pairs. It is lost with the first pair, or with the lead.
-So noise seldom changes a choice, and a rival that is slower runs four steps in most cases.
+The two take turns. The steps of the first 0.2 ms of a turn, one of them at least, do not count: they
+find the caches as the other way has left them, and workers asleep that stay awake from then on if
+steps follow each other closely. The median of the next three is what counts. A pair of turns is won
+by the rival if that is lower by two per cent, and the trial by a lead of three pairs. It is lost
+with the first pair, or with the lead. So noise seldom changes a choice, and a rival that is slower
+runs four steps in most cases, or those of some 0.3 ms.
 
 Trials start with the first steps. What a lost trial has cost, in time above the best way's, decides
 when that rival is tried again: when the steps taken since have taken `RARITY` times as long. So
@@ -34,7 +36,7 @@ cdef extern from "clock.h":
     int64_t fo_now_ns()
 
 cdef enum:
-    UNTIMED = 1  # steps at the start of a turn that do not count
+    WARM_UP = 200000  # nanoseconds of steps at the start of a turn that do not count
     WON = 4  # the score that wins a trial, which starts at 1 and is lost with 0
     MOST_PAIRS = 12  # of a trial; who has not won by then has lost
     RARITY = 400  # a hundred for each of the four rivals: 1 % for all of them together
@@ -110,14 +112,16 @@ cdef class Choice:
         if self.direction < 0:
             self.watch(ns)
             return
-        if self.turn % 2 or (self.turn > 0 and self.taken == 0):
+        if self.turn % 2 or (self.turn > 0 and self.warm == 0):
             self.cost += max(min(ns, LONGEST * self.usual) - self.usual, <int64_t> 0)
-        if self.taken >= UNTIMED:
-            self.samples[self.taken - UNTIMED] = ns
-        self.taken += 1
-        if self.taken < UNTIMED + SAMPLES:
+        if self.warm < WARM_UP:
+            self.warm += ns
             return
-        self.taken = 0
+        self.samples[self.taken] = ns
+        self.taken += 1
+        if self.taken < SAMPLES:
+            return
+        self.taken = self.warm = 0
         if self.turn % 2 == 0:
             self.with_best = median(self.samples)
             if self.turn == 0:
@@ -140,7 +144,7 @@ cdef class Choice:
         for direction in range(RIVALS):
             if self.total >= self.due[direction] and self.neighbour(direction):
                 self.direction, self.turn, self.taken, self.score = direction, 0, 0, 1
-                self.cost = 0
+                self.cost = self.warm = 0
                 self.trials += 1
                 return
 
@@ -215,10 +219,9 @@ cdef class Tuned:
         cdef Way way
         self.timed = False
         if not on or traffic < UNLOCK or fixed_level is not None or fixed_threads:
-            way = Way(top, threads_for(traffic))
-            if fixed_level is not None:
-                way.level = self.levels.index(fixed_level)
-            if fixed_threads:
+            way.level = top if fixed_level is None else self.levels.index(fixed_level)
+            way.threads = fixed_threads or threads_for(traffic)
+            if fixed_threads > 1:
                 way.threads = min(fixed_threads, allowed_threads())
             return way
         size, whose = size_class(traffic), whose_workers()
