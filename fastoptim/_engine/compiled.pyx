@@ -217,9 +217,11 @@ cdef class CompiledPasses(Passes):
         if not self.work.tiles:
             raise MemoryError
         for i in range(self.memory.count):
-            for start in range(0, self.memory.tensors[i].size, SQUARES_TILE):
+            start = 0
+            while start < self.memory.tensors[i].size:
                 self.work.tiles[tile] = Tile(i, start, 0, 0)
                 tile += 1
+                start += SQUARES_TILE
 
 
 cdef void* address(capsule) except? NULL:

@@ -11,12 +11,12 @@ layouts, as many bytes in all as make up half an octave. Optimizers that are mad
 there.
 
 A *trial* sets a rival beside the best way known: one level up or down, twice or half the threads.
-The two take turns. The steps of the first 0.2 ms of a turn, one of them at least, do not count: they
-find the caches as the other way has left them, and workers asleep that stay awake from then on if
-steps follow each other closely. The median of the next three is what counts. A pair of turns is won
-by the rival if that is lower by two per cent, and the trial by a lead of three pairs. It is lost
-with the first pair, or with the lead. So noise seldom changes a choice, and a rival that is slower
-runs four steps in most cases, or those of some 0.3 ms.
+The two take turns. The steps of the first 0.2 ms of a turn, one of them at least, do not count:
+they find the caches as the other way has left them, and workers asleep that stay awake from then
+on, if steps follow each other closely. The median of the next three is what counts. A pair of turns
+is won by the rival if that is lower by two per cent, and the trial by a lead of three pairs. It is
+lost with the first pair, or with the lead. So noise seldom changes a choice, and a rival that is
+slower runs four steps in most cases, or those of some 0.3 ms.
 
 Trials start with the first steps. What a lost trial has cost, in time above the best way's, decides
 when that rival is tried again: when the steps taken since have taken `RARITY` times as long. So
