@@ -92,7 +92,7 @@ cdef tuple REASONS = (
 
 cdef enum:
     PAGE = 4096  # bytes, the fewest that a system gives at a time
-    PIECE = 1 << 16  # bytes that a thread touches at a time, as many as a task has of float32
+    PIECE = 1 << 15  # bytes that a thread touches at a time, as many as a task has of float32
 
 cdef struct Block:
     char* data
