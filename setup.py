@@ -89,7 +89,8 @@ ctypedef {real} real
 include "_loops.pxi"
 """
 # Safe without a GIL: the globals that change after the import are whole numbers that stand alone,
-# the limits of threads, and a plan lets in one thread at a time.
+# such as the limits of threads, and a dict of choices, each of which lets in one thread at a time,
+# as a plan does.
 DIRECTIVES = {
     "language_level": 3,
     "freethreading_compatible": True,

@@ -88,19 +88,3 @@ cdef inline bint fits(cnp.ndarray a, cnp.ndarray p):
         (descr_of(a) == descr_of(p) or equivalent(descr_of(a), descr_of(p)))
         and same_shape(a, p)
     )
-
-
-cdef inline bint advance(
-    const Walk* walk, int axes, Py_ssize_t* index, char** base
-) noexcept nogil:
-    """Go on to the next index over the first axes of a walk, and its address; False at the end."""
-    cdef int k = axes - 1
-    while k >= 0:
-        index[k] += 1
-        base[0] += walk.strides[k]
-        if index[k] < walk.shape[k]:
-            return True
-        base[0] -= walk.shape[k] * walk.strides[k]
-        index[k] = 0
-        k -= 1
-    return False

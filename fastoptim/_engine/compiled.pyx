@@ -13,12 +13,12 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
-from fastoptim._engine.memory cimport Tensors
-from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
 from fastoptim._engine.layouts cimport (
     BLOCK_BYTES, LINES, Block, block_at, block_behind, gather_block, offsets, prefetch_block,
     scatter_block
 )
+from fastoptim._engine.memory cimport Tensors
+from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
 from fastoptim._engine.staging cimport (
     ARRAYS, EMA, STATE, TILE, Gathered, Tensor, array, gathered, load, store
 )
@@ -37,16 +37,18 @@ cdef extern from "rooms.h":
 cdef enum:
     TASK = 8192  # elements of the flat space that a thread takes at a time
     SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
-    UPDATE = 0  # the passes
-    NORM = 1
-    TRUST_RATIO = 2
-    CLIP = 3
-    PASSES = 4
     BLOCK = 16  # tiles of that size that a thread takes at a time
     # Doubles of a tile for a gradient that is gathered in order: few where rows are copied one by
     # one, and many rows where they are transposed.
     COPIED = 1024
     TRANSPOSED = 4096
+
+cdef enum:
+    UPDATE = 0  # the kinds of passes, and how many there are
+    NORM = 1
+    TRUST_RATIO = 2
+    CLIP = 3
+    PASSES = 4
 
 tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles and tasks
 

@@ -33,6 +33,7 @@ cdef class Choice:
 
     cdef Way next(self) noexcept
     cdef void learn(self, Way way, int64_t ns) noexcept
+    cdef void note(self, Way way, int64_t ns) noexcept
     cdef void watch(self, int64_t ns) noexcept
     cdef void begin(self) noexcept
     cdef void compare(self, int64_t with_rival) noexcept

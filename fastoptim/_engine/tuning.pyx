@@ -26,6 +26,7 @@ used to, eight times in a row, something around them has changed, and all rivals
 This room knows ways by number, and neither arrays nor loops.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 from fastoptim._engine.threads cimport UNLOCK, allowed_threads, threads_for, whose_workers
@@ -42,7 +43,7 @@ cdef enum:
     RARITY = 400  # a hundred for each of the four rivals: 1 % for all of them together
     LONGEST = 4  # times the usual time that a step counts as cost, which a break of seconds is not
     SHIFTED = 8  # steps in a row, a quarter slower than usual, after which all rivals are due
-    MORE_THREADS = 0
+    MORE_THREADS = 0  # the directions in which a rival lies; opposite ones differ by 2
     LOWER_LEVEL = 1
     FEWER_THREADS = 2
     HIGHER_LEVEL = 3
@@ -99,11 +100,16 @@ cdef class Choice:
         self.learn(Way(way[0], way[1]), ns)
 
     cdef Way next(self) noexcept:
-        if self.direction < 0:
-            self.begin()
-        return self.rival if self.direction >= 0 and self.turn % 2 else self.best
+        with cython.critical_section(self):
+            if self.direction < 0:
+                self.begin()
+            return self.rival if self.direction >= 0 and self.turn % 2 else self.best
 
     cdef void learn(self, Way way, int64_t ns) noexcept:
+        with cython.critical_section(self):  # plans of several threads share a choice
+            self.note(way, ns)
+
+    cdef void note(self, Way way, int64_t ns) noexcept:
         cdef Way expected = self.next()
         self.total += ns
         # Another thread, or a step under another limit, may have run in another way.
@@ -173,8 +179,8 @@ cdef class Choice:
 
     cdef void end(self, bint won) noexcept:
         """End a trial, and say when rivals are due."""
-        cdef int back = self.direction ^ 2
-        cdef int tried = back if won else self.direction
+        cdef int opposite = self.direction ^ 2
+        cdef int tried = opposite if won else self.direction
         self.spent += self.cost
         if won:
             self.best = self.rival
