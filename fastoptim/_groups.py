@@ -14,7 +14,7 @@ from ._containers import Array, Container
 from ._engine.arrays import check_targets
 from ._engine.changes import change
 from ._hyper import Hyper, ScalarsOfStep
-from ._rule import Scheduled, ScheduledPair
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 from ._settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ NumberAttribute = Hyperparameter[float, Scheduled[float]]
 MaybeNumberAttribute = Hyperparameter[float | None, Scheduled[float | None]]
 FlagAttribute = Hyperparameter[bool, Scheduled[bool]]
 PairAttribute = Hyperparameter[tuple[float, float], ScheduledPair]
+TripleAttribute = Hyperparameter[tuple[float, float, float], ScheduledTriple]
 MaybePairAttribute = Hyperparameter[tuple[float, float] | None, ScheduledPair | None]
 
 

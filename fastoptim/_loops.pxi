@@ -223,6 +223,69 @@ cdef void adabelief(
         p[i] = decay * p[i] - (lr * mi) / (root(si) * r2 + eps)
 
 
+cdef void yogi(
+    Py_ssize_t n, array p, array g, array m, array v, array _1, array o, array c
+) noexcept nogil:
+    b1, a1, a2, lr, r2, eps = c[0], c[1], c[2], c[3], c[4], c[5]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m[i] + a1 * gi
+        s = gi * gi
+        vi = v[i] - sign(v[i] - s) * (a2 * s)
+        m[i] = mi
+        v[i] = vi
+        p[i] = p[i] - (lr * mi) / (root(vi) * r2 + eps)
+
+
+cdef void ademamix(
+    Py_ssize_t n, array p, array g, array m1, array m2, array v, array o, array c
+) noexcept nogil:
+    decay, b1, a1, b2, a2, b3, a3 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    lr1, lr2, r2, eps = c[7], c[8], c[9], c[10]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m1[i] + a1 * gi
+        slow = b3 * m2[i] + a3 * gi
+        vi = b2 * v[i] + (a2 * gi) * gi
+        m1[i] = mi
+        m2[i] = slow
+        v[i] = vi
+        p[i] = decay * p[i] - (lr1 * mi + lr2 * slow) / (root(vi) * r2 + eps)
+
+
+cdef void adopt(
+    Py_ssize_t n, array p, array g, array m, array v, array _1, array o, array c
+) noexcept nogil:
+    first, decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4], c[5]
+    lr, limit, eps = c[6], c[7], c[8]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        if first != 0:
+            v[i] = gi * gi
+        else:
+            free = root(v[i])
+            d = eps if free < eps else free
+            mi = b1 * m[i] + a1 * clipped(gi / d, limit)
+            m[i] = mi
+            v[i] = b2 * v[i] + (a2 * gi) * gi
+            p[i] = decay * p[i] - lr * mi
+
+
+cdef void ftrl(
+    Py_ssize_t n, array p, array g, array z, array h, array _1, array o, array c
+) noexcept nogil:
+    inverse, l1, l2 = c[0], c[1], c[2]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        old = root(h[i])
+        hi = h[i] + gi * gi
+        new = root(hi)
+        zi = z[i] + (gi - (inverse * (new - old)) * p[i])
+        z[i] = zi
+        h[i] = hi
+        p[i] = (clipped(zi, l1) - zi) / (inverse * new + l2)
+
+
 # The next two rules have a trust ratio: called with u, the loop only writes the direction of the
 # step into u; called with NULL, it takes the step.
 
@@ -332,6 +395,10 @@ LOOPS = {
     "asgd": export_rule(asgd),
     "lion": export_rule(lion),
     "adabelief": export_rule(adabelief),
+    "yogi": export_rule(yogi),
+    "ademamix": export_rule(ademamix),
+    "adopt": export_rule(adopt),
+    "ftrl": export_rule(ftrl),
     "lamb": export_rule(lamb),
     "lars": export_rule(lars),
 }

@@ -16,12 +16,16 @@ from ._hyper import Hyper, StepScalars, is_schedule, value_at
 from ._kinds import Count, Flag, Kind, checked, unknown
 from ._stages import After, Before, Scalars
 
-# What a hyperparameter may be: a value, or a schedule of it; of a pair, each item may be either.
+# What a hyperparameter may be: a value, or a schedule of it; of several, each item may be either.
 # A schedule is a `fastoptim.schedules.Schedule`, or any function of the number of steps taken.
 Value = TypeVar("Value")
 Scheduled: TypeAlias = Value | Callable[[int], Value]
 ScheduledPair: TypeAlias = (
     tuple[Scheduled[float], Scheduled[float]] | Callable[[int], tuple[float, float]]
+)
+ScheduledTriple: TypeAlias = (
+    tuple[Scheduled[float], Scheduled[float], Scheduled[float]]
+    | Callable[[int], tuple[float, float, float]]
 )
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD

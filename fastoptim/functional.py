@@ -27,7 +27,7 @@ from . import _levels, optimizers
 from ._containers import Array
 from ._docs import function_doc
 from ._optimizer import Optimizer
-from ._rule import Scheduled, ScheduledPair
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 from .optimizers import Form
 
 __all__ = [
@@ -37,7 +37,10 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "ademamix",
+    "adopt",
     "asgd",
+    "ftrl",
     "lamb",
     "lars",
     "lion",
@@ -47,6 +50,7 @@ __all__ = [
     "rmsprop",
     "rprop",
     "sgd",
+    "yogi",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -503,6 +507,132 @@ def adabelief(
     >>> functional.adabelief(p, g, m, s, step=1, lr=0.1)
     >>> p.round(6)
     array([0.888889, 2.      ])
+    """
+
+
+@_steps_of(optimizers.Yogi)
+def yogi(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: Scheduled[float] = 0.01,
+    betas: ScheduledPair = (0.9, 0.999),
+    eps: Scheduled[float] = 0.001,
+    weight_decay: Scheduled[float] = 0.0,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+) -> None:
+    """Take a step of Adam with a mean square that falls slowly.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 1.0])
+    >>> m, v = np.zeros(2), np.zeros(2)
+    >>> functional.yogi(p, g, m, v, step=1, lr=0.1, eps=0.0)
+    >>> p
+    array([0.9, 1.9])
+    """
+
+
+@_steps_of(optimizers.AdEMAMix)
+def ademamix(
+    p: Array,
+    g: Array,
+    m1: Array,
+    m2: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: Scheduled[float] = 0.001,
+    betas: ScheduledTriple = (0.9, 0.999, 0.9999),
+    alpha: Scheduled[float] = 5.0,
+    eps: Scheduled[float] = 1e-08,
+    weight_decay: Scheduled[float] = 0.0,
+    decoupled_weight_decay: Scheduled[bool] = True,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+) -> None:
+    """Take a step of Adam with a second, slow momentum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 0.0])
+    >>> m1, m2, v = np.zeros(2), np.zeros(2), np.zeros(2)
+    >>> functional.ademamix(p, g, m1, m2, v, step=1, lr=0.1, betas=(0.9, 0.999, 0.5), alpha=2.0)
+    >>> p
+    array([0.8, 2. ])
+    """
+
+
+@_steps_of(optimizers.ADOPT)
+def adopt(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: Scheduled[float] = 0.001,
+    betas: ScheduledPair = (0.9, 0.9999),
+    eps: Scheduled[float] = 1e-06,
+    weight_decay: Scheduled[float] = 0.0,
+    decoupled_weight_decay: Scheduled[bool] = False,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+) -> None:
+    """Take a step of a momentum of gradients over the root mean square of those before them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 0.0])
+    >>> m, v = np.zeros(2), np.zeros(2)
+    >>> for step in (1, 2):
+    ...     functional.adopt(p, g, m, v, step=step, lr=0.1, betas=(0.5, 0.9999))
+    >>> p
+    array([0.95, 2.  ])
+    """
+
+
+@_steps_of(optimizers.FTRL)
+def ftrl(
+    p: Array,
+    g: Array,
+    z: Array,
+    h: Array,
+    *,
+    step: int | None = None,
+    lr: Scheduled[float] = 0.001,
+    l1_regularization_strength: Scheduled[float] = 0.0,
+    l2_regularization_strength: Scheduled[float] = 0.0,
+    beta: Scheduled[float] = 0.0,
+    weight_decay: Scheduled[float] = 0.0,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+) -> None:
+    """Take a step of following the regularised leader.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.zeros(2), np.array([3.0, 1.0])
+    >>> z, h = np.zeros(2), np.zeros(2)
+    >>> functional.ftrl(p, g, z, h, lr=0.5, l1_regularization_strength=1.0, beta=1.0)
+    >>> p
+    array([-0.25,  0.  ])
     """
 
 

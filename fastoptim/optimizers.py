@@ -13,18 +13,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import reference
 from ._containers import Params
 from ._docs import complete
-from ._groups import FlagAttribute, Hyperparameter, NumberAttribute, PairAttribute
+from ._groups import (
+    FlagAttribute,
+    Hyperparameter,
+    NumberAttribute,
+    PairAttribute,
+    TripleAttribute,
+)
 from ._optimizer import Optimizer, Options
-from ._rule import Scheduled, ScheduledPair
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
+    "ADOPT",
     "ASGD",
+    "FTRL",
     "LAMB",
     "LARS",
     "SGD",
+    "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adagrad",
@@ -37,6 +46,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "Yogi",
 ]
 
 
@@ -1125,6 +1135,327 @@ class AdaBelief(Optimizer):
             weight_decay=weight_decay,
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
+            **options,
+        )
+
+
+class Yogi(Optimizer):
+    r"""Adam whose mean square moves towards the square of the gradient by no more than that square.
+
+    .. math::
+
+        v_t = v_{t-1} - (1 - \beta_2) \, \mathrm{sign}(v_{t-1} - g_t^2) \, g_t^2, \quad
+        p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t}
+              \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    with :math:`m_t` as in `Adam`, :math:`m_0 = v_0` and :math:`\mathrm{sign}(0) = 0`. Where
+    gradients become small, v falls slowly, as a sum, where Adam's falls exponentially. The formula
+    is that of ``optax.yogi``.
+
+    Parameters
+    ----------
+    lr : float, default 1e-2
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-3
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    initial_accumulator_value : float, default 1e-6
+        :math:`m_0 = v_0 \ge 0`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"v"`` (optax's ``mu`` and ``nu``).
+
+    References
+    ----------
+    M. Zaheer, S. Reddi, D. Sachan, S. Kale, S. Kumar, "Adaptive methods for nonconvex
+    optimization", NeurIPS 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.Yogi(p, lr=0.1, eps=0.0, initial_accumulator_value=0.0)
+    >>> opt.step(np.array([3.0, 1.0]))
+    >>> p
+    array([0.9, 1.9])
+    """
+
+    rule = reference.yogi
+    betas: PairAttribute
+    eps: NumberAttribute
+    initial_accumulator_value: NumberAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-2,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-3,
+        weight_decay: Scheduled[float] = 0.0,
+        initial_accumulator_value: Scheduled[float] = 1e-6,
+        *,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            maximize=maximize,
+            **options,
+        )
+
+
+class AdEMAMix(Optimizer):
+    r"""Adam with a second momentum, which remembers the gradients of thousands of steps.
+
+    .. math::
+
+        m^{(1)}_t = \beta_1 m^{(1)}_{t-1} + (1 - \beta_1) g_t, \quad
+        m^{(2)}_t = \beta_3 m^{(2)}_{t-1} + (1 - \beta_3) g_t, \quad
+        p_t = (1 - \eta \lambda) p_{t-1}
+              - \eta \frac{m^{(1)}_t / (1 - \beta_1^t) + \alpha m^{(2)}_t}
+                          {\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    with :math:`v_t` as in `Adam`. The slow momentum is not corrected for its start at zero. The
+    formula is that of ``optax.contrib.ademamix``.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float, float), default (0.9, 0.999, 0.9999)
+        :math:`0 \le \beta_1, \beta_2, \beta_3 < 1`. For trainings of a few thousand steps a smaller
+        :math:`\beta_3` is better.
+    alpha : float, default 5
+        :math:`\alpha \ge 0`, the weight of the slow momentum. The paper raises it, and
+        :math:`\beta_3`, by schedules from 0 and from :math:`\beta_1`.
+    eps : float, default 1e-8
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`.
+    decoupled_weight_decay : bool, default True
+        Decay as `AdamW` does; if False, the rule sees :math:`g + \lambda p` for g instead.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m1"``, ``"m2"`` and ``"v"`` (optax's ``m1``, ``m2`` and ``nu``).
+
+    References
+    ----------
+    M. Pagliardini, P. Ablin, D. Grangier, "The AdEMAMix optimizer: better, faster, older", ICLR
+    2025, arXiv:2409.03137.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.AdEMAMix(p, lr=0.1, betas=(0.9, 0.999, 0.5), alpha=2.0)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.8, 2. ])
+
+    The weight of the slow momentum grows for 10,000 steps:
+
+    >>> opt = fo.AdEMAMix(p, alpha=lambda t: 5.0 * min(1.0, t / 10_000))
+    """
+
+    rule = reference.ademamix
+    betas: TripleAttribute
+    alpha: NumberAttribute
+    eps: NumberAttribute
+    decoupled_weight_decay: FlagAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledTriple = (0.9, 0.999, 0.9999),
+        alpha: Scheduled[float] = 5.0,
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
+        *,
+        maximize: Scheduled[bool] = False,
+        decoupled_weight_decay: Scheduled[bool] = True,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+            **options,
+        )
+
+
+class ADOPT(Optimizer):
+    r"""Momentum of gradients that are scaled by the root mean square of those before them.
+
+    .. math::
+
+        u_t = \mathrm{clip}\left( \frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)},
+              \pm (t - 1)^{1/4} \right), \quad
+        m_t = \beta_1 m_{t-1} + (1 - \beta_1) u_t, \quad
+        p_t = p_{t-1} - \eta m_t, \quad
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2
+
+    The first step only takes :math:`v_1 = g_1^2`. Since v lacks the gradient that it divides, the
+    method converges whatever :math:`\beta_2` is. The formula is that of ``optax.contrib.adopt``.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.9999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-6
+        :math:`\epsilon \ge 0`, the least divisor. With 0, an element whose gradients have all been
+        0 becomes NaN.
+    decoupled_weight_decay : bool, default False
+        Decay as `AdamW` does instead, from the second step on.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"v"`` (optax's ``mu`` and ``nu``).
+
+    References
+    ----------
+    S. Taniguchi et al., "ADOPT: modified Adam can converge with any beta2 with the optimal rate",
+    NeurIPS 2024, arXiv:2411.02853.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.ADOPT(p, lr=0.1, betas=(0.5, 0.9999))
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([1., 2.])
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.95, 2.  ])
+    """
+
+    rule = reference.adopt
+    betas: PairAttribute
+    eps: NumberAttribute
+    decoupled_weight_decay: FlagAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledPair = (0.9, 0.9999),
+        eps: Scheduled[float] = 1e-6,
+        weight_decay: Scheduled[float] = 0.0,
+        decoupled_weight_decay: Scheduled[bool] = False,
+        *,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class FTRL(Optimizer):
+    r"""Follow the regularised leader, proximal: sparse linear models, such as those of clicks.
+
+    .. math::
+
+        h_t = h_{t-1} + g_t^2, \quad
+        z_t = z_{t-1} + g_t - \frac{\sqrt{h_t} - \sqrt{h_{t-1}}}{\eta} p_{t-1}, \quad
+        p_t = \frac{\mathrm{clip}(z_t, \pm \lambda_1) - z_t}
+                   {(\sqrt{h_t} + \beta) / \eta + 2 \lambda_2}
+
+    Where :math:`|z_t| \le \lambda_1`, the parameter is exactly 0. It depends on the parameters
+    before the first step only as far as :math:`z_1` does, so they should be 0: one whose gradients
+    have all been 0 becomes 0. The formula and the names are those of ``keras.optimizers.Ftrl``.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        Learning rate :math:`\eta > 0`.
+    initial_accumulator_value : float, default 0.1
+        :math:`h_0 \ge 0`. If it, :math:`\beta` and :math:`\lambda_2` are all 0, an element whose
+        gradients have all been 0 becomes NaN.
+    l1_regularization_strength : float, default 0
+        :math:`\lambda_1 \ge 0`.
+    l2_regularization_strength : float, default 0
+        :math:`\lambda_2 \ge 0`.
+    beta : float, default 0
+        :math:`\beta \ge 0`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"z"`` and ``"h"`` (Keras's ``linear`` and ``accumulator``).
+
+    References
+    ----------
+    H. B. McMahan et al., "Ad click prediction: a view from the trenches", KDD 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.zeros(3)
+    >>> opt = fo.FTRL(p, lr=0.5, l1_regularization_strength=1.0, beta=1.0)
+    >>> opt.step(np.array([3.0, 1.0, -5.0]))
+    >>> p.round(6)
+    array([-0.248966,  0.      ,  0.332779])
+    """
+
+    rule = reference.ftrl
+    initial_accumulator_value: NumberAttribute
+    l1_regularization_strength: NumberAttribute
+    l2_regularization_strength: NumberAttribute
+    beta: NumberAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-3,
+        initial_accumulator_value: Scheduled[float] = 0.1,
+        l1_regularization_strength: Scheduled[float] = 0.0,
+        l2_regularization_strength: Scheduled[float] = 0.0,
+        beta: Scheduled[float] = 0.0,
+        *,
+        weight_decay: Scheduled[float] = 0.0,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            initial_accumulator_value=initial_accumulator_value,
+            l1_regularization_strength=l1_regularization_strength,
+            l2_regularization_strength=l2_regularization_strength,
+            beta=beta,
+            weight_decay=weight_decay,
+            maximize=maximize,
             **options,
         )
 

@@ -42,9 +42,19 @@ from typing import Annotated
 
 import numpy as np
 
-from ._kinds import Betas, Choice, Fraction, NonNegative, NonNegativePair, Number, Switch
+from ._kinds import (
+    Betas,
+    Choice,
+    Fraction,
+    Invertible,
+    NonNegative,
+    NonNegativePair,
+    Number,
+    Switch,
+    ThreeBetas,
+)
 from ._rule import Rule, rule
-from ._stages import Scalars
+from ._stages import Scalars, clipped
 
 Form = Annotated[str, Choice(("averaged", "heavy_ball"))]
 
@@ -404,6 +414,100 @@ def adabelief(p, g, m, s, /, decay, b1, a1, b2, a2, lr, r2, eps, eps_root):
     d = g - m
     s[...] = b2 * s + (a2 * d) * d + eps_root
     p[...] = decay * p - (lr * m) / (np.sqrt(s) * r2 + eps)
+
+
+def _yogi_scalars(
+    step: int,
+    lr: NonNegative = 1e-2,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-3,
+    initial_accumulator_value: NonNegative = 1e-6,
+) -> Scalars:
+    b1, b2 = betas
+    r2 = 1 / math.sqrt(1 - b2**step)
+    return b1, 1 - b1, 1 - b2, lr / (1 - b1**step), r2, eps
+
+
+@rule(
+    _yogi_scalars,
+    starts={"m": "initial_accumulator_value", "v": "initial_accumulator_value"},
+)
+def yogi(p, g, m, v, /, b1, a1, a2, lr, r2, eps):
+    """Adam whose mean square moves by what the square of the gradient is; see `fastoptim.Yogi`."""
+    m[...] = b1 * m + a1 * g
+    s = g * g
+    v[...] = v - _sign(v - s) * (a2 * s)
+    p -= (lr * m) / (np.sqrt(v) * r2 + eps)
+
+
+def _ademamix_scalars(
+    step: int,
+    lr: NonNegative = 1e-3,
+    betas: ThreeBetas = (0.9, 0.999, 0.9999),
+    alpha: NonNegative = 5.0,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    decoupled_weight_decay: Switch = True,
+) -> Scalars:
+    decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
+    b1, b2, b3 = betas
+    lr1, lr2, r2 = lr / (1 - b1**step), lr * alpha, 1 / math.sqrt(1 - b2**step)
+    return decay, b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, lr1, lr2, r2, eps
+
+
+@rule(_ademamix_scalars, decoupled="decoupled_weight_decay")
+def ademamix(p, g, m1, m2, v, /, decay, b1, a1, b2, a2, b3, a3, lr1, lr2, r2, eps):
+    """Adam with a second, slow momentum; see `fastoptim.AdEMAMix`."""
+    m1[...] = b1 * m1 + a1 * g
+    m2[...] = b3 * m2 + a3 * g
+    v[...] = b2 * v + (a2 * g) * g
+    p[...] = decay * p - (lr1 * m1 + lr2 * m2) / (np.sqrt(v) * r2 + eps)
+
+
+def _adopt_scalars(
+    step: int,
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.9999),
+    eps: NonNegative = 1e-6,
+    weight_decay: NonNegative = 0.0,
+    decoupled_weight_decay: Switch = False,
+) -> Scalars:
+    decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
+    b1, b2 = betas
+    return float(step == 1), decay, b1, 1 - b1, b2, 1 - b2, lr, (step - 1) ** 0.25, eps
+
+
+@rule(_adopt_scalars, decoupled="decoupled_weight_decay")
+def adopt(p, g, m, v, /, first, decay, b1, a1, b2, a2, lr, limit, eps):
+    """Momentum of gradients over the root mean square before them; see `fastoptim.ADOPT`."""
+    if first != 0:
+        v[...] = g * g
+        return
+    d = np.sqrt(v)
+    d = np.where(d < eps, eps, d)  # a NaN in v stays
+    m[...] = b1 * m + a1 * clipped(g / d, limit)
+    v[...] = b2 * v + (a2 * g) * g
+    p[...] = decay * p - lr * m
+
+
+def _ftrl_scalars(
+    lr: Invertible = 1e-3,
+    initial_accumulator_value: NonNegative = 0.1,
+    l1_regularization_strength: NonNegative = 0.0,
+    l2_regularization_strength: NonNegative = 0.0,
+    beta: NonNegative = 0.0,
+) -> Scalars:
+    return 1 / lr, l1_regularization_strength, 2 * l2_regularization_strength + beta / lr
+
+
+@rule(_ftrl_scalars, starts={"h": "initial_accumulator_value"})
+def ftrl(p, g, z, h, /, inverse, l1, l2):
+    """Leader of all linear losses so far, regularised for sparsity; see `fastoptim.FTRL`."""
+    old = np.sqrt(h)
+    h += g * g
+    new = np.sqrt(h)
+    z[...] = z + (g - (inverse * (new - old)) * p)
+    p[...] = (clipped(z, l1) - z) / (inverse * new + l2)
 
 
 def _lamb_scalars(

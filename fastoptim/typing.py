@@ -7,6 +7,7 @@
 `Scheduled`          ``Scheduled[float]`` is a float, or a function from the number of steps to one,
                      such as a `fastoptim.schedules.Schedule`: what ``lr=`` takes
 `ScheduledPair`      two of them, or a function that returns two floats: what ``betas=`` takes
+`ScheduledTriple`    three of them: what ``betas=`` of `fastoptim.AdEMAMix` takes
 ==================== ==========================================================================
 
 >>> import numpy as np
@@ -22,9 +23,18 @@ array([0.25, 0.25])
 """
 
 from ._containers import Array, Grads, Mask, Masks, Params
-from ._rule import Scheduled, ScheduledPair
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 
-__all__ = ["Array", "Grads", "Mask", "Masks", "Params", "Scheduled", "ScheduledPair"]
+__all__ = [
+    "Array",
+    "Grads",
+    "Mask",
+    "Masks",
+    "Params",
+    "Scheduled",
+    "ScheduledPair",
+    "ScheduledTriple",
+]
 
 
 def __dir__() -> list[str]:

@@ -134,7 +134,11 @@ def torch_has(name):
 def test_optax_is_a_rival_for_the_rules_that_torch_has_not():
     pytest.importorskip("torch")
     optax = pytest.importorskip("optax")
-    theirs = {name for name in optimizers.__all__ if hasattr(optax, name.lower())}
+    theirs = {
+        name
+        for name in optimizers.__all__
+        if hasattr(optax, name.lower()) or hasattr(optax.contrib, name.lower())
+    }
     missing = sorted(name for name in theirs if not (torch_has(name) or name in rivals.OPTAX))
     assert not missing, f"fastoptim/bench/rivals.py, OPTAX: expected {missing} there, too"
     assert {"SGD", "SGD-momentum", "RMSprop", "Adam", "AdamW"} <= {*rivals.OPTAX}

@@ -228,7 +228,7 @@ UNCOUNTED = [cls for cls in OPTIMIZERS if not cls.rule.needs_step]
 
 def test_rules_that_need_no_step():
     assert {cls.__name__ for cls in UNCOUNTED} == {
-        "SGD", "Momentum", "RMSprop", "Adadelta", "Rprop", "Lion", "LARS"
+        "SGD", "Momentum", "RMSprop", "Adadelta", "Rprop", "Lion", "FTRL", "LARS"
     }  # fmt: skip
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import numpy as np
 import pytest
+from peers import import_keras
 from zoo import OPTIMIZERS, gradients
 
 import fastoptim as fo
@@ -34,6 +37,14 @@ def optax():
         yield optax
 
 
+def rising(t):
+    return 0.9 + 0.004 * t
+
+
+def growing(t):
+    return 0.25 * t
+
+
 DECAYED = {"weight_decay": 0.3}
 CENTERED = {"centered": True}
 INSIDE = {"eps_inside": True}
@@ -59,6 +70,28 @@ OPTAX = [
         "lars",
         {**DECAYED, "nesterov": True, "momentum": 0.5, "trust_coefficient": 0.1},
     ),
+    (fo.Yogi, {}, "yogi", {}),
+    (fo.Yogi, {"betas": (0.5, 0.75), "eps": 1e-8}, "yogi", {"b1": 0.5, "b2": 0.75, "eps": 1e-8}),
+    (fo.AdEMAMix, {}, "contrib.ademamix", {}),
+    (
+        fo.AdEMAMix,
+        {**DECAYED, "betas": (0.5, 0.75, 0.9), "alpha": 2.0, "eps": 1e-3},
+        "contrib.ademamix",
+        {**DECAYED, "b1": 0.5, "b2": 0.75, "b3": 0.9, "alpha": 2.0, "eps": 1e-3},
+    ),
+    (
+        fo.AdEMAMix,
+        {"betas": (0.9, 0.999, rising), "alpha": growing},
+        "contrib.ademamix",
+        {"b3": rising, "alpha": growing},
+    ),
+    (fo.ADOPT, {}, "contrib.adopt", {}),
+    (
+        fo.ADOPT,
+        {"betas": (0.5, 0.75), "eps": 1e-3},
+        "contrib.adopt",
+        {"b1": 0.5, "b2": 0.75, "eps": 1e-3},
+    ),
     (fo.RMSprop, INSIDE, "rmsprop", {"decay": 0.99}),
     (fo.RMSprop, {**INSIDE, "eps": 1e-2}, "rmsprop", {"decay": 0.99, "eps": 1e-2}),
     (fo.RMSprop, INSIDE | CENTERED, "rmsprop", {"decay": 0.99} | CENTERED),
@@ -78,7 +111,7 @@ def test_every_rule_that_optax_has_and_torch_has_not_is_compared(optax):
     missing = [
         cls.__name__
         for cls in OPTIMIZERS
-        if hasattr(optax, cls.__name__.lower())
+        if any(hasattr(module, cls.__name__.lower()) for module in (optax, optax.contrib))
         and not hasattr(torch.optim, cls.__name__)
         and cls not in [row[0] for row in OPTAX]
     ]
@@ -88,7 +121,7 @@ def test_every_rule_that_optax_has_and_torch_has_not_is_compared(optax):
 @pytest.mark.parametrize(("cls", "ours", "name", "kwargs"), OPTAX, ids=lambda v: str(v))
 def test_against_optax(cls, ours, name, kwargs, problem, optax):
     def theirs(p, grads):
-        rule = getattr(optax, name)(0.01, **kwargs)
+        rule = attrgetter(name)(optax)(0.01, **kwargs)
         state = rule.init(p)
         for g in grads:
             updates, state = rule.update(g, state, p)
@@ -159,6 +192,32 @@ def keras_adam(p, grads, lr=0.01, b1=0.9, b2=0.999, eps=1e-7, decay=0.0, amsgrad
         rate = lr * np.sqrt(1 - b2**t) / (1 - b1**t)
         p = p - m * rate / (np.sqrt(v_max if amsgrad else v) + eps)
     return p
+
+
+FTRL = [
+    {},
+    {"beta": 1.0, "l2_regularization_strength": 0.5, "initial_accumulator_value": 0.0},
+    {"l1_regularization_strength": 5.0},
+]
+
+
+@pytest.mark.parametrize("kwargs", FTRL, ids=str)
+def test_ftrl_against_keras(kwargs, problem):
+    keras = import_keras()
+    lr = 2.0**-4  # Keras rounds it to float32
+
+    def theirs(p, grads):
+        variable = keras.Variable(p, dtype="float64")
+        optimizer = keras.optimizers.Ftrl(lr, **kwargs)
+        for g in grads:
+            optimizer.apply([keras.ops.convert_to_tensor(g)], [variable])
+        return variable.value.detach().numpy()
+
+    optimizer = fo.FTRL(np.zeros(300), lr=lr, **kwargs)
+    assert_peers(problem, optimizer, theirs)
+    p = optimizer.param_groups[0]["params"][0]
+    assert np.array_equal(p == 0, theirs(problem[0].copy(), problem[1]) == 0)
+    assert (p == 0).any() == ("l1_regularization_strength" in kwargs)
 
 
 HAT = {"eps_hat": True, "eps": 1e-7}

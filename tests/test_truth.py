@@ -11,7 +11,7 @@ from zoo import CASE_IDS, CASES, OPTIMIZERS, gradients, hyperparameters, name_of
 
 import fastoptim as fo
 from fastoptim import reference
-from fastoptim._kinds import Real
+from fastoptim._kinds import Divisor, Real
 from fastoptim._stages import before
 
 try:
@@ -156,6 +156,79 @@ BY_HAND = [
         {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "eps_root": 0.25},
         [1 - 0.2 / math.sqrt(2)] * 2,
     ),
+    # m = 1/2, corrected 2, v = 1, corrected 4; then m = 1/8, corrected 2/7, and v stays 1
+    (
+        fo.Yogi,
+        {"lr": 0.1, "betas": (0.75, 0.75), "eps": 0.0, "initial_accumulator_value": 0.0},
+        [0.9, 0.9 - math.sqrt(7) / 140],
+    ),
+    # m = v = 1 before: m = 3/2, corrected 3, v = 1 + 1, corrected 8; then m = 1/4, corrected 1/3,
+    # v = 2 - 1/4, corrected 4
+    (
+        fo.Yogi,
+        {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "initial_accumulator_value": 1.0},
+        [1 - 0.3 / math.sqrt(8), 1 - 0.3 / math.sqrt(8) - 0.1 / 6],
+    ),
+    # m1 = 1, corrected 2, m2 = 1/2, v corrected 4: (2 + 2 / 2) / 2; then m1 = 0, m2 = 1/8, v = 16/7
+    (
+        fo.AdEMAMix,
+        {"lr": 0.1, "betas": (0.5, 0.75, 0.75), "alpha": 2.0, "eps": 0.0},
+        [0.85, 0.85 - math.sqrt(7) / 160],
+    ),
+    # 0.95 * 1 - 0.15, then 0.95 * 0.8
+    (
+        fo.AdEMAMix,
+        {
+            "lr": 0.1,
+            "betas": (0.5, 0.75, 0.75),
+            "alpha": 2.0,
+            "eps": 0.0,
+            "weight_decay": 0.5,
+        },
+        [0.8, 0.76 - math.sqrt(7) / 160],
+    ),
+    # v = 4; then u = -1/2, m = -1/4, v = 3.25; then u = 4 / sqrt(3.25), over its limit of 2^(1/4)
+    (
+        fo.ADOPT,
+        {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "grads": (2.0, -1.0, 4.0)},
+        [1.0, 1.025, 1.0375 - 0.05 * 2**0.25],
+    ),
+    # u = -1 / 4
+    (fo.ADOPT, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 4.0}, [1.0, 1.0125]),
+    # the first step does not decay, either: then 0.95 * 1 + 0.025
+    (
+        fo.ADOPT,
+        {
+            "lr": 0.1,
+            "betas": (0.5, 0.75),
+            "eps": 0.0,
+            "weight_decay": 0.5,
+            "decoupled_weight_decay": True,
+        },
+        [1.0, 0.975],
+    ),
+    # h = 5 + 4, z = 2 - (3 - sqrt(5)) / 0.5 = 2 sqrt(5) - 4, over 3 / 0.5; then h = 25
+    (
+        fo.FTRL,
+        {"lr": 0.5, "initial_accumulator_value": 5.0, "grads": (2.0, 4.0)},
+        [
+            (4 - 2 * math.sqrt(5)) / 6,
+            -(2 * math.sqrt(5) - 4 * (4 - 2 * math.sqrt(5)) / 6) / 10,
+        ],
+    ),
+    # |z| < 1: p = 0; then z is 4 more, and the divisor (5 + 1) / 0.5 + 2
+    (
+        fo.FTRL,
+        {
+            "lr": 0.5,
+            "initial_accumulator_value": 5.0,
+            "l1_regularization_strength": 1.0,
+            "l2_regularization_strength": 1.0,
+            "beta": 1.0,
+            "grads": (2.0, 4.0),
+        },
+        [0.0, (1 - 2 * math.sqrt(5)) / 14],
+    ),
     # m = -1: the maximum lies the other way
     (fo.Adam, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "maximize": True}, [1.1, 1.1]),
 ]
@@ -279,6 +352,10 @@ def test_scalars_of_any_step_and_extreme_hyperparameters(cls, step):
             extreme[default] = [0.0, 5e-324, 1 - 2.0**-53]
             if cls.rule.kinds[default].high > 1:
                 extreme[default].append(1e308)
+    if len(cls.rule.defaults.get("betas", ())) == 3:
+        extreme["betas"] = [(*pair, beta) for pair in extreme["betas"] for beta in pair]
+    if isinstance(cls.rule.kinds["lr"], Divisor):
+        extreme["lr"] = [1e-308, 1e300]
     for name, values in extreme.items():
         for value in values if name in cls.rule.kinds else ():
             hyper = cls.rule.check({name: value})

@@ -19,7 +19,7 @@ from zoo import OPTIMIZERS, hyperparameters, name_of
 import fastoptim
 from fastoptim import functional
 from fastoptim._groups import Hyperparameter
-from fastoptim._kinds import Pair, Real
+from fastoptim._kinds import Real, Several
 
 PROGRAM = Path(__file__).with_name("typed_program.py")
 needs_mypy = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="no mypy here")
@@ -84,7 +84,9 @@ def arguments(cls: type[fastoptim.Optimizer]) -> str:
     values = []
     for name, default in hyperparameters(cls).items():
         kind = cls.rule.kinds[name]
-        schedule = {Real: "rate", Pair: "(rate, 0.999)"}.get(type(kind), repr(default))
+        schedule = "rate" if isinstance(kind, Real) else repr(default)
+        if isinstance(kind, Several):
+            schedule = f"({', '.join(['rate'] * (kind.count - 1))}, 0.999)"
         values.append(f"{name}={schedule}")
     return ", ".join(values)
 

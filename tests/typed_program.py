@@ -14,7 +14,16 @@ import numpy as np
 import fastoptim as fo
 from fastoptim import functional, gradients, init, optimizers, prune, reference, schedules, threads
 from fastoptim.schedules import Constant, CosineAnnealing, ReduceLROnPlateau, Schedule, WarmUp
-from fastoptim.typing import Array, Grads, Mask, Masks, Params, Scheduled, ScheduledPair
+from fastoptim.typing import (
+    Array,
+    Grads,
+    Mask,
+    Masks,
+    Params,
+    Scheduled,
+    ScheduledPair,
+    ScheduledTriple,
+)
 
 
 def rate(t: int) -> float:
@@ -40,6 +49,7 @@ def schedule_of(base: float) -> Schedule:
 def every(params: dict[str, Array]) -> list[fo.Optimizer]:
     """Return one of each, with plain hyperparameters, schedules and functions."""
     betas: ScheduledPair = (rate, 0.999)
+    three: ScheduledTriple = (0.9, 0.999, rate)
     return [
         fo.SGD(params, lr=rate, momentum=0.9, nesterov=True),
         fo.SGD(list(params.values()), 0.1, 0.9, 0.0, 0.0, True),
@@ -56,6 +66,10 @@ def every(params: dict[str, Array]) -> list[fo.Optimizer]:
         fo.ASGD(params, lambd=1e-4, alpha=0.75, t0=1e6),
         fo.Lion(params, maximize=True, backend="reference"),
         fo.AdaBelief(params, eps_root=1e-16, bounds=(0, np.inf), ema_decay=0.99),
+        fo.Yogi(params, initial_accumulator_value=0.0),
+        fo.AdEMAMix(params, betas=three, alpha=rate),
+        fo.ADOPT(params, betas=betas, decoupled_weight_decay=True),
+        fo.FTRL(params, lr=0.1, l1_regularization_strength=1.0, beta=1.0),
         fo.LAMB(params, l1=1e-5, max_grad_value=lambda t: 1.0, flush_denormals=True),
         optimizers.LARS(params, trust_coefficient=rate, mask={"w": None, "b": params["b"] > 0}),
     ]

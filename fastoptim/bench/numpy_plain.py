@@ -187,6 +187,70 @@ def adabelief(
         yield
 
 
+def yogi(
+    p: Any,
+    g: Any,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    initial_accumulator_value: float = 1e-6,
+) -> Steps:
+    b1, b2 = betas
+    m = np.full_like(p, initial_accumulator_value)
+    v = np.full_like(p, initial_accumulator_value)
+    for t in count(1):
+        m = b1 * m + (1 - b1) * g
+        v -= (1 - b2) * np.sign(v - g**2) * g**2
+        m_hat = m / (1 - b1**t)
+        v_hat = v / (1 - b2**t)
+        p -= lr * m_hat / (np.sqrt(v_hat) + eps)
+        yield
+
+
+def ademamix(
+    p: Any,
+    g: Any,
+    lr: float,
+    betas: tuple[float, float, float],
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+) -> Steps:
+    b1, b2, b3 = betas
+    m1, m2, v = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    for t in count(1):
+        p -= lr * weight_decay * p
+        m1 = b1 * m1 + (1 - b1) * g
+        m2 = b3 * m2 + (1 - b3) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat = m1 / (1 - b1**t)
+        v_hat = v / (1 - b2**t)
+        p -= lr * (m_hat + alpha * m2) / (np.sqrt(v_hat) + eps)
+        yield
+
+
+def adopt(p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float) -> Steps:
+    b1, b2 = betas
+    m, v = np.zeros_like(p), g**2
+    yield
+    for t in count(2):
+        limit = (t - 1) ** 0.25
+        u = np.clip(g / np.maximum(np.sqrt(v), eps), -limit, limit)
+        m = b1 * m + (1 - b1) * u
+        p -= lr * m
+        v = b2 * v + (1 - b2) * g**2
+        yield
+
+
+def ftrl(p: Any, g: Any, lr: float, initial_accumulator_value: float = 0.1) -> Steps:
+    z, h = np.zeros_like(p), np.full_like(p, initial_accumulator_value)
+    while True:
+        old, h = h, h + g**2
+        z += g - (np.sqrt(h) - np.sqrt(old)) / lr * p
+        p[...] = -z / (np.sqrt(h) / lr)
+        yield
+
+
 def lamb(
     p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> Steps:
