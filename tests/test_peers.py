@@ -204,7 +204,7 @@ FTRL = [
 @pytest.mark.parametrize("kwargs", FTRL, ids=str)
 def test_ftrl_against_keras(kwargs, problem):
     keras = import_keras()
-    lr = 2.0**-4  # Keras rounds it to float32
+    lr = 0.1
 
     def theirs(p, grads):
         variable = keras.Variable(p, dtype="float64")
