@@ -23,11 +23,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from . import _levels, optimizers
+from . import optimizers
 from ._containers import Array
 from ._docs import function_doc
 from ._optimizer import Optimizer
-from ._rule import Scheduled, ScheduledPair, ScheduledTriple
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple, loops_of
 from .optimizers import Form
 
 __all__ = [
@@ -67,7 +67,7 @@ def _steps_of(cls: type[Optimizer]) -> Callable[[Function], Function]:
     def decorate(declared: Function) -> Function:
         @wraps(declared)
         def function(*args: Any, **kwargs: Any) -> None:
-            rule.apply(_levels.loops[rule.loop], args, kwargs)
+            rule.apply(loops_of([rule]), args, kwargs)
 
         if declared.__doc__ is not None:  # Python leaves it out with -OO
             function.__doc__ = function_doc(declared.__doc__, rule, cls)
@@ -91,6 +91,7 @@ def sgd(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of gradient descent, with or without momentum.
 
@@ -120,6 +121,7 @@ def momentum(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step along an exponential average of the gradients.
 
@@ -154,6 +156,7 @@ def rmsprop(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of the gradient over its running root mean square.
 
@@ -184,6 +187,7 @@ def adagrad(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of the gradient over the root of the sum of its squares.
 
@@ -218,6 +222,7 @@ def adam(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam.
 
@@ -252,6 +257,7 @@ def adamw(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with decoupled weight decay.
 
@@ -282,6 +288,7 @@ def adadelta(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of the gradient times a ratio of running root mean squares.
 
@@ -312,6 +319,7 @@ def adamax(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with a running maximum for its root mean square.
 
@@ -344,6 +352,7 @@ def nadam(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with Nesterov's momentum.
 
@@ -375,6 +384,7 @@ def radam(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam that waits until its mean square can be relied upon.
 
@@ -404,6 +414,7 @@ def rprop(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of the gradient's sign times step sizes that follow it.
 
@@ -434,6 +445,7 @@ def asgd(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of gradient descent that averages the parameters.
 
@@ -463,6 +475,7 @@ def lion(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step along the sign of a momentum.
 
@@ -495,6 +508,7 @@ def adabelief(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with a variance for its mean square.
 
@@ -525,6 +539,7 @@ def yogi(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with a mean square that falls slowly.
 
@@ -558,6 +573,7 @@ def ademamix(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with a second, slow momentum.
 
@@ -589,6 +605,7 @@ def adopt(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of a momentum of gradients over the root mean square of those before them.
 
@@ -621,6 +638,7 @@ def ftrl(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of following the regularised leader.
 
@@ -652,6 +670,7 @@ def lamb(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with a learning rate for each array.
 
@@ -682,6 +701,7 @@ def lars(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of momentum with a learning rate for each array.
 
