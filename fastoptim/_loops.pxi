@@ -269,6 +269,7 @@ cdef void adopt(
         gi = before(g[i], p[i], o)
         if first != 0:
             v[i] = gi * gi
+            p[i] = decay * p[i]
         else:
             free = root(v[i])
             d = eps if free < eps else free

@@ -1392,7 +1392,9 @@ class FTRL(Optimizer):
 
     Where :math:`|z_t| \le \lambda_1`, the parameter is exactly 0. It depends on the parameters
     before the first step only as far as :math:`z_1` does, so they should be 0: one whose gradients
-    have all been 0 becomes 0. The formula and the names are those of ``keras.optimizers.Ftrl``.
+    have all been 0 becomes 0. Since z sums what was divided by the learning rate of its step, a
+    learning rate that changes later moves all parameters. The formula and the names are those of
+    ``keras.optimizers.Ftrl``.
 
     Parameters
     ----------

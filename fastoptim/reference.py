@@ -473,9 +473,10 @@ def _adopt_scalars(
     weight_decay: NonNegative = 0.0,
     decoupled_weight_decay: Switch = False,
 ) -> Scalars:
-    decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
+    first = step == 1
+    decay = 1 - lr * weight_decay if decoupled_weight_decay and not first else 1.0
     b1, b2 = betas
-    return float(step == 1), decay, b1, 1 - b1, b2, 1 - b2, lr, (step - 1) ** 0.25, eps
+    return float(first), decay, b1, 1 - b1, b2, 1 - b2, lr, (step - 1) ** 0.25, eps
 
 
 @rule(_adopt_scalars, decoupled="decoupled_weight_decay")
@@ -483,6 +484,7 @@ def adopt(p, g, m, v, /, first, decay, b1, a1, b2, a2, lr, limit, eps):
     """Momentum of gradients over the root mean square before them; see `fastoptim.ADOPT`."""
     if first != 0:
         v[...] = g * g
+        p[...] = decay * p  # decay is 1: where denormal numbers are taken for 0, so are those in p
         return
     d = np.sqrt(v)
     d = np.where(d < eps, eps, d)  # a NaN in v stays
@@ -509,6 +511,8 @@ def ftrl(p, g, z, h, /, inverse, l1, l2):
     new = np.sqrt(h)
     z[...] = z + (g - (inverse * (new - old)) * p)
     p[...] = (clipped(z, l1) - z) / (inverse * new + l2)
+
+
 def _trusted(own, p_squares, u_squares, size):
     """Multiply the learning rate of an array by its trust ratio."""
     return own._replace(lr=own.lr * trust_ratio(p_squares, u_squares, own.trust))

@@ -311,7 +311,7 @@ def _optax_hyper(case: Case) -> dict[str, Any]:
     found = {"learning_rate": hyper.pop("lr")}
     if "betas" in hyper:
         found |= {f"b{i}": beta for i, beta in enumerate(hyper.pop("betas"), start=1)}
-    if "alpha" in hyper:
+    if case.name == "RMSprop":
         found |= {"decay": hyper.pop("alpha"), "eps_in_sqrt": False}
     return found | hyper
 
