@@ -104,6 +104,9 @@ class Rule:
         What else than their number is to be known of the steps that a parameter has taken: names,
         and the values before the first. The scalars' function takes them behind the step, in this
         order, and returns two tuples: the scalars, and the numbers after that step.
+    average : function, optional
+        ``average(hyper, p, *state)``: what is to be evaluated in the place of a parameter that has
+        taken steps, by the hyperparameters of the last of them.
 
     Raises
     ------
@@ -126,6 +129,7 @@ class Rule:
         rescale: Callable[[Any, float, float, int], Scalars] | None = None,
         measures: str | None = None,
         numbers: Mapping[str, float] | None = None,
+        average: Callable[..., Any] | None = None,
     ) -> None:
         leading, kinds, own_defaults = hyperparameters(scalars)
         step = next(iter(leading), None)
@@ -141,13 +145,16 @@ class Rule:
         self.loop: str | None = update.__name__ if update.__module__ == REFERENCE else None
         self.own = tuple(kinds)
         self.kinds = kinds | BEFORE | AFTER
-        self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | dict(defaults or {})
+        # The rule's own come first, and its weight decay may have another default.
+        common = BEFORE_DEFAULTS | AFTER_DEFAULTS
+        self.defaults = own_defaults | common | own_defaults | dict(defaults or {})
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
         self.state = tuple(arrays[:-1] if rescale else arrays)
         self.numbers = {name: float(number) for name, number in (numbers or {}).items()}
         self.initial_numbers = tuple(self.numbers.values())
         self.decoupled = decoupled
         self.measures = measures
+        self.average = average
         self.rescaling = rescale
         self.formula = Formula(update, self._rescaled if rescale else None)
         self._scalar_names = [a.name for a in rest if a.kind is not a.POSITIONAL_ONLY]

@@ -207,6 +207,43 @@ BY_HAND = [
         },
         [1.0, 0.975],
     ),
+    # m = 2, v = 4, no difference: 1 - 0.1; then a1 = 2/3, m = 0; a2 = 2/3, d = -2; a3 = 4/7,
+    # v = 3/7 4 + 4/7 (-1 - 3/2)^2 = 37/7: steps (0 - 2/2) / sqrt(37/7)
+    (
+        fo.Adan,
+        {"lr": 0.1, "betas": (0.5, 0.5, 0.75), "eps": 0.0},
+        [0.9, 0.9 + 0.1 / math.sqrt(37 / 7)],
+    ),
+    # each step is divided by 1 + 0.1 * 5
+    (
+        fo.Adan,
+        {"lr": 0.1, "betas": (0.5, 0.5, 0.75), "eps": 0.0, "weight_decay": 5.0},
+        [0.6, (0.6 + 0.1 / math.sqrt(37 / 7)) / 1.5],
+    ),
+    # m = 2, v = 4; then m = 0
+    (
+        fo.StableAdamW,
+        {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.5},
+        [0.85, 0.8075],
+    ),
+    # z = y = 0.8; then c = 1/2, y = 0.8 + 0.1 (1 - 0.9 / 2)
+    (fo.ScheduleFreeSGD, {"lr": 0.1}, [0.8, 0.855]),
+    # rates of 0.05 and 0.1, whose squares weigh 1 to 4: c = 4/5, y = 0.9 + 0.1 (1 - 0.9 / 5)
+    (fo.ScheduleFreeSGD, {"lr": 0.1, "warmup_steps": 2.0}, [0.9, 0.982]),
+    # weights of 1 and 2: c = 2/3, y = 0.8 + 0.1 (1 - 0.9 / 3)
+    (fo.ScheduleFreeSGD, {"lr": 0.1, "r": 1.0}, [0.8, 0.87]),
+    # u = 1; then v = 1, corrected 16/7, u = -sqrt(7) / 4
+    (
+        fo.ScheduleFreeAdamW,
+        {"lr": 0.1, "betas": (0.9, 0.75), "eps": 0.0},
+        [0.9, 0.9 + 0.055 * math.sqrt(7) / 4],
+    ),
+    # u = 1 + 0.5 * 1; then u is 0.5 * 0.85 more
+    (
+        fo.ScheduleFreeAdamW,
+        {"lr": 0.1, "betas": (0.9, 0.75), "eps": 0.0, "weight_decay": 0.5},
+        [0.85, 0.85 + 0.055 * (math.sqrt(7) / 4 - 0.425)],
+    ),
     # h = 5 + 4, z = 2 - (3 - sqrt(5)) / 0.5 = 2 sqrt(5) - 4, over 3 / 0.5; then h = 25
     (
         fo.FTRL,
@@ -359,7 +396,8 @@ def test_scalars_of_any_step_and_extreme_hyperparameters(cls, step):
     for name, values in extreme.items():
         for value in values if name in cls.rule.kinds else ():
             hyper = cls.rule.check({name: value})
-            assert not any(map(math.isnan, hyper.scalars(step)[-1]))
+            _, _, own, *_ = hyper.scalars(step, cls.rule.initial_numbers)
+            assert not any(map(math.isnan, own))
 
 
 def test_rprop_tells_signs_of_gradients_whose_product_vanishes():
@@ -418,18 +456,18 @@ def test_against_extended_precision(cls, chosen):
     exact = start.astype(np.longdouble)
     names = cls.rule.state_for(hyper)
     arrays = {s: np.full(200, cls.rule.start_of(s, hyper), np.longdouble) for s in names}
+    numbers, rescale = [cls.rule.initial_numbers], cls.rule.formula.rescale
     for t, g in enumerate(grads, start=1):
-        common, _, own = hyper.scalars(t)
+        common, _, own, *numbers = hyper.scalars(t, *numbers)
         seen = before(g, exact, *map(np.longdouble, common))
         state = [arrays.get(s) for s in cls.rule.state]
-        scalars = list(map(np.longdouble, own))
-        if cls.rule.formula.rescale:
+        if hyper.measured:
             u = np.empty_like(exact)
-            cls.rule.update(exact, seen, *state, u, *scalars)
-            norms = np.sqrt(np.sum(exact * exact)), np.sqrt(np.sum(u * u))
-            scalars[0] *= scalars[1] * norms[0] / norms[1]
+            cls.rule.update(exact, seen, *state, u, *map(np.longdouble, own))
+            own = rescale(own, float(np.sum(exact * exact)), float(np.sum(u * u)), 200)
+        if rescale:
             state.append(None)
-        cls.rule.update(exact, seen, *state, *scalars)
+        cls.rule.update(exact, seen, *state, *map(np.longdouble, own))
 
     for dtype, tolerance in ((np.float64, 1e-13), (np.float32, 1e-4)):
         p = start.astype(dtype)

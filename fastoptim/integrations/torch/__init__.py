@@ -39,7 +39,7 @@ except ImportError as error:
 from torch import Tensor
 
 import fastoptim as fo
-from fastoptim.optimizers import refuse_idle_nesterov
+from fastoptim.optimizers import refuse_idle
 from fastoptim.threads import share_openmp_workers
 
 from ._link import COUNTED, UNCOUNTED, filled
@@ -116,7 +116,7 @@ class SGD(Optimizer):
             fused=fused,
             **extras,
         )
-        refuse_idle_nesterov(self.defaults)
+        refuse_idle(self.defaults)
 
 
 class RMSprop(Optimizer):
