@@ -20,6 +20,8 @@
 # - A condition that is the same for all elements stands inside the loop all the same: the compiler
 #   makes a vector loop of each combination of conditions (setup.py sets its limits for that).
 # - A choice that differs from element to element is written `a if test else b`: it becomes a blend.
+# - A parameter is the result of arithmetic with scalars, also where it stays as it is: a compiler
+#   would leave out `p - 0`, which takes a denormal number for 0 where that is asked for.
 # - The name of the loop is added to LOOPS at the end.
 
 from cpython.pycapsule cimport PyCapsule_New
@@ -72,12 +74,11 @@ cdef void sgd(
             if u == NULL:
                 v[i] = vi
             d = ai + nu * vi if nu != 0 else vi
-        step = lr * d
-        keep = keeps(step, gi, cautious)
+        keep = keeps(lr * d, gi, cautious)
         if u != NULL:
             u[i] = <real> 1 if keep else <real> 0
         else:
-            p[i] = p[i] - (step if keep else <real> 0)
+            p[i] = p[i] - lr * (d if keep else <real> 0)
 
 
 cdef void rmsprop(

@@ -112,14 +112,13 @@ def sgd(p, g, v, u, /, mu, a, nu, lr, resting, cautious):
         d = a * g
         v_new = mu * v + d
         d = (d + nu * v_new) if nu != 0 else v_new  # a is 1 with nesterov: dampening is 0
-    d = lr * d
-    keep = _keeps(d, g, cautious)
+    keep = _keeps(lr * d, g, cautious)
     if u is not None:
         u[...] = keep
         return
     if v is not None:
         v[...] = v_new
-    p -= _taken(keep, d)
+    p -= lr * _taken(keep, d)
 
 
 def _momentum_scalars(
@@ -526,7 +525,7 @@ def adopt(p, g, m, v, /, first, decay, b1, a1, b2, a2, lr, limit, eps):
     """Momentum of gradients over the root mean square before them; see `fastoptim.ADOPT`."""
     if first != 0:
         v[...] = g * g
-        p[...] = decay * p  # decay is 1: where denormal numbers are taken for 0, so are those in p
+        p[...] = decay * p  # which is p: decay is 1 then
         return
     d = np.sqrt(v)
     d = np.where(d < eps, eps, d)  # a NaN in v stays

@@ -84,7 +84,11 @@ def callables() -> dict[str, Any]:
     return found
 
 
-RULES = [name for name, rule in vars(reference).items() if isinstance(rule, Rule)]
+RULES = [
+    name
+    for name, rule in vars(reference).items()
+    if isinstance(rule, Rule) and not rule.numbers  # with which there is no function
+]
 # Optimizers make the groups, which are public for isinstance and for annotations.
 NOT_CALLED = {"Optimizer", "ParamGroup", "Schedule"}
 CALLABLES = {name: value for name, value in callables().items() if name not in NOT_CALLED}
@@ -97,6 +101,7 @@ BOUND: dict[str, Callable[[], Callable[..., Any]]] = {
     "Optimizer.load": lambda: optimizer().load,
     "Optimizer.save": lambda: optimizer().save,
     "Optimizer.step": lambda: optimizer().step,
+    "Optimizer.use_average": lambda: fo.ScheduleFreeSGD(BASE.copy()).use_average,
     "Optimizer.use_ema": lambda: optimizer(ema_decay=0.5).use_ema,
     "Schedule.__call__": lambda: Constant(0.1).__call__,
     "Cyclic.momentum": lambda: schedules.Cyclic(0.1, 0.5).momentum,
@@ -378,6 +383,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "lr": (0.1, NONNEGATIVE),
     "momentum": (0.9, NONNEGATIVE),
     "Momentum.momentum": (0.9, SHARE),
+    "ScheduleFreeSGD.momentum": (0.9, SHARE),
     "functional.momentum.momentum": (0.9, SHARE),
     "reference.momentum.momentum": (0.9, SHARE),
     "dampening": (0.0, FINITE),
@@ -426,6 +432,10 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "l2_regularization_strength",
             "beta",
             "momentum_decay",
+            "ScheduleFreeSGD.warmup_steps",
+            "ScheduleFreeAdamW.warmup_steps",
+            "r",
+            "weight_lr_power",
             "trust_coefficient",
         ),
         (0.5, NONNEGATIVE),
@@ -437,6 +447,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "centered",
             "eps_inside",
             "eps_hat",
+            "cautious",
             "maximize",
             "flush_denormals",
             "decoupled_weight_decay",

@@ -69,8 +69,13 @@ def every(params: dict[str, Array]) -> list[fo.Optimizer]:
         fo.Yogi(params, initial_accumulator_value=0.0),
         fo.AdEMAMix(params, betas=three, alpha=rate),
         fo.ADOPT(params, betas=betas, decoupled_weight_decay=True),
+        fo.Adan(params, betas=three),
         fo.FTRL(params, lr=0.1, l1_regularization_strength=1.0, beta=1.0),
         fo.LAMB(params, l1=1e-5, max_grad_value=lambda t: 1.0, flush_denormals=True),
+        fo.StableAdamW(params, lr=rate),
+        fo.ScheduleFreeSGD(params, warmup_steps=100, r=1.0),
+        fo.ScheduleFreeAdamW(params, betas=betas, weight_lr_power=0),
+        fo.Lion(params, cautious=True),
         optimizers.LARS(params, trust_coefficient=rate, mask={"w": None, "b": params["b"] > 0}),
     ]
 
@@ -122,6 +127,8 @@ def changed(opt: fo.AdamW, w: Array) -> None:
     opt.state[0]["m"].sum()
     with opt.use_ema():
         opt.ema.sum()
+    with opt.use_average():
+        pass
     opt.add_param_group({"params": w})
     opt.param_groups[0]["lr"] = rate
     opt.param_groups[0].update(lr=0.1, eps=1e-6)
