@@ -85,7 +85,7 @@ cdef class ScalarTable:
         return 0
 
     cdef bint limits_norm(self, Py_ssize_t line) noexcept:
-        """Tell whether a line, once rounded, limits the norms of the gradients of its parameters."""
+        """Tell whether a line, once rounded, limits the norms of its parameters' gradients."""
         return self.doubles[line * SCALARS + MAX_NORM] < INFINITY
 
     cdef bint limits_norms(self) noexcept:
