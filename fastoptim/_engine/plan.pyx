@@ -166,6 +166,15 @@ cdef class Plan:
         """What else the rule of each parameter keeps of the steps that it has taken."""
         return list(self.memory.numbers)
 
+    @numbers.setter
+    def numbers(self, numbers):
+        numbers = [<tuple?> of_one for of_one in numbers]
+        if list(map(len, numbers)) != list(map(len, self.memory.numbers)):
+            raise ValueError("numbers: expected as many as there are, found others")
+        self.enter()
+        self.memory.numbers = numbers
+        self.leave()
+
     @property
     def unstarted(self):
         """Whether the average of each parameter is to start at the next step."""
