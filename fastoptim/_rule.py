@@ -83,8 +83,8 @@ class Rule:
     needs : mapping, optional
         Name of a state array to the name of the hyperparameter without which it does not exist.
     starts : mapping, optional
-        Name of a state array to the name of the hyperparameter that it is filled with at the
-        start. Others start as zeros.
+        Name of a state array, or of one of the `numbers`, to the name of the hyperparameter that
+        it is filled with at the start. Other arrays start as zeros.
     name : str, optional
         The name of the rule, if it is not that of the update.
     defaults : mapping, optional
@@ -278,7 +278,7 @@ class Rule:
                 "of, found None"
             )
         group = Fixed(hyper.checked_scalars(step))
-        entry = Entry(p, state, measured=self.is_measured(hyper))
+        entry = Entry(p, state, None, None, 0, 0, 0, (), hyper.measured)
         Plan([entry], [self._labels], [self.formula], loops).step((g,), [group])
 
     def _bound(
@@ -340,9 +340,15 @@ class Rule:
         """Return the names of the state arrays that exist with these hyperparameters."""
         return tuple(s for s in self.state if s not in self.needs or hyper[self.needs[s]])
 
-    def start_of(self, state: str, hyper: Mapping[str, Any]) -> float:
-        """Return the value that a state array is filled with at the start."""
-        return float(value_at(hyper[self.starts[state]], 0)) if state in self.starts else 0.0
+    def start_of(self, name: str, hyper: Mapping[str, Any]) -> float:
+        """Return what a number is at the start, or a state array is filled with."""
+        if name in self.starts:
+            return float(value_at(hyper[self.starts[name]], 0))
+        return self.numbers.get(name, 0.0)
+
+    def numbers_of(self, hyper: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the numbers before the first step."""
+        return tuple([self.start_of(name, hyper) for name in self.numbers])
 
 
 def loops_of(rules: Sequence[Rule]) -> RuleLoops:

@@ -385,6 +385,7 @@ def _entries(
     counts, kept_numbers = iter(steps), iter(numbers)
     for number, (group, keys) in enumerate(zip(groups, names_of(groups), strict=True)):
         params, masks, rule = group.container.arrays, group.masks, group.rule
+        initial = rule.numbers_of(group.hyper)
         *used, emas = (
             [state[key][name] for key in keys] if name in group.state_names else [None] * len(keys)
             for name in (*rule.state, EMA)
@@ -399,6 +400,6 @@ def _entries(
             repeat(number),
             counts,
             repeat(rules.index(rule)),
-            [next(kept_numbers, ()) or rule.initial_numbers for _ in keys],
+            [next(kept_numbers, ()) or initial for _ in keys],
             repeat(group.hyper.measured),
         )

@@ -282,7 +282,8 @@ def _products(b1: float, psi: float) -> dict[int, float]:
     return {0: 1.0}
 
 
-def _nadam_momentum(step: int, b1: float, psi: float) -> float:
+def nadam_momentum(step: int, b1: float, psi: float) -> float:
+    """Return NAdam's momentum of a step."""
     return b1 * (1 - 0.5 * math.pow(0.96, step * psi))
 
 
@@ -296,11 +297,17 @@ def _nadam_product(step: int, b1: float, psi: float) -> float:
     """
     products = _products(b1, psi)
     t = len(products) - 1
-    while t < step and products[t] > 1e-20 and _nadam_momentum(t, b1, psi) != b1:
+    while t < step and products[t] > 1e-20 and nadam_momentum(t, b1, psi) != b1:
         t += 1
-        products[t] = products[t - 1] * _nadam_momentum(t, b1, psi)
+        products[t] = products[t - 1] * nadam_momentum(t, b1, psi)
     rest = step - t if products[t] > 1e-20 else 0
     return products[min(step, t)] * b1 ** max(rest, 0)
+
+
+def nadam_rates(step: int, lr: float, b1: float, psi: float, product: float) -> tuple[float, float]:
+    """Return NAdam's rates of the gradient and of its average, given the product of the momenta."""
+    mu, mu_next = (nadam_momentum(t, b1, psi) for t in (step, step + 1))
+    return lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next)
 
 
 def _nadam_scalars(
@@ -314,12 +321,10 @@ def _nadam_scalars(
 ) -> Scalars:
     decay = 1 - lr * weight_decay if decoupled_weight_decay else 1.0
     b1, b2 = betas
-    mu, mu_next = (_nadam_momentum(t, b1, momentum_decay) for t in (step, step + 1))
     product = _nadam_product(step, b1, momentum_decay)
-    lr_g = lr * (1 - mu) / (1 - product)
-    lr_m = lr * mu_next / (1 - product * mu_next)
+    rates = nadam_rates(step, lr, b1, momentum_decay, product)
     r2 = 1 / math.sqrt(1 - b2**step)
-    return decay, b1, 1 - b1, b2, 1 - b2, lr_g, lr_m, r2, eps
+    return decay, b1, 1 - b1, b2, 1 - b2, *rates, r2, eps
 
 
 @rule(_nadam_scalars, decoupled="decoupled_weight_decay")

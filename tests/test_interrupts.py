@@ -229,12 +229,14 @@ class WithSklearn:
 class WithTorch:
     """The same for torch."""
 
+    name = "Adam"
+
     def __init__(self):
         torch = pytest.importorskip("torch")
-        from fastoptim.integrations.torch import Adam
+        from fastoptim.integrations import torch as integration
 
         self.params = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)]
-        self.optimizer = Adam(self.params, lr=0.1, ema_decay=0.5)
+        self.optimizer = getattr(integration, self.name)(self.params, lr=0.1, ema_decay=0.5)
 
     def prepare(self):
         for p in self.params:
@@ -249,10 +251,23 @@ class WithTorch:
         return [a.detach().numpy().tobytes() for a in arrays]
 
 
+class WithTorchAndNumbers(WithTorch):
+    """The same, where torch's state has numbers beside the step counts."""
+
+    name = "NAdam"
+
+
 @pytest.mark.parametrize("steps_before", [0, 1])
 @pytest.mark.parametrize(
     "library",
-    [WithThinc, WithThincInFortranOrder, WithThincAndPenalty, WithSklearn, WithTorch],
+    [
+        WithThinc,
+        WithThincInFortranOrder,
+        WithThincAndPenalty,
+        WithSklearn,
+        WithTorch,
+        WithTorchAndNumbers,
+    ],
     ids=name_of,
 )
 def test_steps_with_other_libraries_have_happened_or_have_not(library, steps_before):

@@ -66,6 +66,31 @@ def test_under_a_schedule():
     assert entry["total"] == sum((t + 1) * max(LRS[: t + 1]) for t in range(5))
 
 
+def delayed(step, last, lr: NonNegative = 0.5):
+    return (last,), (lr,)
+
+
+@rule(delayed, starts={"last": "lr"}, numbers={"last": 0.0})
+def later(p, g, /, lr):
+    p -= lr * g
+
+
+class Delayed(fo.Optimizer):
+    """Each step has the learning rate of the one before; the first has its own."""
+
+    rule = later
+
+
+def test_that_starts_with_a_hyperparameter():
+    groups = [{"params": np.zeros(2)}, {"params": np.zeros(2), "lr": 2.0}]
+    opt = Delayed(groups, lr=1.0, backend="reference")
+    assert [entry["last"] for entry in opt.state_dict()["state"].values()] == [1.0, 2.0]
+    for lr in (1.0, 4.0, 8.0):
+        opt.param_groups[0]["lr"] = lr
+        opt.step([np.ones(2), np.ones(2)])
+    assert [group["params"][0].tolist() for group in opt.param_groups] == [[-6.0] * 2] * 2
+
+
 def test_of_each_parameter_by_the_steps_that_it_has_taken():
     """As its step count, they stand still where there is no gradient."""
     params = [np.zeros(2), np.zeros(3), np.zeros(1)]

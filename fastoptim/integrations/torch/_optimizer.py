@@ -80,7 +80,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
     """
 
     method: ClassVar[type[fo.Optimizer]]
-    names: ClassVar[Mapping[str, str]]  # of state, fastoptim's to torch's
+    names: ClassVar[Mapping[str, str]]  # of what torch has in tensors, fastoptim's to torch's
 
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
 
@@ -278,7 +278,8 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         link = self._link
         if link and link.holds(self.param_groups, self.state):
             link.recount(groups)
-            if link.mirror.adopt(self._settings, hypers):
+            adopted = link.mirror.adopt(self._settings, hypers)
+            if adopted and link.starts_alike(self.method.rule, hypers):
                 return link
         link = Link(
             self.method.rule,
