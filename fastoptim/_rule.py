@@ -13,7 +13,7 @@ from ._engine.entry import Entry
 from ._engine.plan import Plan, most_state
 from ._engine.scalars import most_scalars
 from ._hyper import Hyper, StepScalars, is_schedule, value_at
-from ._kinds import Count, Flag, Kind, checked, unknown
+from ._kinds import Count, Flag, Kind, checked, kind_of, unknown
 from ._stages import After, Before, Scalars
 
 # What a hyperparameter may be: a value, or a schedule of it; of a pair, each item may be either.
@@ -36,12 +36,12 @@ def hyperparameters(
 ) -> tuple[inspect.Parameter | None, dict[str, Kind], dict[str, Any]]:
     """Return what a signature says: the first argument if it has no kind, kinds, and defaults."""
     hints = inspect.get_annotations(scalars, eval_str=True)
-    first, *others = found = list(inspect.signature(scalars).parameters.values())
-    if hasattr(hints.get(first.name), "__metadata__"):
-        others, leading = found, None
-    else:
-        leading = first
-    kinds = {h.name: hints[h.name].__metadata__[0] for h in others}
+    found = list(inspect.signature(scalars).parameters.values())
+    kinds_found = {a.name: kind_of(hints.get(a.name), a.default) for a in found}
+    first = next(iter(found), None)
+    leading = first if first is not None and kinds_found[first.name] is None else None
+    others = found[leading is not None :]
+    kinds = {h.name: kinds_found[h.name] for h in others}
     return leading, kinds, {h.name: h.default for h in others}
 
 
@@ -123,8 +123,6 @@ class Rule:
         self.needs = dict(needs or {})
         self.starts = dict(starts or {})
         self.name = name or update.__name__
-        # The name alone does not tell: an update of somebody else's may have it, too.
-        self.loop: str | None = update.__name__ if update.__module__ == REFERENCE else None
         self.own = tuple(kinds)
         self.kinds = kinds | BEFORE | AFTER
         self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | dict(defaults or {})
@@ -210,6 +208,16 @@ class Rule:
     def decouples(self, hyper: Mapping[str, Any]) -> bool:
         """Tell whether weight decay with these hyperparameters is decoupled from the gradient."""
         return bool(hyper[self.decoupled] if isinstance(self.decoupled, str) else self.decoupled)
+
+    # What an optimizer says that asks for a compiled loop where there is none.
+    without_loop = "has no compiled loop"
+
+    @cached_property
+    def loop(self) -> Any:
+        """The name of the compiled loop, or what has its addresses; None if there is none."""
+        # The name alone does not tell: an update of somebody else's may have it, too.
+        update = self.update
+        return update.__name__ if update.__module__ == REFERENCE else None
 
     def __repr__(self) -> str:
         return f"<rule {self.name}{self.__signature__}>"
