@@ -140,8 +140,10 @@ class Rule:
         self.starts = dict(starts or {})
         self.name = name or update.__name__
         self.own = tuple(kinds)
-        self.kinds = kinds | BEFORE | AFTER
-        self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | dict(defaults or {})
+        # The rule's own come first, and one that has a name of a stage's, weight_decay, is its own.
+        self.kinds = kinds | BEFORE | AFTER | kinds
+        self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | own_defaults
+        self.defaults |= defaults or {}
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
         self.state = tuple(arrays[:-1] if rescale else arrays)
         self.numbers = {name: float(number) for name, number in (numbers or {}).items()}
@@ -241,8 +243,12 @@ class Rule:
         """Tell whether weight decay with these hyperparameters is decoupled from the gradient."""
         return bool(hyper[self.decoupled] if isinstance(self.decoupled, str) else self.decoupled)
 
-    # What an optimizer says that asks for a compiled loop where there is none.
-    without_loop = "has no compiled loop"
+    without_loop = "has no compiled loop"  # as messages say where there is none
+
+    @property
+    def saved_as(self) -> str:
+        """What files call the rule."""
+        return self.name
 
     @cached_property
     def loop(self) -> Any:
@@ -350,7 +356,7 @@ class Rule:
 
 def loops_of(rules: Sequence[Rule]) -> RuleLoops:
     """Return the compiled loops of rules that have them, in this order."""
-    return _levels.loops_of([str(rule.loop) for rule in rules])
+    return _levels.loops_of([rule.loop for rule in rules])
 
 
 def rule(scalars: Callable[..., Scalars], **options: Any) -> Callable[[Callable[..., None]], Rule]:

@@ -132,12 +132,12 @@ def test_checkpoints_have_the_name_of_the_function(tmp_path):
         second = cls(params(), ema_decay=0.5)
         second.load(tmp_path / "run")
         assert_same(second, first)
-        third = cls(params(), ema_decay=0.5)
+        third = cls([p.copy() for p in first.param_groups[0]["params"]], ema_decay=0.5)
         third.load_state_dict(first.state_dict())
         assert_same(steps_of(third, 2), steps_of(second, 2))
     other = fo.optimizer(rewritten.lion)(params())
     before = snapshot(other)
-    message = "optimizer.*: expected 'rewritten.lion', found 'own_module.my_rule'"
+    message = "optimizer.*: expected '?rewritten.lion'?, found 'own_module.my_rule'"
     with pytest.raises(ValueError, match=message):
         other.load(tmp_path / "run")
     with pytest.raises(ValueError, match=message):
@@ -200,9 +200,9 @@ def test_asks_for_compiled_loops_and_gets_them():
 
 
 @needs_llvm
-def test_config_names_the_rule(capsys):
-    own = my_rule.loop.name
-    assert own == "my_rule"
+def test_what_the_engine_calls_the_rule():
+    """Choices of the engine are kept by it, so two rules of one name share none."""
+    assert my_rule.loop.name == "own_module.my_rule"
 
 
 def test_what_a_function_returns_is_copied_before_it_is_written():

@@ -34,7 +34,7 @@ def numbers(
 
 
 SCALARS = ("c0", "c1", "c2", "c3")
-MOST_STATE = 3
+MOST_STATE = 4
 
 
 

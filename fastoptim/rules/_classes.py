@@ -78,7 +78,8 @@ def _made(rule: OwnRule, name: str) -> type[Optimizer]:
         (Optimizer,),
         {
             "rule": rule,
-            "saved_as": f"{rule.__module__}.{rule.__qualname__}",
+            "_is_closed": True,
+            "_saved_as": classmethod(lambda cls: rule.saved_as),
             "__module__": rule.__module__,
             "__qualname__": f"{place}.{name}".lstrip("."),
             "__doc__": rule.__doc__ or f"The rule `{rule.name}`; see `fastoptim.Optimizer`.",

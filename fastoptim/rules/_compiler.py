@@ -53,7 +53,7 @@ def addresses(text: str, target: Target) -> dict[str, int]:
     """Return the addresses of a program's functions, by the names of types."""
     binding = llvm()
     machine = machine_of(target)
-    source = f"{header(target)}{text}\n"
+    source = header(target) + text
     code = kept(source, lambda: machine_code(source, target))
     empty = binding.parse_assembly("", binding.create_context())
     engine = binding.create_mcjit_compiler(empty, machine)

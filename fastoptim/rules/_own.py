@@ -56,19 +56,24 @@ class OwnRule(Rule):
         )
         self.initial.checked_scalars(1)
         self.function = function
+        self.__module__ = function.__module__
+        self.__qualname__ = function.__qualname__
         self._compiled: CompiledLoop | GivenLoop
         if loops is None:
             formula = formula_of(function, name, state, names, needs)
-            self._compiled = CompiledLoop(name, formula, len(state), len(names))
+            self._compiled = CompiledLoop(self.saved_as, formula, len(state), len(names))
         else:
-            self._compiled = GivenLoop(name, loops)
-        self.__module__ = function.__module__
-        self.__qualname__ = function.__qualname__
+            self._compiled = GivenLoop(self.saved_as, loops)
 
     @property
     def loop(self) -> Any:
         """What has the addresses of the loop, None without what compiles it."""
         return self._compiled if isinstance(self._compiled, GivenLoop) or llvm() else None
+
+    @property
+    def saved_as(self) -> str:
+        """What files call the rule: the name of its function, with that of the module."""
+        return f"{self.__module__}.{self.__qualname__}"
 
     without_loop = f"has no compiled loop without the extra `rules` ({EXTRA})"
 
