@@ -63,7 +63,11 @@ def adam_by_numba():
 
 
 CONTENDERS = {
-    "Adam": {"built-in": lambda: fo.Adam, "own": lambda: fo.optimizer(adam), "numba": adam_by_numba},
+    "Adam": {
+        "built-in": lambda: fo.Adam,
+        "own": lambda: fo.optimizer(adam),
+        "numba": adam_by_numba,
+    },
     "SGD with momentum": {"built-in": lambda: fo.SGD, "own": lambda: fo.optimizer(sgd)},
 }
 CELLS = [(rule, contender) for rule, found in CONTENDERS.items() for contender in found]

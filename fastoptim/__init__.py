@@ -29,7 +29,8 @@ from .blas import share_blas_threads
 from .gradients import all_finite, clip_grad_norm_, clip_grad_value_, global_norm
 from .mixed import Mixed
 from .optimizers import *
-from .rules import abs, get_include, optimizer, rule, sqrt, where
+from .rules import abs as abs
+from .rules import get_include, optimizer, rule, sqrt, where
 from .threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [

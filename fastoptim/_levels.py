@@ -106,12 +106,14 @@ def load(*levels: str) -> dict[str | OpenLoop | None, RuleLoops]:
 
 
 def loops_of(rules: Sequence[str | OpenLoop]) -> RuleLoops:
-    """Return the loops of some rules, in this order, by the names of these or by their addresses."""
+    """Return the loops of some rules, in this order, by their names or what has their addresses."""
     found = [_loops_of_one(rule) for rule in rules]
     if len(found) == 1:
         return found[0]
     names = " + ".join(str(one.rule) for one in found)
-    levels = {level: [of.levels[level][0] for of in found] for level in found[0].levels}
+    levels: dict[str, list[Any]] = {
+        level: [of.levels[level][0] for of in found] for level in found[0].levels
+    }
     return RuleLoops(names, levels)
 
 
@@ -123,7 +125,7 @@ def _loops_of_one(rule: str | OpenLoop) -> RuleLoops:
 
 def _opened(rule: OpenLoop) -> RuleLoops:
     """Return the loops of a rule of the user's own, with the stages around every rule."""
-    levels = {
+    levels: dict[str, list[Any]] = {
         level: [
             {
                 real: found._replace(rule=rule.address(level, real.name), is_open=True)

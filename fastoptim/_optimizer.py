@@ -38,8 +38,8 @@ from ._settings import DEFAULT_SETTINGS, SETTINGS, Nonfinite, chosen_backend, po
 from ._state import Wanted, copied, names_of, put
 from ._stepper import Stepper
 
-
-warned_of: set[Rule] = set()  # rules without compiled loops: one warning of each in a process
+# Rules without compiled loops, of each of which a process is warned once.
+warned_of: set[Rule] = set()
 
 
 class Options(TypedDict, total=False):

@@ -39,16 +39,17 @@ def hyperparameters(
     """Return what a signature says: the first arguments, without a kind; kinds; and defaults."""
     hints = inspect.get_annotations(scalars, eval_str=True)
     found = list(inspect.signature(scalars).parameters.values())
-    kinds = {a.name: kind_of(hints.get(a.name), a.default) for a in found}
-    leading = [*takewhile(lambda a: kinds[a.name] is None, found)]
+    guessed = {a.name: kind_of(hints.get(a.name), a.default) for a in found}
+    leading = [*takewhile(lambda a: guessed[a.name] is None, found)]
     others = found[len(leading) :]
+    kinds = {name: kind for name, kind in guessed.items() if kind is not None}
     for other in others:
-        if kinds[other.name] is None:
+        if other.name not in kinds:
             raise TypeError(
                 f"{other.name}: expected an annotation such as NonNegative, or a number, a pair of "
                 f"numbers or a flag as the default, found {other}"
             )
-    return leading, {h.name: kinds[h.name] for h in others}, {h.name: h.default for h in others}
+    return leading, kinds, {h.name: h.default for h in others}
 
 
 _, BEFORE, BEFORE_DEFAULTS = hyperparameters(_stages.before_scalars)

@@ -46,9 +46,7 @@ def rmsprop(p, g, v, g_avg, b, alpha, a, mu, lr, inside, eps):
     return p - lr * b, v, g_avg, b
 
 
-@fo.rule(
-    state=("h",), scalars=reference.adagrad.scalars, starts={"h": "initial_accumulator_value"}
-)
+@fo.rule(state=("h",), scalars=reference.adagrad.scalars, starts={"h": "initial_accumulator_value"})
 def adagrad(p, g, h, lr, inside, eps):
     h = h + g * g
     return p - (lr * g) / (fo.sqrt(h + inside) + eps), h
@@ -113,18 +111,14 @@ def adamax(p, g, m, u, b1, a1, b2, lr, eps):
     return p - (lr * m) / u, m, u
 
 
-@fo.rule(
-    state=("m", "v"), scalars=reference.nadam.scalars, decoupled="decoupled_weight_decay"
-)
+@fo.rule(state=("m", "v"), scalars=reference.nadam.scalars, decoupled="decoupled_weight_decay")
 def nadam(p, g, m, v, decay, b1, a1, b2, a2, lr_g, lr_m, r2, eps):
     m = b1 * m + a1 * g
     v = b2 * v + (a2 * g) * g
     return decay * p - (lr_g * g + lr_m * m) / (fo.sqrt(v) * r2 + eps), m, v
 
 
-@fo.rule(
-    state=("m", "v"), scalars=reference.radam.scalars, decoupled="decoupled_weight_decay"
-)
+@fo.rule(state=("m", "v"), scalars=reference.radam.scalars, decoupled="decoupled_weight_decay")
 def radam(p, g, m, v, decay, b1, a1, b2, a2, lr, rectified, eps):
     m = b1 * m + a1 * g
     v = b2 * v + (a2 * g) * g
@@ -155,9 +149,7 @@ def lion(p, g, m, decay, b1, a1, b2, a2, lr):
     return decay * p - lr * fo.where(c > 0, 1, fo.where(c < 0, -1, c)), m
 
 
-@fo.rule(
-    state=("m", "s"), scalars=reference.adabelief.scalars, decoupled="decoupled_weight_decay"
-)
+@fo.rule(state=("m", "s"), scalars=reference.adabelief.scalars, decoupled="decoupled_weight_decay")
 def adabelief(p, g, m, s, decay, b1, a1, b2, a2, lr, r2, eps, eps_root):
     m = b1 * m + a1 * g
     d = g - m

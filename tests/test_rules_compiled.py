@@ -20,7 +20,12 @@ from fastoptim.rules import _cache, _compiler, _own
 from fastoptim.rules._llvm import target_of
 
 REGISTER = {"base": "xmm", "v3": "ymm", "v4": "zmm"}
-OPERATIONS = {"adam": ("sqrt", "div"), "sgd": ("mul",), "rprop": ("mul",), "rmsprop": ("sqrt", "div")}
+OPERATIONS = {
+    "adam": ("sqrt", "div"),
+    "sgd": ("mul",),
+    "rprop": ("mul",),
+    "rmsprop": ("sqrt", "div"),
+}
 
 needs_llvm = pytest.mark.skipif(_compiler.llvm() is None, reason="the extra rules is not installed")
 
@@ -187,7 +192,8 @@ class TestWithoutTheExtra:
 
     def test_a_warning_that_is_an_error_comes_again(self):
         cls = fo.optimizer(falling())
-        for _ in range(2):
-            with warnings.catch_warnings(), pytest.raises(RuntimeWarning):
-                warnings.simplefilter("error")
-                cls(np.ones(3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(2):
+                with pytest.raises(RuntimeWarning):
+                    cls(np.ones(3))

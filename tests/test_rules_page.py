@@ -15,9 +15,7 @@ from fresh import python
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "own_rules.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
-NAMED = {
-    match[1]: text for _, text in BLOCKS if (match := re.match(r"(?:/\*|#) (\w+\.\w+)", text))
-}
+NAMED = {match[1]: text for _, text in BLOCKS if (match := re.match(r"(?:/\*|#) (\w+\.\w+)", text))}
 COMMANDS = [text for language, text in BLOCKS if language == "sh"]
 FREE = [text for language, text in BLOCKS if language == "python" and text not in NAMED.values()]
 

@@ -53,13 +53,31 @@ REFUSED = [
     ("return p // 2, m", 2, "+ - * /", "p // 2", ""),
     ("return p % 2, m", 2, "+ - * /", "p % 2", ""),
     ("return p @ g, m", 2, "+ - * /", "p @ g", ""),
-    ("return fo.where((p > 0) & (g > 0), p, g), m", 2, "+ - * /", "(p > 0) & (g > 0)", "fo.where(b"),
-    ("return fo.where((p > 0) | (g > 0), p, g), m", 2, "+ - * /", "(p > 0) | (g > 0)", "x, fo.where"),
+    (
+        "return fo.where((p > 0) & (g > 0), p, g), m",
+        2,
+        "+ - * /",
+        "(p > 0) & (g > 0)",
+        "fo.where(b",
+    ),
+    (
+        "return fo.where((p > 0) | (g > 0), p, g), m",
+        2,
+        "+ - * /",
+        "(p > 0) | (g > 0)",
+        "x, fo.where",
+    ),
     ("return fo.where(~(p > 0), p, g), m", 2, "no sign but -", "~(p > 0)", "turn the comparison"),
     ("return +p, m", 2, "no sign but -", "+p", "leave the sign out"),
     ("return fo.where(not p > 0, p, g), m", 2, "no sign but -", "not p > 0", "turn the comparison"),
     ("return fo.where(p > 0 and g > 0, p, g), m", 2, EXPRESSIONS, "p > 0 and g > 0", ""),
-    ("return fo.where(0 < p < 1, p, g), m", 2, "one comparison", "0 < p < 1", "fo.where in fo.where"),
+    (
+        "return fo.where(0 < p < 1, p, g), m",
+        2,
+        "one comparison",
+        "0 < p < 1",
+        "fo.where in fo.where",
+    ),
     ("return fo.where(p in g, p, g), m", 2, "< <= > >= == !=", "p in g", ""),
     ("return fo.where(p is None, p, g), m", 2, "< <= > >= == !=", "p is None", "write an if"),
     ("return fo.where(p, p, g), m", 2, "a comparison as the first argument", "p", ""),
@@ -100,9 +118,21 @@ REFUSED = [
     ("if g > 0:\n    p = g\nreturn p, m", 2, ELEMENT, "g > 0", "write fo.where(condition, x, y)"),
     ("return (p if g > 0 else g), m", 2, ELEMENT, "g > 0", "write fo.where(condition, x, y)"),
     ("c = g > lr\nif c:\n    p = g\nreturn p, m", 3, ELEMENT, "c", "write fo.where"),
-    ("if lr:\n    p = g\nreturn p, m", 2, "a comparison for a condition", "lr", "write x != 0 for x"),
+    (
+        "if lr:\n    p = g\nreturn p, m",
+        2,
+        "a comparison for a condition",
+        "lr",
+        "write x != 0 for x",
+    ),
     ("if 1:\n    p = g\nreturn p, m", 2, "a comparison for a condition", "1", ""),
-    ("if lr > 0 and two > 0:\n    p = g\nreturn p, m", 2, "one comparison", "lr > 0 and", "an if w"),
+    (
+        "if lr > 0 and two > 0:\n    p = g\nreturn p, m",
+        2,
+        "one comparison",
+        "lr > 0 and",
+        "an if w",
+    ),
     ("if not lr > 0:\n    p = g\nreturn p, m", 2, "no sign but -", "not lr > 0", "turn the compar"),
     ("if m is None:\n    p = g\nreturn p, m", 2, "need not exist", "m is None", "say by needs="),
     ("if lr is two:\n    p = g\nreturn p, m", 2, "`is None` or `is not None`", "lr is two", ""),
@@ -110,13 +140,25 @@ REFUSED = [
     ("p[...] = g\nreturn p, m", 2, "a name", "p[...]", "the function changes no array"),
     ("fo.x = g\nreturn p, m", 2, "a name", "fo.x", "the function changes no array"),
     ("x: float = g\nreturn p, m", 2, STATEMENTS, "x: float = g", "leave the annotation out"),
-    ("for k in (1, 2):\n    p = p + g\nreturn p, m", 2, STATEMENTS, "for k in", "one after the other"),
+    (
+        "for k in (1, 2):\n    p = p + g\nreturn p, m",
+        2,
+        STATEMENTS,
+        "for k in",
+        "one after the other",
+    ),
     ("while lr > 0:\n    p = g\nreturn p, m", 2, STATEMENTS, "while lr > 0", "one after the other"),
     ("assert lr > 0\nreturn p, m", 2, STATEMENTS, "assert lr > 0", "in the function of scalars"),
     ("print(p)\nreturn p, m", 2, STATEMENTS, "print(p)", ""),
     ("import numpy\nreturn p, m", 2, STATEMENTS, "import numpy", ""),
     ("global lr2\nreturn p, m", 2, STATEMENTS, "global lr2", ""),
-    ("def f(x):\n    return x\nreturn f(p), m", 2, STATEMENTS, "def f(x)", "write its formula here"),
+    (
+        "def f(x):\n    return x\nreturn f(p), m",
+        2,
+        STATEMENTS,
+        "def f(x)",
+        "write its formula here",
+    ),
     ("a, b = p\nreturn a, b", 2, "as many names as values, which are 1", "a, b", ""),
     ("a, b = p, g, m\nreturn a, b", 2, "as many names as values, which are 3", "a, b", ""),
     ("if lr > 0:\n    x = g\nreturn x, m", 4, "a value on every way", "x", ""),
@@ -126,7 +168,7 @@ REFUSED = [
     ("m = g", 2, "a return of the new p, m at the end of every way", "m = g", ""),
     ("if lr > 0:\n    return p, m", 2, "at the end of every way", "if lr > 0", ""),
     ("return p, None", 2, "a number", "None", ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("body", "line", "expected", "words", "instead"), REFUSED)
@@ -142,13 +184,19 @@ def test_refused_by_name_line_and_words(body, line, expected, words, instead):
 
 
 NEEDED = [
-    ("return p * m, m", 2, "a test of m, which is None without extra", "m", "write `if m is None:`"),
+    (
+        "return p * m, m",
+        2,
+        "a test of m, which is None without extra",
+        "m",
+        "write `if m is None:`",
+    ),
     ("return p, g", 2, "a test of m, which is None without extra", "g", "write `if m is None:`"),
     ("x = m\nreturn p * x, m", 3, "a test of m, which is None without extra", "x", "write `if m"),
     ("if m is None:\n    return p, g\nreturn p, m", 3, "None, as this state does not", "g", ""),
     ("if m is None:\n    return m, m\nreturn p, m", 3, "a number, as this state does not", "m", ""),
     ("if m is None:\n    return p, None\nreturn p, None", 4, "a number", "None", ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("body", "line", "expected", "words", "instead"), NEEDED)
@@ -244,32 +292,78 @@ WRONG = [
     ({}, wrapped, TypeError, "plain: expected a plain function, found"),
     ({}, np.sqrt, TypeError, "sqrt: expected a plain function, found <ufunc 'sqrt'>"),
     ({}, 3, TypeError, "rule: expected a plain function, found 3"),
-    ({"state": "m"}, plain, TypeError, r"state: expected a sequence of names, as in \('m',\), found"),
+    (
+        {"state": "m"},
+        plain,
+        TypeError,
+        r"state: expected a sequence of names, as in \('m',\), found",
+    ),
     ({"state": 3}, plain, TypeError, "state: expected a sequence of names"),
     ({"state": (3,)}, plain, ValueError, "state: expected names other than .*, found 3"),
-    ({"state": ("p",)}, plain, ValueError, "state: expected names other than p, g, step, .*, found"),
+    (
+        {"state": ("p",)},
+        plain,
+        ValueError,
+        "state: expected names other than p, g, step, .*, found",
+    ),
     ({"state": ("m", "m")}, plain, ValueError, "state: expected each name once, found m, m"),
     ({"state": ("m",)}, plain, TypeError, "plain: expected the arguments p, g, m, as state= has"),
-    ({"needs": 3}, plain, TypeError, "needs: expected a mapping, found 3"),
-    ({"starts": 3}, plain, TypeError, "starts: expected a mapping, found 3"),
-    ({"needs": {"m": "lr"}}, plain, ValueError, r"needs: expected names of state .*none.* found 'm'"),
-    ({"decoupled": 3}, plain, TypeError, "decoupled: expected True, False or a name, found 3"),
+    ({"needs": 3}, plain, TypeError, "needs: expected a mapping, or None, found 3"),
+    ({"starts": 3}, plain, TypeError, "starts: expected a mapping, or None, found 3"),
+    (
+        {"needs": {"m": "lr"}},
+        plain,
+        ValueError,
+        r"needs: expected names of state .*none.* found 'm'",
+    ),
+    ({"decoupled": 3}, plain, TypeError, "decoupled: expected True or False, found 3"),
     ({"decoupled": "lr"}, plain, ValueError, "plain: expected scalars that take weight_decay"),
     ({"name": 3}, plain, TypeError, "name: expected a name, or None, found 3"),
+    ({"name": " "}, plain, ValueError, "name: expected a name, or None, found ' '"),
     ({"scalars": 3}, plain, TypeError, "scalars: expected a function, found 3"),
     ({"scalars": lambda step, lr=0.1: (lr,)}, plain, ValueError, "expected 2 scalars, as its up"),
     ({"scalars": lambda step, lr: (lr, 1)}, plain, (TypeError, ValueError), "lr"),
     ({"scalars": lambda step, lr="x": (lr, 1)}, plain, (TypeError, ValueError), "lr"),
-    ({"scalars": lambda step, l1=0.1: (l1, 1)}, plain, ValueError, "that mean nothing else, found l1"),
+    (
+        {"scalars": lambda step, l1=0.1: (l1, 1)},
+        plain,
+        ValueError,
+        "that mean nothing else, found l1",
+    ),
     ({"scalars": lambda step, mask=0.1: (mask, 1)}, plain, ValueError, "nothing else, found mask"),
-    ({"loops": 3}, plain, TypeError, "loops: expected a mapping, found int"),
-    ({"loops": {}}, plain, ValueError, "loops: expected the keys 'float32' and 'float64', found noth"),
+    ({"loops": 3}, plain, TypeError, "loops: expected a mapping, or None, found 3"),
+    (
+        {"loops": {}},
+        plain,
+        ValueError,
+        "loops: expected the keys 'float32' and 'float64', found noth",
+    ),
     ({"loops": {"float32": 1}}, plain, ValueError, "and 'float64', found 'float32'"),
-    ({"loops": {"float32": "x", "float64": 1}}, plain, TypeError, r"loops\['float32'\]: expected an"),
-    ({"loops": {"float32": 0, "float64": 1}}, plain, ValueError, "expected the address of a function"),
-    ({"loops": {"float32": 1, "float64": -1}}, plain, ValueError, r"loops\['float64'\]: expected the"),
-    ({"loops": {"float32": True, "float64": 1}}, plain, TypeError, r"loops\['float32'\]: .*found True"),
-]  # fmt: skip
+    (
+        {"loops": {"float32": "x", "float64": 1}},
+        plain,
+        TypeError,
+        r"loops\['float32'\]: expected an",
+    ),
+    (
+        {"loops": {"float32": 0, "float64": 1}},
+        plain,
+        ValueError,
+        "expected the address of a function",
+    ),
+    (
+        {"loops": {"float32": 1, "float64": -1}},
+        plain,
+        ValueError,
+        r"loops\['float64'\]: expected the",
+    ),
+    (
+        {"loops": {"float32": True, "float64": 1}},
+        plain,
+        TypeError,
+        r"loops\['float32'\]: .*found True",
+    ),
+]
 
 
 @pytest.mark.parametrize(("options", "function", "error", "message"), WRONG)
@@ -316,10 +410,12 @@ def test_too_many_state_arrays():
 def test_classes_are_made_of_rules_of_ones_own():
     own = make("return p, m")
     for wrong in (own.function, fo.reference.adam, fo.Adam, None):
-        with pytest.raises(TypeError, match="rule: expected a rule made by fastoptim.rule, found"):
+        with pytest.raises(
+            TypeError, match=r"rule: expected a rule made by fastoptim\.rule, found"
+        ):
             fo.optimizer(wrong)
     for wrong in (3, "", "a b"):
-        with pytest.raises(TypeError, match="name: expected the name of a class, found"):
+        with pytest.raises((TypeError, ValueError), match="name: expected the name of a class, or"):
             fo.optimizer(own, wrong)
 
 
@@ -328,5 +424,5 @@ def test_hyperparameters_that_every_optimizer_has_an_attribute_for():
     def hiding(p, g, steps):
         return p - steps * g
 
-    with pytest.raises(ValueError, match="hiding: expected names of .* no attributes .*found steps"):
+    with pytest.raises(ValueError, match=r"hiding: expected names of .* found steps"):
         fo.optimizer(hiding)

@@ -37,8 +37,6 @@ SCALARS = ("c0", "c1", "c2", "c3")
 MOST_STATE = 4
 
 
-
-
 @st.composite
 def expressions(draw: Any, names: list[str], depth: int) -> tuple[str, bool]:
     """Draw an expression of some names, with whether it is a literal."""

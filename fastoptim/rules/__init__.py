@@ -25,14 +25,15 @@
 array([0.9, 2. ])
 """
 
-from numpy import abs, sqrt, where
+from numpy import abs as abs
+from numpy import sqrt, where
 
 from ._classes import optimizer
 from ._given import get_include
 from ._own import rule
 
-__all__ = ["abs", "get_include", "optimizer", "rule", "sqrt", "where"]
+__all__ = ["get_include", "optimizer", "rule", "sqrt", "where"]
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "abs"]  # which a star import would put into the place of Python's own

@@ -13,7 +13,9 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from .._files import replace_file
 from .._kinds import environment
@@ -33,7 +35,7 @@ def kept(source: str, make: Callable[[], bytes]) -> bytes:
     made = make()
     if path:
         with suppress(OSError, ValueError):  # the disk may be full
-            replace_file(os.fspath(path), lambda file: file.write(_signed(name, made)) and None)
+            replace_file(os.fspath(path), partial(_write, content=_signed(name, made)))
     return made
 
 
@@ -69,6 +71,10 @@ def _is_safe(folder: Path) -> bool:
 
 def _signed(name: bytes, content: bytes) -> bytes:
     return DIGEST(name + content).digest() + content
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
 
 
 def _read(path: Path, name: bytes) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import inspect
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from .._kinds import shown
@@ -37,8 +37,9 @@ def optimizer(rule: OwnRule, name: str | None = None) -> type[Optimizer]:
 
     Raises
     ------
-    TypeError
-        If the rule is not one that `rule` has made, or the name is none.
+    TypeError, ValueError
+        If the rule is not one that `rule` has made, or the name is none; if a hyperparameter is
+        called as an attribute of every optimizer.
 
     Examples
     --------
@@ -59,12 +60,14 @@ def optimizer(rule: OwnRule, name: str | None = None) -> type[Optimizer]:
     if name is None:
         words = rule.function.__name__.split("_")
         name = "".join(word[:1].upper() + word[1:] for word in words)
-    elif not (isinstance(name, str) and name.isidentifier()):
-        raise TypeError(f"name: expected the name of a class, found {shown(name)}")
-    return _made(rule, name)
+    elif not isinstance(name, str):
+        raise TypeError(f"name: expected the name of a class, or None, found {shown(name)}")
+    elif not name.isidentifier():
+        raise ValueError(f"name: expected the name of a class, or None, found {shown(name)}")
+    return _made(rule, str(name))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _made(rule: OwnRule, name: str) -> type[Optimizer]:
     for hyper in rule.own:
         if hasattr(Optimizer, hyper):

@@ -32,6 +32,7 @@ class Term:
     """
 
     __slots__ = ("is_truth", "is_uniform", "number", "operation", "parts", "place")
+    is_uniform: bool
 
     def __init__(self, operation: str, number: int, parts: tuple[Term, ...], place: int) -> None:
         self.operation = operation

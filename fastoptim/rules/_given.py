@@ -60,7 +60,7 @@ class GivenLoop:
     def __init__(self, name: str, loops: Any) -> None:
         self.name = name
         if not isinstance(loops, Mapping):
-            raise TypeError(f"loops: expected a mapping, found {type(loops).__name__}")
+            raise TypeError(f"loops: expected a mapping, or None, found {shown(loops)}")
         if set(loops) != set(REALS):
             found = ", ".join(map(shown, loops)) or "nothing"
             raise ValueError(f"loops: expected the keys 'float32' and 'float64', found {found}")

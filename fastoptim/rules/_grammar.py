@@ -23,7 +23,7 @@ MOST_WAYS = 32  # through the conditions of a function: each becomes a loop
 EXACT = 2**24  # whole numbers below it are numbers of float32
 
 # A value of a name: a term, None, or several values in a tuple.
-Value: TypeAlias = "Term | None | tuple[Value, ...]"
+Value: TypeAlias = "Term | tuple[Value, ...] | None"
 
 FUNCTIONS: dict[Callable[..., Any], tuple[str, int]] = {
     np.where: ("where", 3),
@@ -144,7 +144,7 @@ class Source:
         raise LookupError(node.id)
 
 
-class Undecided(Exception):
+class UndecidedError(Exception):
     """A condition whose two ways have not been told apart yet."""
 
     def __init__(self, condition: Term) -> None:
@@ -199,7 +199,7 @@ class Way:
         """Return what the function returns, or the first condition that is not known."""
         try:
             return self.results()
-        except Undecided as undecided:
+        except UndecidedError as undecided:
             return undecided.condition
 
     def results(self) -> Results:
@@ -305,7 +305,7 @@ class Way:
                 "write fo.where(condition, x, y) for what differs from element to element",
             )
         if condition not in self.known:
-            raise Undecided(condition)
+            raise UndecidedError(condition)
         return self.known[condition]
 
     def is_none(self, test: ast.Compare) -> bool:
@@ -326,7 +326,7 @@ class Way:
             return False
         exists = self.terms("exists", number=value.number)
         if exists not in self.known:
-            raise Undecided(exists)
+            raise UndecidedError(exists)
         return not self.known[exists]
 
     def value(self, node: ast.expr) -> Value:
@@ -407,7 +407,9 @@ class Way:
         if operation is None:
             instead = INSTEAD_OF_OPERATORS.get(type(node.op), "")
             self.source.refuse(node, "+ - * /", instead)
-        return self.operation(node, operation, self.number_at(node.left), self.number_at(node.right))
+        return self.operation(
+            node, operation, self.number_at(node.left), self.number_at(node.right)
+        )
 
     def operation(self, node: ast.expr, operation: str, *parts: Term) -> Term:
         """Return a term, unless NumPy would compute it of whole numbers, in a type of its own."""

@@ -12,9 +12,7 @@ from __future__ import annotations
 import platform
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ._formula import Choice, Formula, Results, Term, needed, terms_of
 
@@ -171,9 +169,7 @@ class Function:
                 names[term] = f"%t{term.place}.b{number}"
                 yield from self.instructions(term, names, number)
 
-    def instructions(
-        self, term: Term, names: Mapping[Term, str], number: int
-    ) -> Iterator[str]:
+    def instructions(self, term: Term, names: Mapping[Term, str], number: int) -> Iterator[str]:
         """Yield what computes one term of others."""
         name, real = names[term], self.real
         if term.operation == "exists":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._hyper import EMA
-from .._kinds import Real, shown
+from .._kinds import Flag, Real, checked, items_of, shown
 from .._rule import AFTER, BEFORE, Rule, hyperparameters
 from .._settings import SETTINGS
 from .._stages import Scalars
@@ -43,7 +43,7 @@ class OwnRule(Rule):
         name: str | None,
         loops: Any,
     ) -> None:
-        name = name or getattr(function, "__name__", "rule")
+        name = name or str(getattr(function, "__name__", "rule"))
         names = _arguments(function, name, state)
         _check_hyperparameters(name, scalars, state, needs, starts)
         super().__init__(
@@ -81,6 +81,24 @@ class OwnRule(Rule):
         return self.__qualname__  # by the name of the function, whose place it has taken
 
 
+def _state_names(state: Any) -> tuple[str, ...]:
+    """Return the names of state arrays, once they are checked."""
+    try:
+        names = items_of(state)
+    except TypeError:
+        raise TypeError(
+            f"state: expected a sequence of names, as in ('m',), found {shown(state)}"
+        ) from None
+    for array in names:
+        if not isinstance(array, str) or not array.isidentifier() or array in TAKEN:
+            raise ValueError(
+                f"state: expected names other than {', '.join(TAKEN)}, found {shown(array)}"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError(f"state: expected each name once, found {', '.join(names)}")
+    return tuple(map(str, names))
+
+
 def _arguments(function: Any, name: str, state: Sequence[str]) -> list[str]:
     """Return the names of the scalars among a function's arguments, once these are checked."""
     if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
@@ -88,9 +106,7 @@ def _arguments(function: Any, name: str, state: Sequence[str]) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     for parameter in parameters:
         if parameter.kind not in PLAIN or parameter.default is not parameter.empty:
-            raise TypeError(
-                f"{name}: expected plain arguments without defaults, found {parameter}"
-            )
+            raise TypeError(f"{name}: expected plain arguments without defaults, found {parameter}")
     names = [parameter.name for parameter in parameters]
     expected = ["p", "g", *state]
     if names[: len(expected)] != expected:
@@ -109,8 +125,6 @@ def _check_hyperparameters(
     starts: Mapping[str, str],
 ) -> None:
     """Refuse scalars, and names of hyperparameters, with which there would be no rule."""
-    if not callable(scalars):
-        raise TypeError(f"scalars: expected a function, found {shown(scalars)}")
     _, kinds, defaults = hyperparameters(scalars)
     for hyper, default in defaults.items():
         if default is inspect.Parameter.empty:
@@ -200,8 +214,9 @@ def rule(
         function's arguments, as Python floats. The number of the step counts from 1; without that
         argument all steps have the same scalars. Names and defaults of hyperparameters are those of
         its signature, and so are their kinds, as in
-        ``lr: fastoptim.typing.NonNegative = 1e-3``; a number, a pair of numbers or a flag without an
-        annotation may have any value. Where two of them do not go together, it raises ValueError.
+        ``lr: fastoptim.typing.NonNegative = 1e-3``; without an annotation, a number, a pair of
+        numbers or a flag may have any value. Where two of them do not go together, it raises
+        ValueError.
     state : sequence of str, default ()
         The names of the state arrays, at most 4. They start as zeros.
     needs : mapping, optional
@@ -254,26 +269,22 @@ def rule(
     >>> p, m
     (array([0.9, 1. ]), array([1., 0.]))
     """
-    if isinstance(state, str) or not isinstance(state, Sequence):
-        raise TypeError(f"state: expected a sequence of names, as in ('m',), found {shown(state)}")
-    for array in state:
-        if not isinstance(array, str) or not array.isidentifier() or array in TAKEN:
-            raise ValueError(
-                f"state: expected names other than {', '.join(TAKEN)}, found {shown(array)}"
-            )
-    if len(set(state)) < len(state):
-        raise ValueError(f"state: expected each name once, found {', '.join(state)}")
+    names = _state_names(state)
     for label, given in (("needs", needs), ("starts", starts)):
         if given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{label}: expected a mapping, found {shown(given)}")
-    if not isinstance(decoupled, (bool, str)):
-        raise TypeError(f"decoupled: expected True, False or a name, found {shown(decoupled)}")
-    if name is not None and not (isinstance(name, str) and name):
+            raise TypeError(f"{label}: expected a mapping, or None, found {shown(given)}")
+    if not isinstance(decoupled, str):
+        decoupled = checked("decoupled", Flag(), decoupled)
+    if name is not None and not isinstance(name, str):
         raise TypeError(f"name: expected a name, or None, found {shown(name)}")
+    if name is not None and not name.strip():
+        raise ValueError(f"name: expected a name, or None, found {name!r}")
+    if not callable(scalars):
+        raise TypeError(f"scalars: expected a function, found {shown(scalars)}")
     return lambda function: OwnRule(
         function,
         scalars,
-        tuple(state),
+        names,
         needs=needs or {},
         starts=starts or {},
         decoupled=decoupled,
