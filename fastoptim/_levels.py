@@ -111,10 +111,7 @@ def loops_of(rules: Sequence[str | OpenLoop]) -> RuleLoops:
     if len(found) == 1:
         return found[0]
     names = " + ".join(str(one.rule) for one in found)
-    levels: dict[str, list[Any]] = {
-        level: [of.levels[level][0] for of in found] for level in found[0].levels
-    }
-    return RuleLoops(names, levels)
+    return RuleLoops(names, {n: [of.levels[n][0] for of in found] for n in found[0].levels})
 
 
 def _loops_of_one(rule: str | OpenLoop) -> RuleLoops:

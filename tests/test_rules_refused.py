@@ -161,12 +161,12 @@ REFUSED = [
     ),
     ("a, b = p\nreturn a, b", 2, "as many names as values, which are 1", "a, b", ""),
     ("a, b = p, g, m\nreturn a, b", 2, "as many names as values, which are 3", "a, b", ""),
-    ("if lr > 0:\n    x = g\nreturn x, m", 4, "a value on every way", "x", ""),
+    ("if lr > 0:\n    x = g\nreturn x, m", 4, "a value on every path", "x", ""),
     ("return p", 2, "the new p, m", "1 of them", ""),
     ("return p, g, m", 2, "the new p, m", "3 of them", ""),
     ("return", 2, "the new p, m", "none", ""),
-    ("m = g", 2, "a return of the new p, m at the end of every way", "m = g", ""),
-    ("if lr > 0:\n    return p, m", 2, "at the end of every way", "if lr > 0", ""),
+    ("m = g", 2, "a return of the new p, m at the end of every path", "m = g", ""),
+    ("if lr > 0:\n    return p, m", 2, "at the end of every path", "if lr > 0", ""),
     ("return p, None", 2, "a number", "None", ""),
 ]
 
@@ -237,9 +237,9 @@ def test_taken(body):
     assert m.tolist() == np.broadcast_to(expected[1], 2).tolist()
 
 
-def test_too_many_ways():
+def test_too_many_paths():
     body = "\n".join(f"if lr > {k}:\n    p = p + g" for k in range(6)) + "\nreturn p, m"
-    with pytest.raises(ValueError, match="mine: expected at most 32 ways through its conditions"):
+    with pytest.raises(ValueError, match="mine: expected at most 32 paths through its conditions"):
         make(body)
 
 

@@ -1,7 +1,7 @@
 """Reading an update function: its formula, or an error that says what it must not say, and where.
 
 The function is gone through statement by statement, with terms for the values of its names, once
-for each way through its conditions. What has been read is what is compiled; the function itself,
+for each path through its conditions. What has been read is what is compiled; the function itself,
 run on arrays, is the reference. So whatever could mean one thing here and another there is refused.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from ._formula import COMPARISONS, Choice, Formula, Results, Term, Terms
 
-MOST_WAYS = 32  # through the conditions of a function: each becomes a loop
+MOST_PATHS = 32  # through the conditions of a function: each becomes a loop
 EXACT = 2**24  # whole numbers below it are numbers of float32
 
 # A value of a name: a term, None, or several values in a tuple.
@@ -145,14 +145,14 @@ class Source:
 
 
 class UndecidedError(Exception):
-    """A condition whose two ways have not been told apart yet."""
+    """A condition whose two paths have not been told apart yet."""
 
     def __init__(self, condition: Term) -> None:
         self.condition = condition
 
 
 class Reader:
-    """Goes through all ways of a function."""
+    """Goes through all paths of a function."""
 
     def __init__(
         self,
@@ -169,26 +169,26 @@ class Reader:
         self.results = [self.arrays[name] for name in ("p", *state)]
         # The hyperparameter without which an array does not exist.
         self.optional = {self.arrays[name]: needs[name] for name in state if name in needs}
-        self.ways = 0
+        self.paths = 0
 
     def formula(self, known: Mapping[Term, bool] | None = None) -> Formula:
         """Return the formula, where some conditions are known to be true or false."""
         known = known or {}
-        found = Way(self, known).results_or_condition()
+        found = Path(self, known).results_or_condition()
         if isinstance(found, Term):
             true, false = (self.formula({**known, found: decided}) for decided in (True, False))
             return Choice(found, true, false)
-        self.ways += 1
-        if self.ways > MOST_WAYS:
+        self.paths += 1
+        if self.paths > MOST_PATHS:
             raise ValueError(
-                f"{self.source.name}: expected at most {MOST_WAYS} ways through its conditions, "
+                f"{self.source.name}: expected at most {MOST_PATHS} paths through its conditions, "
                 "each of which becomes a loop, found more"
             )
         return found
 
 
-class Way:
-    """Goes through a function in one way, as known conditions say."""
+class Path:
+    """Goes through a function in one path, as known conditions say."""
 
     def __init__(self, reader: Reader, known: Mapping[Term, bool]) -> None:
         self.reader, self.source, self.terms = reader, reader.source, reader.terms
@@ -207,7 +207,7 @@ class Way:
         found = self.block(self.source.body)
         if found is None:
             last = self.source.body[-1]
-            self.source.refuse(last, f"a return of {self.expected()} at the end of every way")
+            self.source.refuse(last, f"a return of {self.expected()} at the end of every path")
         return found
 
     def expected(self) -> str:
@@ -274,7 +274,7 @@ class Way:
         return self.number(item, node)
 
     def exists(self, array: Term) -> bool | None:
-        """Tell whether an array exists, None if that has not been asked on this way."""
+        """Tell whether an array exists, None if that has not been asked on this path."""
         if array not in self.reader.optional:
             return True
         return self.known.get(self.terms("exists", number=array.number))
@@ -290,7 +290,7 @@ class Way:
         )
 
     def decided(self, test: ast.expr) -> bool:
-        """Tell on which side of a condition this way goes on."""
+        """Tell on which side of a condition this path goes on."""
         if isinstance(test, ast.Compare) and isinstance(test.ops[0], (ast.Is, ast.IsNot)):
             return self.is_none(test) is isinstance(test.ops[0], ast.Is)
         if isinstance(test, ast.BoolOp):
@@ -375,7 +375,7 @@ class Way:
         if node.id in self.values:
             return self.values[node.id]
         if node.id in self.source.locals:
-            self.source.refuse(node, "a name that has a value on every way to here")
+            self.source.refuse(node, "a name that has a value on every path to here")
         return self.refuse_outside(node)
 
     def refuse_outside(self, node: ast.expr) -> NoReturn:

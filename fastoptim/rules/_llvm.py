@@ -116,7 +116,7 @@ class Function:
         yield "}"
 
     def loops(self, formula: Formula) -> Iterator[str]:
-        """Yield the function with a loop for each way through the formula."""
+        """Yield the function with a loop for each path through the formula."""
         arrays = ", ".join(f"ptr noalias {array}" for array in self.arrays)
         arguments = f"{WORD} %n, {arrays}, ptr noalias %scalars"
         yield f"define internal void @{self.name}.loops({arguments}) noinline {self.attributes} {{"
