@@ -42,8 +42,8 @@ from ._stepper import Stepper
 warned_of: set[Rule] = set()
 
 
-class Options(TypedDict, total=False):
-    """The keyword arguments that every optimizer takes beside those of its rule."""
+class CommonOptions(TypedDict, total=False):
+    """The keyword arguments that every optimizer takes, whatever its rules are."""
 
     l1: Scheduled[float]
     max_grad_value: Scheduled[float | None]
@@ -53,8 +53,13 @@ class Options(TypedDict, total=False):
     flush_denormals: bool
     bounds: ScheduledPair | None
     ema_decay: Scheduled[float | None]
-    mask: Masks | None
     backend: str | None
+
+
+class Options(CommonOptions, total=False):
+    """The keyword arguments that an optimizer with one rule takes beside those of the rule."""
+
+    mask: Masks | None
 
 
 class Optimizer(Stepper):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import runpy
 from types import SimpleNamespace
 
 import numpy as np
@@ -276,6 +277,38 @@ def test_functions_without_a_source():
     message = "mine: expected a function whose source can be read, found one without a file"
     with pytest.raises(ValueError, match=message):
         fo.rule(scalars=scalars)(space["mine"])
+
+
+FACTORY = """
+import fastoptim as fo
+
+def make():
+    @fo.rule(scalars=lambda lr=0.1: (lr,))
+    def made(p, g, lr):
+        return p - lr * g
+    return made
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("p - lr", "p + lr"),
+        ("import fastoptim", "import math\nimport fastoptim"),
+        ("make()", "make("),
+    ],
+)
+def test_a_file_that_has_changed_since_it_was_loaded(tmp_path, old, new):
+    """Its function may be another one now, and what would be compiled is read from it."""
+    file = tmp_path / "changing.py"
+    file.write_text(FACTORY)
+    make = runpy.run_path(str(file))["make"]
+    assert make().function(1.0, 1.0, 0.5) == 0.5
+    file.write_text(FACTORY.replace(old, new))
+    with pytest.raises(ValueError, match=r"made: .* in \S+changing.py, found that it has changed"):
+        make()
+    file.write_text(FACTORY + "\n# another comment\n")
+    assert make().function(1.0, 1.0, 0.5) == 0.5
 
 
 def plain(p, g, lr, two):

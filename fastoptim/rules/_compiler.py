@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -13,7 +12,6 @@ from ._llvm import TYPES, Target, program, target_of
 
 EXTRA = 'python -m pip install "fastoptim[rules]"'
 
-_lock = threading.Lock()  # lets in one thread at a time to compile
 _engines: list[Any] = []  # what owns the memory of compiled loops, which nobody may free
 
 
@@ -38,10 +36,10 @@ class CompiledLoop:
 
     def address(self, level: str, real: str) -> int:
         """Return the address of the loop for a type, named as NumPy names it, at a level."""
-        with _lock:
-            if level not in self._found:
-                self._found[level] = addresses(*self.program(level))
-            return self._found[level][real]
+        # Two threads may both compile it. A lock would hang a child of fork(), if it was held then.
+        if level not in self._found:
+            self._found[level] = addresses(*self.program(level))
+        return self._found[level][real]
 
     def program(self, level: str) -> tuple[str, Target]:
         """Return the program and the target at a level."""

@@ -11,8 +11,9 @@ import ast
 import builtins
 import inspect
 import reprlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -74,7 +75,7 @@ BOTH_WHOLE = "an operation on numbers that are not all whole: write the result"
 
 
 def formula_of(
-    function: Callable[..., Any],
+    function: FunctionType,
     name: str,
     state: Sequence[str],
     scalars: Sequence[str],
@@ -105,21 +106,27 @@ def formula_of(
 class Source:
     """The source of a function: its statements, and the place of each of them."""
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
+    def __init__(self, function: FunctionType, name: str) -> None:
         self.function, self.name = function, name
         try:
-            lines, first = inspect.getsourcelines(function)
+            lines, start = inspect.findsource(function)
         except (OSError, TypeError):
             raise ValueError(
                 f"{name}: expected a function whose source can be read, found one without a file: "
                 "write it into a module, or a cell of a notebook"
             ) from None
+        if not is_made_of(function, lines):
+            raise ValueError(
+                f"{name}: expected a function made of what is in {function.__code__.co_filename}, "
+                "found that it has changed since: load it anew"
+            )
+        block = inspect.getblock(lines[start:])
         # Behind a line of its own, the source of an indented function is a program, too.
-        self.text = "".join(["if True:\n", *lines] if lines[0][:1].isspace() else ["\n", *lines])
-        self.offset = first - 2
+        self.text = "".join(["if True:\n" if block[0][:1].isspace() else "\n", *block])
+        self.offset = start - 1
         found = [n for n in ast.walk(ast.parse(self.text)) if isinstance(n, ast.FunctionDef)]
         if not found or found[0].name != function.__name__:
-            raise ValueError(f"{name}: expected a function made by def, found {lines[0].strip()}")
+            raise ValueError(f"{name}: expected a function made by def, found {block[0].strip()}")
         self.body = found[0].body
         self.locals = {*function.__code__.co_varnames}
 
@@ -466,6 +473,32 @@ class Path:
         powers = "what is computed of hyperparameters alone, the function of scalars returns"
         instead = INSTEAD_OF_CALLS.get(name, "write its formula here; " + powers)
         self.source.refuse(node, "the functions fo.where, fo.sqrt and fo.abs", instead)
+
+
+def is_made_of(function: FunctionType, lines: Sequence[str]) -> bool:
+    """Tell whether a function is what Python makes of the lines of its file, or of its cell."""
+    text, file = "".join(lines), function.__code__.co_filename
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # cells of notebooks may await
+            rest = [compile(text, file, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)]
+    except SyntaxError:
+        return False
+    wanted = essence(function.__code__)
+    while rest:
+        code = rest.pop()
+        if essence(code) == wanted:
+            return True
+        rest += [part for part in code.co_consts if isinstance(part, CodeType)]
+    return False
+
+
+def essence(code: CodeType) -> tuple[Any, ...]:
+    """Return what two pieces of code have in common that do the same at the same place."""
+    constants = [constant for constant in code.co_consts if not isinstance(constant, CodeType)]
+    names = code.co_names, code.co_varnames, code.co_freevars
+    return code.co_name, code.co_firstlineno, code.co_code, constants, names
 
 
 def is_docstring(statement: ast.stmt) -> bool:

@@ -33,7 +33,7 @@ class OwnRule(Rule):
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Any,
         scalars: Callable[..., Scalars],
         state: Sequence[str],
         *,
@@ -56,8 +56,8 @@ class OwnRule(Rule):
         )
         self.initial.checked_scalars(1)
         self.function = function
-        self.__module__ = function.__module__
-        self.__qualname__ = function.__qualname__
+        self.__module__: str = function.__module__
+        self.__qualname__: str = function.__qualname__
         self._compiled: CompiledLoop | GivenLoop
         if loops is None:
             formula = formula_of(function, name, state, names, needs)
