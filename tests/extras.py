@@ -165,8 +165,8 @@ def code(text: str) -> list[str]:
     return ["python", "-c", text]
 
 
-# As `python -c`, but of the second argument, which becomes a file: the source of a rule of one's own
-# is read from there. Without the extra `rules` such a rule warns.
+# As `python -c`, but of the second argument, which becomes a file, from which the source of a rule
+# of one's own is read. Without the extra `rules` such a rule warns.
 IN_A_FILE = code(
     "import runpy, sys; open('program.py', 'w').write(sys.argv[1]); runpy.run_path('program.py')"
 )
