@@ -19,6 +19,7 @@ from zoo import assert_same, engine, gradients, snapshot
 import fastoptim as fo
 from fastoptim import _levels
 from fastoptim.rules import _compiler
+from fastoptim.typing import Fraction
 
 needs_llvm = pytest.mark.skipif(_compiler.llvm() is None, reason="the extra rules is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no compiled loop without the extra")
@@ -74,6 +75,36 @@ def test_kinds_without_annotations():
     for wrong in ({"lr": "x"}, {"pair": 1.0}, {"on": 1.0}, {"lr": np.nan}):
         with pytest.raises((TypeError, ValueError), match=f"{next(iter(wrong))}: expected"):
             cls(np.ones(2), **wrong)
+
+
+def test_weight_decay_of_the_rule_has_its_own_kind_and_default():
+    def scalars(step, lr=0.5, weight_decay: Fraction = 0.25):
+        return lr, 1 - lr * weight_decay
+
+    text = "def fading(p, g, lr, decay):\n    return decay * p - lr * g\n"
+    cls = fo.optimizer(fo.rule(scalars=scalars, decoupled=True)(function_from(text)))
+    p = np.ones(2)
+    cls(p).step(np.zeros(2))
+    assert p.tolist() == [0.875] * 2
+    with pytest.raises(ValueError, match=r"weight_decay: expected a number in \[0, 1\), found 2.0"):
+        cls(p, weight_decay=2.0)
+
+
+def test_beside_other_rules_in_one_optimizer(tmp_path):
+    def trained(**options):
+        first, second = params()
+        groups = [
+            {"optimizer": Chosen, "params": [first], "decay": 0.25},
+            {"optimizer": fo.Adam, "params": [second]},
+            {"optimizer": fo.optimizer(rewritten.adam), "params": [second.copy()]},
+        ]
+        return steps_of(fo.Mixed(groups, max_grad_norm=1.0, **options), 4)
+
+    opt = trained()
+    assert_same(opt, trained(backend="reference"))
+    assert_same(pickle.loads(pickle.dumps(opt)), opt)
+    rules = [group["rule"] for group in opt.state_dict()["param_groups"]]
+    assert rules == ["own_module.my_rule", "adam", "rewritten.adam"]
 
 
 def steps_of(opt, steps):

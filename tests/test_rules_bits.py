@@ -152,6 +152,25 @@ def test_random_rules(case, level, threads):
     check(case, level, threads)
 
 
+@pytest.mark.parametrize("same", ["x * 1", "x / 1", "x - 0", "-1 * x"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_operations_that_only_flush(same, dtype):
+    """They leave a number as it is, but for a denormal one where these are taken for zero."""
+    text = f"def idle(p, g, s, c0, c1, c2, c3):\n    x = s\n    return p - g, {same}\n"
+    own = fo.optimizer(rule_from(text, ("s",), False))
+
+    def trained_from(**options):
+        opt = own([np.zeros(40, dtype)], flush_denormals=True, **options)
+        opt.state[0]["s"][...] = np.finfo(dtype).smallest_subnormal
+        opt.step([np.zeros(40, dtype)])
+        return opt
+
+    assert not trained_from(backend="reference").state[0]["s"].any()
+    for level in LEVELS:
+        with engine(level):
+            assert_same(trained_from(), trained_from(backend="reference"))
+
+
 def test_two_variants_of_one_rule_in_one_optimizer():
     """State that one group has, and the other has not: one loop for both."""
     rng = np.random.default_rng(3)

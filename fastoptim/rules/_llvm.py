@@ -2,9 +2,7 @@
 
 The code has NumPy's bits: each operation of a formula is one instruction of LLVM's, and none is
 marked as one that may be fused with another, reordered or left out. Arrays are marked as not
-overlapping, which the engine has made sure of: without that LLVM would guard loops over many arrays
-by checks, or leave them as they are. LLVM comes with llvmlite, the extra ``rules``; no compiler is
-needed beside it.
+overlapping, which the engine has made sure of: without that each call of a loop would check it.
 """
 
 from __future__ import annotations
