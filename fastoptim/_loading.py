@@ -67,7 +67,7 @@ def _loaded_groups(
         hyper = {name: group.hyper[name] for name in group.schedules if name not in found}
         hyper |= {name: value for name, value in found.items() if name not in ("params", RULE)}
         if names_rules:
-            checked(f"{label}[{RULE!r}]", Choice((group.rule.name,)), entry(label, found, RULE))
+            checked(f"{label}[{RULE!r}]", Choice((group.rule.saved_as,)), entry(label, found, RULE))
         defaults = group.rule.defaults
         hyper = {name: defaults[name] for name in SINCE if name in defaults} | hyper
         if hyper.keys() != group.hyper.keys():

@@ -38,6 +38,9 @@ from ._settings import DEFAULT_SETTINGS, SETTINGS, Nonfinite, chosen_backend, po
 from ._state import Wanted, copied, names_of, put
 from ._stepper import Stepper
 
+# Rules without compiled loops, of each of which a process is warned once.
+warned_of: set[Rule] = set()
+
 
 class CommonOptions(TypedDict, total=False):
     """The keyword arguments that every optimizer takes, whatever its rules are."""
@@ -154,6 +157,7 @@ class Optimizer(Stepper):
 
     rule: Rule
     _names_rules = False  # whether state dicts name the rule of each group
+    _is_closed = False  # whether attributes have but known names, as in all classes made here
 
     # What every rule has, for type checkers. The attributes themselves are made of the rule.
     lr: NumberAttribute
@@ -194,21 +198,22 @@ class Optimizer(Stepper):
     def _chosen_backend(self, backend: str | None, rules: Sequence[Rule]) -> str:
         """Return the backend that is asked for, or the only one that the rules have."""
         chosen = chosen_backend(backend)
-        alone = [rule.name for rule in rules if rule.loop is None]
-        if chosen == "compiled" and alone:
+        alone = [rule for rule in rules if rule.loop is None] if chosen == "compiled" else []
+        for rule in alone:
             if backend is not None:
                 raise ValueError(
-                    f"backend: expected 'reference' for the rule {alone[0]}, which has no "
-                    f"compiled loop, found {backend!r}"
+                    f"backend: expected 'reference' for the rule {rule.name}, which "
+                    f"{rule.without_loop}, found {backend!r}"
                 )
-            warnings.warn(
-                f"{type(self).__name__}: the rule {alone[0]} has no compiled loop, and steps "
-                "with NumPy; backend='reference' asks for that",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            return "reference"
-        return chosen
+            if rule not in warned_of:
+                warnings.warn(
+                    f"{type(self).__name__}: the rule {rule.name} {rule.without_loop}, and steps "
+                    "with NumPy; backend='reference' asks for that",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+                warned_of.add(rule)
+        return "reference" if alone else chosen
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -299,13 +304,13 @@ class Optimizer(Stepper):
         groups = [
             {
                 "params": names,
-                **({RULE: group.rule.name} if self._names_rules else {}),
+                **({RULE: group.rule.saved_as} if self._names_rules else {}),
                 **{k: v for k, v in group.hyper.items() if k not in group.schedules},
             }
             for names, group in zip(names_of(self._groups), self._groups, strict=True)
         ]
         return {
-            "optimizer": type(self).__name__,
+            "optimizer": self._saved_as(),
             "format": FORMAT,
             "settings": dict(self._settings),
             "skipped_steps": self._skipped,
@@ -459,7 +464,7 @@ class Optimizer(Stepper):
 
     def _accepted(self, state_dict: Mapping[str, Any]) -> tuple[Accepted, dict[Any, Any]]:
         """Return what to go on from, and the attributes to set, if all of it fits."""
-        found = accepted(type(self).__name__, self._groups, state_dict, self._names_rules)
+        found = accepted(self._saved_as(), self._groups, state_dict, self._names_rules)
         _, others = self._adopting(found.settings)
         return found, {**others, "_skipped": found.skipped}
 
@@ -490,6 +495,8 @@ class Optimizer(Stepper):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "_is_closed" not in vars(cls):
+            cls._is_closed = cls.__module__.startswith(f"{__package__}.")
         for name in cls._kinds():
             if not hasattr(cls, name):  # a class may define such an attribute itself
                 setattr(cls, name, Hyperparameter(name))
@@ -500,7 +507,7 @@ class Optimizer(Stepper):
             """Refuse a misspelt hyperparameter. Other packages' classes may set any name."""
             cls = type(self)
             fits = hasattr(cls, name) or name.startswith("_")
-            if not fits and cls.__module__.startswith(f"{__package__}."):
+            if not fits and cls._is_closed:
                 known = (*self._kinds(), *SETTINGS)
                 raise AttributeError(unknown(name, cls.__name__, known, "hyperparameter"))
             super().__setattr__(name, value)
@@ -535,6 +542,11 @@ class Optimizer(Stepper):
         """Return the parameters by their keys."""
         arrays = (p for _, p in each_param(self._groups))
         return dict(zip(self._state, arrays, strict=True))
+
+    @classmethod
+    def _saved_as(cls) -> str:
+        """Return what files call the class."""
+        return cls.__name__
 
     def _add_groups(self, groups: Sequence[Any]) -> None:
         added = new_groups(groups, self._defaults_of, first=len(self._groups))

@@ -7,6 +7,13 @@
 `Scheduled`          ``Scheduled[float]`` is a float, or a function from the number of steps to one,
                      such as a `fastoptim.schedules.Schedule`: what ``lr=`` takes
 `ScheduledPair`      two of them, or a function that returns two floats: what ``betas=`` takes
+`Number`             a hyperparameter of a rule of one's own (see `fastoptim.rule`) that is any
+                     finite number
+`NonNegative`        one that is at least 0
+`Fraction`           one that is at least 0 and below 1
+`NonNegativePair`    one that is two numbers, each at least 0
+`Betas`              one that is two numbers, each at least 0 and below 1
+`Switch`             one that is True or False
 ==================== ==========================================================================
 
 >>> import numpy as np
@@ -22,9 +29,24 @@ array([0.25, 0.25])
 """
 
 from ._containers import Array, Grads, Mask, Masks, Params
+from ._kinds import Betas, Fraction, NonNegative, NonNegativePair, Number, Switch
 from ._rule import Scheduled, ScheduledPair
 
-__all__ = ["Array", "Grads", "Mask", "Masks", "Params", "Scheduled", "ScheduledPair"]
+__all__ = [
+    "Array",
+    "Betas",
+    "Fraction",
+    "Grads",
+    "Mask",
+    "Masks",
+    "NonNegative",
+    "NonNegativePair",
+    "Number",
+    "Params",
+    "Scheduled",
+    "ScheduledPair",
+    "Switch",
+]
 
 
 def __dir__() -> list[str]:

@@ -87,7 +87,8 @@ def callables() -> dict[str, Any]:
 
 RULES = [name for name, rule in vars(reference).items() if isinstance(rule, Rule)]
 # Optimizers make the groups, which are public for isinstance and for annotations.
-NOT_CALLED = {"Optimizer", "ParamGroup", "Schedule"}
+# Those of rules are NumPy's.
+NOT_CALLED = {"Optimizer", "ParamGroup", "Schedule", "where", "sqrt"}
 CALLABLES = {name: value for name, value in callables().items() if name not in NOT_CALLED}
 
 # What the methods are called on, and calls that are more than a call.
@@ -106,6 +107,7 @@ BOUND: dict[str, Callable[[], Callable[..., Any]]] = {
     "ReduceLROnPlateau.state_dict": lambda: ReduceLROnPlateau(optimizer()).state_dict,
     "ReduceLROnPlateau.load_state_dict": lambda: ReduceLROnPlateau(optimizer()).load_state_dict,
     "num_threads": lambda: entered(fo.num_threads),
+    "rule": lambda: lambda **given: fo.rule(**given)(drift),
     "share_blas_threads": lambda: entered(fo.share_blas_threads),
     **{
         f"{module}.{name}": lambda m=m, name=name: rule_with_state(getattr(m, name))
@@ -121,6 +123,14 @@ def entered(manager: Any) -> Callable[..., None]:
             pass
 
     return call
+
+
+def drift_scalars(step, lr=0.1):
+    return (lr,)
+
+
+def drift(p, g, m, lr):
+    return p - lr * g, m
 
 
 def rule_with_state(rule: Any) -> Callable[..., None]:
@@ -367,6 +377,40 @@ def least_rate(value: Any) -> Any:
     return NONNEGATIVE.outcome(value)
 
 
+def state_names(value: Any) -> Any:
+    sequences = list, tuple, range, np.ndarray
+    if not issubclass(type(value), sequences) or getattr(value, "shape", None) == ():
+        return TypeError
+    # the function has the arguments of one state array
+    return NOT_TRIED if all(isinstance(x, str) for x in value) else ValueError
+
+
+def mapping_of_names(value: Any) -> Any:
+    if value is not None and type(value) is not dict:
+        return TypeError
+    return ValueError if value else value
+
+
+def loops(value: Any) -> Any:
+    return None if value is None else ValueError if type(value) is dict else TypeError
+
+
+def name_of_rule(value: Any) -> Any:
+    if value is not None and not issubclass(type(value), str):
+        return TypeError
+    return value if value is None else str(value) or ValueError
+
+
+def name_of_class(value: Any) -> Any:
+    found = name_of_rule(value)
+    return ValueError if isinstance(found, str) and not found.isidentifier() else found
+
+
+def decoupled(value: Any) -> Any:
+    found = FLAG.outcome(value)
+    return NOT_TRIED if found is True or isinstance(value, str) else found
+
+
 NATURAL = count(1)
 GAIN = real(lambda x: 0 <= x < 1e30)
 MIDDLING = real(lambda x: 1e-100 <= x < 1e100)
@@ -375,6 +419,7 @@ NONLINEARITY = word(*init.GAINS, "leaky_relu")
 PARAMS = lambda: [BASE.copy()]  # noqa: E731
 WEIGHTS = table(weights_cases)
 STATE = Kind(lambda value: TypeError)
+DRIFT = fo.rule(scalars=drift_scalars, state=("m",))(drift)
 ROWS: dict[str, tuple[Any, Kind]] = {
     # optimizers, and the functions of their rules
     "params": (PARAMS, table(params_cases)),
@@ -559,6 +604,16 @@ ROWS: dict[str, tuple[Any, Kind]] = {
         lambda: ReduceLROnPlateau(optimizer()).state_dict(),
         table(plateau_cases),
     ),
+    # rules of one's own
+    "scalars": (lambda: drift_scalars, Kind(lambda value: TypeError)),
+    "state": (("m",), Kind(state_names)),
+    "needs": (None, Kind(mapping_of_names)),
+    "starts": (None, Kind(mapping_of_names)),
+    "decoupled": (False, Kind(decoupled)),
+    "name": (None, Kind(name_of_rule)),
+    "loops": (None, Kind(loops)),
+    "rule": (lambda: DRIFT, Kind(lambda value: TypeError)),
+    "optimizer.name": (None, Kind(name_of_class)),
     # the process
     "n": (1, count(1, 31)),
     "set_num_threads.n": (None, maybe(count(1, 31))),

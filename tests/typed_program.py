@@ -14,7 +14,17 @@ import numpy as np
 import fastoptim as fo
 from fastoptim import functional, gradients, init, optimizers, prune, reference, schedules, threads
 from fastoptim.schedules import Constant, CosineAnnealing, ReduceLROnPlateau, Schedule, WarmUp
-from fastoptim.typing import Array, Grads, Mask, Masks, Params, Scheduled, ScheduledPair
+from fastoptim.typing import (
+    Array,
+    Betas,
+    Grads,
+    Mask,
+    Masks,
+    NonNegative,
+    Params,
+    Scheduled,
+    ScheduledPair,
+)
 
 
 def rate(t: int) -> float:
@@ -146,6 +156,28 @@ def functions(w: Array, g: Array, step: int) -> None:
     functional.adam(w, g, m, v, step=step, beta1=0.9)  # wrong
     fo.functional.rprop(w, g, m, v, step=step, etas=(0.5, 1.2))
     reference.adam(w, g, m, v, step=step, lr=0.1)
+
+
+def own_scalars(step: int, lr: NonNegative = 0.1, betas: Betas = (0.9, 0.99)) -> tuple[float, ...]:
+    return lr / step, betas[0]
+
+
+@fo.rule(state=("m",), scalars=own_scalars)
+def own(p: Any, g: Any, m: Any, lr: Any, b: Any) -> Any:
+    m = b * m + fo.where(g > 0, fo.sqrt(fo.abs(g)), g)
+    return p - lr * m, m
+
+
+def own_rules(w: Array, g: Array) -> str:
+    cls = fo.optimizer(own, name="Own")
+    opt = cls(w, lr=rate, max_grad_norm=1.0)
+    opt.step(g)
+    opt.stepp(g)  # wrong
+    fo.optimizer(own_scalars)  # wrong
+    fo.rule(state="m", scalar=own_scalars)  # wrong
+    own(w, g, np.zeros_like(w), step=1)
+    fo.rules.optimizer(own)(w).step(g)
+    return fo.get_include()
 
 
 def others(w: Array, grads: dict[str, Array]) -> float:

@@ -11,12 +11,14 @@ This room knows a rule as addresses of loops, and a line of scalars as what thes
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
+from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
 from fastoptim._engine.layouts cimport (
     BLOCK_BYTES, LINES, Block, block_at, block_behind, gather_block, offsets, prefetch_block,
     scatter_block
 )
+from fastoptim._engine.machine cimport is_flushing
 from fastoptim._engine.memory cimport Tensors
 from fastoptim._engine.scalars cimport (
     AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
@@ -65,7 +67,7 @@ cdef class RuleLoops:
         The name of the rule's loop, or those of several; None has but the stages.
     levels : dict
         By the name of a level, lowest first, a list with a dict for each rule: by the dtype that
-        they compute in, the `fastoptim._levels.Loops`, as capsules.
+        they compute in, the `fastoptim._levels.Loops`.
 
     Raises
     ------
@@ -258,9 +260,11 @@ cdef class CompiledPasses(Passes):
                 start += SQUARES_TILE
 
 
-cdef void* address(capsule) except? NULL:
-    """Return the address of a loop, NULL where there is none."""
-    return NULL if capsule is None else PyCapsule_GetPointer(capsule, "fastoptim.loop")
+cdef void* address(loop) except? NULL:
+    """Return the address of a loop, which is in a capsule or a number; NULL where there is none."""
+    if isinstance(loop, int):
+        return <void*> <uintptr_t> loop
+    return NULL if loop is None else PyCapsule_GetPointer(loop, "fastoptim.loop")
 
 
 cdef void update_task(void* work, Py_ssize_t task) noexcept nogil:
@@ -482,13 +486,15 @@ cdef void call_open(
 ) noexcept nogil:
     """Run the loop of a user's own rule, behind the stage before the rule where that does anything.
 
-    Then the gradient as the rule sees it is written tile by tile.
+    Then the gradient as the rule sees it is written tile by tile. Where denormals are zero, so are
+    those of the gradient behind that stage, even if all that it does is to multiply by 1.
     """
     cdef double[TILE] tile
     cdef array seen = <array> &tile[0]
     cdef array[STATE] state
     cdef Py_ssize_t count, start = 0
-    if line[SCALE] == 1 and line[WEIGHT_DECAY] == 0 and line[RARE] == 0:
+    cdef bint plain = line[SCALE] == 1 and line[WEIGHT_DECAY] == 0 and line[RARE] == 0
+    if plain and not is_flushing():
         state[0], state[1], state[2], state[3] = s0, s1, s2, s3
         call_open_loop(line, loops, n, p, g, state)
         return
