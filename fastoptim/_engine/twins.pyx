@@ -88,7 +88,7 @@ cdef class NumPyPasses(Passes):
     cdef update_one(self, Py_ssize_t i, p, state, u, list scalars):
         """Update one parameter, or only write the direction of its step to u."""
         first, _, own = scalars
-        g = before((<Format> self.memory.formats[i]).decoded(self.memory.grads[i]), p, *first)
+        g = before(self.memory.gradient(i), p, *first)
         arrays = (*state, u) if self.memory.tensors[i].direction else state
         self.rule(p, g, *arrays, *own)
 
@@ -113,7 +113,7 @@ cdef class NumPyPasses(Passes):
         with FloatingPoint(flush):
             for i in range(memory.count):
                 if memory.tensors[i].stepped:
-                    g = (<Format> memory.formats[i]).decoded(memory.grads[i])
+                    g = memory.gradient(i)
                     for part in sum_of_squares(g, memory.params[i], scale):
                         total += part
         return total
