@@ -225,13 +225,13 @@ def rebound(groups: Sequence[ParamGroup], params: Any) -> list[ParamGroup]:
     for number, (group, others) in enumerate(zip(groups, given, strict=True)):
         label = _label(number, len(groups))
         before, container = group.container, Container(label, others)
+        check_targets(container.labels(label), container.arrays)
         place_of = {key: i for i, key in enumerate(before.keys)}
         if container.single != before.single or place_of.keys() != {*container.keys}:
             raise ValueError(
                 f"{label}: expected arrays with the names that those of the optimizer have, "
                 f"found {with_other_names(before.keys, dict.fromkeys(container.keys))}"
             )
-        check_targets(container.labels(label), container.arrays)
         places = [place_of[key] for key in container.keys]
         for index, place, array in zip(container.indices(), places, container.arrays, strict=True):
             expect(f"{label}{index}: dtype", before.arrays[place].dtype, array.dtype, TypeError)

@@ -338,7 +338,7 @@ class TestAttributes:
                 f"lrr: {cls.__name__} has no such hyperparameter (did you mean lr?); it has lr, "
             )
             assert str(caught.value).startswith(start)
-            for name in (*cls.rule.kinds, "max_grad_norm", "nonfinite", "flush_denormals"):
+            for name in (*cls.rule.kinds, *SETTINGS):
                 assert name in str(caught.value)
             assert not hasattr(opt, "lrr")
 
