@@ -16,10 +16,12 @@ from ._groups import ParamGroup
 from ._optimizer import Optimizer
 from .blas import share_blas_threads
 from .gradients import all_finite, clip_grad_norm_, clip_grad_value_, global_norm
+from .mixed import Mixed
 from .optimizers import *
 from .threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
+    "Mixed",
     "Optimizer",
     "ParamGroup",
     "__version__",

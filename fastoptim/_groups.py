@@ -24,6 +24,7 @@ from ._trees import is_sequence
 if TYPE_CHECKING:
     from ._engine.changes import Change
     from ._optimizer import Optimizer
+    from ._rule import Rule
 
 Read = TypeVar("Read")
 Given = TypeVar("Given")
@@ -57,6 +58,11 @@ class ParamGroup(MutableMapping[str, Any]):
         )
 
     @property
+    def rule(self) -> Rule:
+        """The rule by which the parameters of the group step."""
+        return self.hyper.rule
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """The names of the state arrays that each parameter has."""
         return self.hyper.state_names
@@ -71,7 +77,7 @@ class ParamGroup(MutableMapping[str, Any]):
         hyper = self.hyper.changed(values)
         hyper.checked_scalars(1)
         values = {"hyper": hyper, "scalars": hyper.scalars}
-        if hyper.state_names != self.hyper.state_names:
+        if hyper.state_names != self.hyper.state_names or hyper.measured != self.hyper.measured:
             values["planned"] = False
         return self, values
 
@@ -185,10 +191,16 @@ PairAttribute = Hyperparameter[tuple[float, float], ScheduledPair]
 MaybePairAttribute = Hyperparameter[tuple[float, float] | None, ScheduledPair | None]
 
 
-def new_groups(groups: Sequence[Any], defaults: Hyper, first: int = 0) -> list[ParamGroup]:
+def new_groups(
+    groups: Sequence[Any],
+    defaults: Callable[[str, dict[str, Any]], Hyper],
+    first: int = 0,
+) -> list[ParamGroup]:
     """Return param groups of mappings with params, hyperparameters and perhaps masks, checked.
 
-    In messages they are numbered from the first on, unless there is only one.
+    Each group is made on what `defaults` returns, given what messages call it and a dict of what it
+    has beside parameters and masks, from which the function may take what is no hyperparameter. In
+    messages groups are numbered from the first on, unless there is only one.
     """
     made = []
     for number, group in enumerate(groups, start=first):
@@ -199,10 +211,11 @@ def new_groups(groups: Sequence[Any], defaults: Hyper, first: int = 0) -> list[P
                 f"found {type(group).__name__}"
             )
         hyper = {k: value for k, value in group.items() if k not in ("params", "mask")}
+        of_rule = defaults(label, hyper)
         container = Container(label, group["params"])
         check_targets(container.labels(label), container.arrays)
         _refuse_settings(hyper)
-        own = defaults.changed(hyper)
+        own = of_rule.changed(hyper)
         own.checked_scalars(1)
         made.append(ParamGroup(container, own, group.get("mask")))
     return made

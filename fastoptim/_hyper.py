@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What a step of a group is made of: the scalars of both stages, and those of the rule between them.
 StepScalars: TypeAlias = tuple[Before, After, Scalars]
-ScalarsOfStep = Callable[[int], StepScalars]
+ScalarsOfStep = Callable[..., tuple[Any, ...]]
 
 EMA = "ema"  # the name, among the state arrays, of the average of the parameter
 
@@ -41,6 +41,8 @@ class Hyper(Mapping[str, Any]):
         The scalars of the stages around the rule, unless a schedule is among what they are made of.
     state_names : tuple of str, optional
         The names of the state arrays that exist with these hyperparameters.
+    measured : bool, optional
+        Whether a step may depend on the whole of an array.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class Hyper(Mapping[str, Any]):
         "_line",
         "_own",
         "_values",
+        "measured",
         "rule",
         "schedules",
         "state_names",
@@ -63,7 +66,10 @@ class Hyper(Mapping[str, Any]):
         before: Before | None = None,
         after: After | None = None,
         state_names: tuple[str, ...] | None = None,
+        measured: bool | None = None,
     ) -> None:
+        if len(values) < len(rule.kinds):  # as a pickle of an older version has them
+            values = {name: values.get(name, default) for name, default in rule.defaults.items()}
         if schedules is None:
             schedules = tuple(name for name in values if is_schedule(values[name]))
         if before is None and rule.makes_before.isdisjoint(schedules):
@@ -76,6 +82,7 @@ class Hyper(Mapping[str, Any]):
         self.rule = rule
         self.schedules = schedules
         self.state_names = state_names
+        self.measured = rule.is_measured(values) if measured is None else measured
         self._values = values
         self._before: Any = before
         self._after: Any = after
@@ -120,6 +127,7 @@ class Hyper(Mapping[str, Any]):
             self._before if none or rule.makes_before.isdisjoint(given) else None,
             self._after if none or rule.makes_after.isdisjoint(given) else None,
             self.state_names if none or rule.makes_state.isdisjoint(given) else None,
+            self.measured if none or rule.makes_state.isdisjoint(given) else None,
         )
 
     def at(self, t: int) -> Hyper:
@@ -128,24 +136,28 @@ class Hyper(Mapping[str, Any]):
         for name in self.schedules:
             values[name] = checked(name, rule.kinds[name], value_at(values[name], t))
         # What is made of schedules is missing here, and so it is made now.
-        return Hyper(rule, values, (), self._before, self._after, self.state_names)
+        return Hyper(rule, values, (), self._before, self._after, self.state_names, self.measured)
 
-    def scalars(self, t: int) -> StepScalars:
+    def scalars(self, t: int, numbers: Scalars = ()) -> tuple[Any, ...]:
         """Return the scalars of the t-th step, or raise if two hyperparameters do not go together.
 
-        This is where a step calls schedules and the function beside the rule in its module.
+        This is where a step calls schedules and the function beside the rule in its module. If the
+        rule keeps numbers of the steps that were taken, what they will be comes behind the scalars.
         """
         if self.schedules:
-            return self.at(t - 1).scalars(t)
+            return self.at(t - 1).scalars(t, numbers)
+        if numbers:
+            own, following = self.rule.scalars(t, *numbers, *self._own)
+            return self._before, self._after, own, following
         if self._counting is not None:
             return self._before, self._after, self._counting(t, *self._own)
         if self._line is None:
             self._line = self._before, self._after, self.rule.scalars(*self._own)
         return self._line
 
-    def checked_scalars(self, t: int) -> StepScalars:
+    def checked_scalars(self, t: int) -> Any:
         """Return the scalars of the t-th step, or raise if they are not those of the update."""
-        found = self.scalars(t)
+        found = self.scalars(t, self.rule.initial_numbers)
         if len(found[2]) != self.rule.scalar_count:
             raise ValueError(
                 f"{self.rule.name}: expected {self.rule.scalar_count} scalars, as its update "

@@ -7,6 +7,7 @@ compiled from one source. The engine finds out which level is the fastest; witho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -24,9 +25,11 @@ class Loops(NamedTuple):
     """The compiled loops that a step with a rule takes in one type, as capsules."""
 
     rule: Any  # None where there is nothing but the stages
+    before: Any
     after: Any
     clip: Any
     squares: Any
+    is_open: bool = False  # whether the rule's loop is one of the user's, which knows no stage
 
 
 # Each module is named in a statement, where tools that gather the imports of a program, such as
@@ -80,15 +83,26 @@ def load(*levels: str) -> dict[str | None, RuleLoops]:
         rule: RuleLoops(
             rule,
             {
-                level: {
-                    real: Loops(module.LOOPS.get(rule), **module.STAGES)
-                    for real, module in zip(PRECISIONS.values(), of_level, strict=True)
-                }
+                level: [
+                    {
+                        real: Loops(module.LOOPS.get(rule), **module.STAGES)
+                        for real, module in zip(PRECISIONS.values(), of_level, strict=True)
+                    }
+                ]
                 for level, of_level in modules.items()
             },
         )
         for rule in rules
     }
+
+
+def loops_of(names: Sequence[str]) -> RuleLoops:
+    """Return the loops of some rules, in this order, by the names of these loops."""
+    if len(names) == 1:
+        return loops[names[0]]
+    found = [loops[name].levels for name in names]
+    levels = {level: [dict(of[level][0]) for of in found] for level in active}
+    return RuleLoops(" + ".join(names), levels)
 
 
 def choose() -> list[str]:

@@ -14,12 +14,13 @@ import numpy as np
 from ._engine.arrays import as_array
 from ._groups import ParamGroup
 from ._hyper import EMA
-from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
-from ._rule import Rule
+from ._kinds import Choice, Count, Real, checked, entry, expect, shown, with_other_names
 from ._settings import SETTINGS
 from ._state import Wanted, keys_of, names_of
 
+RULE = "rule"  # the key of a rule's name in a group of a state dict
 FORMAT = 1  # the version of what is in a state dict
+SINCE = ("max_param_grad_norm",)  # what groups of state dicts of older versions do not have
 STEPS_BITS = 62
 STEPS = Count(0, bits=STEPS_BITS)  # the engine counts on from there
 
@@ -32,12 +33,15 @@ class Accepted(NamedTuple):
     skipped: int  # steps
     wanted: dict[str, Wanted]  # state arrays by their names
     steps: list[int]  # of each parameter
+    numbers: list[tuple[float, ...]]  # of these steps
 
 
 def accepted(
-    name: str, rule: Rule, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
+    name: str, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any], names_rules: bool
 ) -> Accepted:
     """Return what is in the state dict of an optimizer, if all of it fits one with these groups.
+
+    Where an optimizer has several rules, its groups have their names.
 
     No element of an array is read, so that stand-ins do where only the fit is of interest.
     """
@@ -45,21 +49,27 @@ def accepted(
     checked("state_dict['optimizer']", Choice((name,)), found)
     number = checked("state_dict['format']", Count(), entry("state_dict", state_dict, "format"))
     expect("state_dict['format']", FORMAT, number)
-    groups = _loaded_groups(groups, entry("state_dict", state_dict, "param_groups"))
+    groups = _loaded_groups(groups, entry("state_dict", state_dict, "param_groups"), names_rules)
     settings = _loaded_settings(entry("state_dict", state_dict, "settings"))
     skipped = entry("state_dict", state_dict, "skipped_steps")
     skipped = checked("state_dict['skipped_steps']", STEPS, skipped)
-    wanted, steps = _loaded_state(rule, groups, entry("state_dict", state_dict, "state"))
-    return Accepted(groups, settings, skipped, wanted, steps)
+    state = _loaded_state(groups, entry("state_dict", state_dict, "state"))
+    return Accepted(groups, settings, skipped, *state)
 
 
-def _loaded_groups(groups: Sequence[ParamGroup], saved: Any) -> tuple[ParamGroup, ...]:
+def _loaded_groups(
+    groups: Sequence[ParamGroup], saved: Any, names_rules: bool
+) -> tuple[ParamGroup, ...]:
     """Return groups with the saved hyperparameters; schedules that were not saved stay."""
     label = "state_dict['param_groups']"
     loaded = []
     for group, found in zip(groups, matched(label, names_of(groups), saved), strict=True):
         hyper = {name: group.hyper[name] for name in group.schedules if name not in found}
-        hyper |= {name: value for name, value in found.items() if name != "params"}
+        hyper |= {name: value for name, value in found.items() if name not in ("params", RULE)}
+        if names_rules:
+            checked(f"{label}[{RULE!r}]", Choice((group.rule.name,)), entry(label, found, RULE))
+        defaults = group.rule.defaults
+        hyper = {name: defaults[name] for name in SINCE if name in defaults} | hyper
         if hyper.keys() != group.hyper.keys():
             raise ValueError(
                 f"{label}: hyperparameters: expected {', '.join(group.hyper)}, "
@@ -77,9 +87,9 @@ def _loaded_settings(saved: Any) -> dict[str, Any]:
 
 
 def _loaded_state(
-    rule: Rule, groups: Sequence[ParamGroup], saved: Any
-) -> tuple[dict[str, Wanted], list[int]]:
-    """Return the saved state arrays that are to be allocated, and the step counts."""
+    groups: Sequence[ParamGroup], saved: Any
+) -> tuple[dict[str, Wanted], list[int], list[tuple[float, ...]]]:
+    """Return the saved state arrays that are to be allocated, step counts, and numbers of steps."""
     where = "state_dict['state']"
     keys = keys_of(groups)
     if not isinstance(saved, Mapping):
@@ -89,20 +99,24 @@ def _loaded_state(
             f"{where}: expected the keys of this optimizer's state, "
             f"found {with_other_names(keys, saved)}"
         )
-    known = (*rule.state, EMA)
-    wanted = {name: Wanted([], [], []) for name in known}
-    steps = []
+    wanted: dict[str, Wanted] = {}
+    steps, numbers = [], []
     for group, names in zip(groups, names_of(groups), strict=True):
+        rule = group.rule
+        known = (*rule.state, EMA)
+        for name in known:
+            wanted.setdefault(name, Wanted([], [], []))
         for key, p in zip(names, group.container.arrays, strict=True):
             arrays = saved[key]
             if not _fits_plainly(p, arrays, group.state_names, known):
-                arrays = _checked_arrays(f"{where}[{key!r}]", p, arrays, group.state_names, known)
+                arrays = _checked_entry(f"{where}[{key!r}]", p, arrays, group, known)
+            numbers.append(tuple([arrays[name] for name in rule.numbers]))
             for name, array in arrays.items():
                 if name == "step":
                     steps.append(array)
-                else:
+                elif name not in rule.numbers:
                     wanted[name].add(key, p, array)
-    return wanted, steps
+    return wanted, steps, numbers
 
 
 def _fits_plainly(p: Any, saved: Any, needed: Sequence[str], known: Sequence[str]) -> bool:
@@ -126,15 +140,18 @@ def _fits_plainly(p: Any, saved: Any, needed: Sequence[str], known: Sequence[str
     return True
 
 
-def _checked_arrays(
-    label: str, p: Any, saved: Any, needed: Sequence[str], known: Sequence[str]
+def _checked_entry(
+    label: str, p: Any, saved: Any, group: ParamGroup, known: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what is saved of a parameter as plain arrays and a step count, if it fits."""
+    """Return what is saved of a parameter as plain arrays, a step count and numbers, if it fits."""
     found = {"step": checked(f"{label}['step']", STEPS, entry(label, saved, "step"))}
-    for name in needed:
+    numbers = group.rule.numbers
+    for name in numbers:
+        found[name] = checked(f"{label}[{name!r}]", Real(), entry(label, saved, name))
+    for name in group.state_names:
         entry(label, saved, name)
     for name in saved:
-        if name not in ("step", *known):
+        if name not in ("step", *numbers, *known):
             expected = ", ".join(known)
             raise ValueError(f"{label}: expected state named {expected}, found {shown(name)}")
     for name in known:

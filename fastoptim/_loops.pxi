@@ -7,7 +7,7 @@
 # that does not alias another; `rule_loop`, a pointer to the loop of a rule; `root` and `magnitude`
 # of a real, its square root and absolute value.
 #
-# The arguments of a loop are n; p and g; three arrays of state, NULL where there is none; the
+# The arguments of a loop are n; p and g; four arrays of state, NULL where there is none; the
 # scalars o of the stage before the rule; the scalars c of the rule, in the order in which the
 # rule's function in reference.py has them.
 #
@@ -41,13 +41,19 @@ cdef inline real before(real g, real p, array o) noexcept nogil:
     return g
 
 
+# The same stage by itself, before loops that begin behind it.
+cdef void before_elements(Py_ssize_t n, array seen, array g, array p, array o) noexcept nogil:
+    for i in range(n):
+        seen[i] = before(g[i], p[i], o)
+
+
 # As _sign in reference.py.
 cdef inline real sign(real x) noexcept nogil:
     return <real> 1 if x > 0 else (<real> -1 if x < 0 else x)
 
 
 cdef void sgd(
-    Py_ssize_t n, array p, array g, array v, array _1, array _2, array o, array c
+    Py_ssize_t n, array p, array g, array v, array _1, array _2, array _3, array o, array c
 ) noexcept nogil:
     mu, a, nu, lr, resting = c[0], c[1], c[2], c[3], c[4]
     if resting != 0:
@@ -63,7 +69,7 @@ cdef void sgd(
 
 
 cdef void rmsprop(
-    Py_ssize_t n, array p, array g, array v, array g_avg, array b, array o, array c
+    Py_ssize_t n, array p, array g, array v, array g_avg, array b, array _1, array o, array c
 ) noexcept nogil:
     alpha, a, mu, lr, inside, eps = c[0], c[1], c[2], c[3], c[4], c[5]
     if mu == 0:
@@ -87,7 +93,7 @@ cdef void rmsprop(
 
 
 cdef void adagrad(
-    Py_ssize_t n, array p, array g, array h, array _1, array _2, array o, array c
+    Py_ssize_t n, array p, array g, array h, array _1, array _2, array _3, array o, array c
 ) noexcept nogil:
     lr, inside, eps = c[0], c[1], c[2]
     for i in range(n):
@@ -98,7 +104,7 @@ cdef void adagrad(
 
 
 cdef void adam(
-    Py_ssize_t n, array p, array g, array m, array v, array v_max, array o, array c
+    Py_ssize_t n, array p, array g, array m, array v, array v_max, array _1, array o, array c
 ) noexcept nogil:
     decay, b1, a1, b2, a2, lr, r2, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
     for i in range(n):
@@ -114,7 +120,7 @@ cdef void adam(
 
 
 cdef void adadelta(
-    Py_ssize_t n, array p, array g, array v, array u, array _1, array o, array c
+    Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
     rho, a, lr, eps = c[0], c[1], c[2], c[3]
     for i in range(n):
@@ -127,7 +133,7 @@ cdef void adadelta(
 
 
 cdef void adamax(
-    Py_ssize_t n, array p, array g, array m, array u, array _1, array o, array c
+    Py_ssize_t n, array p, array g, array m, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
     b1, a1, b2, lr, eps = c[0], c[1], c[2], c[3], c[4]
     for i in range(n):
@@ -142,7 +148,7 @@ cdef void adamax(
 
 
 cdef void nadam(
-    Py_ssize_t n, array p, array g, array m, array v, array _1, array o, array c
+    Py_ssize_t n, array p, array g, array m, array v, array _1, array _2, array o, array c
 ) noexcept nogil:
     decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4]
     lr_g, lr_m, r2, eps = c[5], c[6], c[7], c[8]
@@ -156,7 +162,7 @@ cdef void nadam(
 
 
 cdef void radam(
-    Py_ssize_t n, array p, array g, array m, array v, array _1, array o, array c
+    Py_ssize_t n, array p, array g, array m, array v, array _1, array _2, array o, array c
 ) noexcept nogil:
     decay, b1, a1, b2, a2, lr, rectified, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
     for i in range(n):
@@ -172,7 +178,8 @@ cdef void radam(
 
 
 cdef void rprop(
-    Py_ssize_t n, array p, array g, array prev, array step_size, array _1, array o, array c
+    Py_ssize_t n, array p, array g, array prev, array step_size, array _1, array _2, array o,
+    array c,
 ) noexcept nogil:
     eta_minus, eta_plus, low, high = c[0], c[1], c[2], c[3]
     for i in range(n):
@@ -187,7 +194,7 @@ cdef void rprop(
 
 
 cdef void asgd(
-    Py_ssize_t n, array p, array g, array ax, array _1, array _2, array o, array c
+    Py_ssize_t n, array p, array g, array ax, array _1, array _2, array _3, array o, array c
 ) noexcept nogil:
     decay, eta, mu = c[0], c[1], c[2]
     for i in range(n):
@@ -198,7 +205,7 @@ cdef void asgd(
 
 
 cdef void lion(
-    Py_ssize_t n, array p, array g, array m, array _1, array _2, array o, array c
+    Py_ssize_t n, array p, array g, array m, array _1, array _2, array _3, array o, array c
 ) noexcept nogil:
     decay, b1, a1, b2, a2, lr = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
@@ -209,7 +216,7 @@ cdef void lion(
 
 
 cdef void adabelief(
-    Py_ssize_t n, array p, array g, array m, array s, array _1, array o, array c
+    Py_ssize_t n, array p, array g, array m, array s, array _1, array _2, array o, array c
 ) noexcept nogil:
     decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4]
     lr, r2, eps, eps_root = c[5], c[6], c[7], c[8]
@@ -227,7 +234,7 @@ cdef void adabelief(
 # step into u; called with NULL, it takes the step.
 
 cdef void lamb(
-    Py_ssize_t n, array p, array g, array m, array v, array u, array o, array c
+    Py_ssize_t n, array p, array g, array m, array v, array u, array _1, array o, array c
 ) noexcept nogil:
     lr, wd, b1, a1, b2, a2, r1, r2, eps = c[0], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9]
     for i in range(n):
@@ -244,7 +251,7 @@ cdef void lamb(
 
 
 cdef void lars(
-    Py_ssize_t n, array p, array g, array v, array u, array _1, array o, array c
+    Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
     lr, mu, nu = c[0], c[2], c[3]
     for i in range(n):
@@ -336,6 +343,7 @@ LOOPS = {
     "lars": export_rule(lars),
 }
 STAGES = {
+    "before": export(<void*> before_elements),
     "after": export(<void*> after),
     "clip": export(<void*> clip),
     "squares": export(<void*> squares),

@@ -65,7 +65,7 @@ class Mirror(Stepper):
         self.rule = rule
         super().__init__(chosen_backend(), settings)
         given = [{"params": p, **hyper} for p, hyper in zip(params, hypers, strict=True)]
-        groups = tuple(new_groups(given, rule.initial))
+        groups = tuple(new_groups(given, lambda label, hyper: rule.initial))
         self._hypers = list(hypers)
         self._lay_out(groups, state, steps, {"_skipped": skipped})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -30,10 +30,10 @@ from ._groups import (
     rebound,
     shown_call,
 )
-from ._hyper import EMA
+from ._hyper import EMA, Hyper
 from ._kinds import Flag, checked, unknown
-from ._loading import FORMAT, Accepted, accepted
-from ._rule import Scheduled, ScheduledPair
+from ._loading import FORMAT, RULE, Accepted, accepted
+from ._rule import Rule, Scheduled, ScheduledPair
 from ._settings import (
     DEFAULT_SETTINGS,
     SETTINGS,
@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
 
     l1: Scheduled[float]
     max_grad_value: Scheduled[float | None]
+    max_param_grad_norm: Scheduled[float | None]
     max_grad_norm: float | None
     nonfinite: Nonfinite
     flush_denormals: bool
@@ -88,6 +89,9 @@ class Optimizer(Stepper):
         Maximise: the rule sees :math:`-g` for g.
     bounds : (float, float), optional
         Clip the parameters to [low, high] after the update; either may be infinite.
+    max_param_grad_norm : float, optional
+        Scale the gradient of each parameter so that its own L2 norm is at most this, as the
+        ``clipnorm`` of Keras does; after ``max_grad_norm``, before ``max_grad_value``.
     mask : array of bool, or a container like params, optional
         Where it is False the parameters are zero after every step. See `fastoptim.prune`. With
         param groups it belongs into each group, of which ``group["mask"] = ...`` changes it. It is
@@ -163,11 +167,15 @@ class Optimizer(Stepper):
     - To keep results for years, or for other versions of fastoptim, use `save`.
     """
 
+    rule: Rule
+    _names_rules = False  # whether state dicts name the rule of each group
+
     # What every rule has, for type checkers. The attributes themselves are made of the rule.
     lr: NumberAttribute
     weight_decay: NumberAttribute
     l1: NumberAttribute
     max_grad_value: MaybeNumberAttribute
+    max_param_grad_norm: MaybeNumberAttribute
     maximize: FlagAttribute
     bounds: MaybePairAttribute
     ema_decay: MaybeNumberAttribute
@@ -182,10 +190,10 @@ class Optimizer(Stepper):
     ) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
-        chosen = self._chosen_backend(backend)
+        chosen = self._chosen_backend(backend, [self.rule])
         super().__init__(chosen, pop_settings(hyper))
         for name in hyper:
-            if name not in self.rule.kinds:
+            if name not in self._kinds():
                 raise TypeError(unknown(name, type(self).__name__, self._arguments()))
         self._defaults = self.rule.check(hyper)
         if is_sequence(params):
@@ -197,17 +205,18 @@ class Optimizer(Stepper):
                 return
         self._add_groups([{"params": params, "mask": mask}])
 
-    def _chosen_backend(self, backend: str | None) -> str:
-        """Return the backend that is asked for, or the only one that the rule has."""
+    def _chosen_backend(self, backend: str | None, rules: Sequence[Rule]) -> str:
+        """Return the backend that is asked for, or the only one that the rules have."""
         chosen = chosen_backend(backend)
-        if chosen == "compiled" and self.rule.loop is None:
+        alone = [rule.name for rule in rules if rule.loop is None]
+        if chosen == "compiled" and alone:
             if backend is not None:
                 raise ValueError(
-                    f"backend: expected 'reference' for the rule {self.rule.name}, which has no "
+                    f"backend: expected 'reference' for the rule {alone[0]}, which has no "
                     f"compiled loop, found {backend!r}"
                 )
             warnings.warn(
-                f"{type(self).__name__}: the rule {self.rule.name} has no compiled loop, and steps "
+                f"{type(self).__name__}: the rule {alone[0]} has no compiled loop, and steps "
                 "with NumPy; backend='reference' asks for that",
                 RuntimeWarning,
                 stacklevel=3,
@@ -312,9 +321,15 @@ class Optimizer(Stepper):
         with self._plan as plan:
             groups = tuple(rebound(self._groups, params))
             state = laid_out(groups, self._state)
-            counts = dict(zip(self._state, plan.steps, strict=True))
-            steps = [counts[key] for key in state]
-            self._lay_out(groups, state, steps, unstarted=self._unstarted())
+            place_of = {key: i for i, key in enumerate(self._state)}
+            places = [place_of[key] for key in state]  # names may be in another order
+            self._lay_out(
+                groups,
+                state,
+                [plan.steps[i] for i in places],
+                unstarted=self._unstarted(),
+                numbers=[plan.numbers[i] for i in places],
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
@@ -346,7 +361,11 @@ class Optimizer(Stepper):
     def _described(self) -> dict[str, Any]:
         """Return what `state_dict` returns, but with the state arrays themselves."""
         groups = [
-            {"params": names, **{k: v for k, v in group.hyper.items() if k not in group.schedules}}
+            {
+                "params": names,
+                **({RULE: group.rule.name} if self._names_rules else {}),
+                **{k: v for k, v in group.hyper.items() if k not in group.schedules},
+            }
             for names, group in zip(names_of(self._groups), self._groups, strict=True)
         ]
         return {
@@ -354,12 +373,25 @@ class Optimizer(Stepper):
             "format": FORMAT,
             "settings": dict(self._settings),
             "skipped_steps": self._skipped,
-            "state": {
-                key: {"step": step, **arrays}
-                for (key, arrays), step in zip(self._state.items(), self._plan.steps, strict=True)
-            },
+            "state": self._described_state(),
             "param_groups": groups,
         }
+
+    def _described_state(self) -> dict[Any, dict[str, Any]]:
+        """Return step count, numbers and state arrays of each parameter."""
+        rules = (group.rule for group, _ in each_param(self._groups))
+        plan = self._plan
+        return {
+            key: {"step": step, **dict(zip(rule.numbers, numbers, strict=True)), **arrays}
+            for (key, arrays), rule, step, numbers in zip(
+                self._state.items(), rules, plan.steps, plan.numbers, strict=True
+            )
+        }
+
+    def _state_names(self) -> tuple[str, ...]:
+        """Return the names that state arrays may have."""
+        names = [name for group in self._groups for name in group.rule.state]
+        return (*dict.fromkeys(names), EMA)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned.
@@ -439,7 +471,7 @@ class Optimizer(Stepper):
         self._check_given()
         with self._settled():
             saved, arrays = self._described(), self._params()
-            states = (*self.rule.state, EMA)
+            states = self._state_names()
 
             def prove(file: str) -> None:
                 self._accepted(checkpoint.read_without_data(file, saved, arrays, states))
@@ -477,7 +509,7 @@ class Optimizer(Stepper):
         path = checkpoint.path_of(path)
         self._check_given()
         with self._plan, checkpoint.blaming(path):
-            states = (*self.rule.state, EMA)
+            states = self._state_names()
             self._load(*checkpoint.read(path, self._described(), self._params(), states))
 
     def _load(self, state_dict: Mapping[str, Any], values: Sequence[Array] = ()) -> None:
@@ -487,22 +519,23 @@ class Optimizer(Stepper):
             check_target(f"params[{key!r}]", p)  # somebody may have made it read-only
         state: dict[Any, dict[str, Array]] = {key: {} for key in self._state}
         put(state, found.wanted)
-        self._lay_out(found.groups, state, found.steps, others, values)
+        self._lay_out(found.groups, state, found.steps, others, values, numbers=found.numbers)
 
     def _accepted(self, state_dict: Mapping[str, Any]) -> tuple[Accepted, dict[Any, Any]]:
         """Return what to go on from, and the attributes to set, if all of it fits."""
-        found = accepted(type(self).__name__, self.rule, self._groups, state_dict)
+        found = accepted(type(self).__name__, self._groups, state_dict, self._names_rules)
         _, others = self._adopting(found.settings)
         return found, {**others, "_skipped": found.skipped}
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_ema_shows("copy or pickle")
         with self._settled() as plan:
-            return {**vars(self), "_plan": plan.steps, "_unstarted": self._unstarted()}
+            kept = {"_plan": plan.steps, "_numbers": plan.numbers, "_unstarted": self._unstarted()}
+            return {**vars(self), **kept}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         state = dict(state)
-        unstarted = state.pop("_unstarted", ())
+        unstarted, numbers = state.pop("_unstarted", ()), state.pop("_numbers", ())
         change([(self, {**state, "_plan": Plan([], [])})])
         change([self._adopting(all_settings(self._settings))])
         params = self._params()
@@ -512,7 +545,7 @@ class Optimizer(Stepper):
                 wanted.setdefault(name, Wanted([], [], [])).add(key, params[key], array)
         copies: dict[Any, dict[str, Array]] = {key: {} for key in self._state}
         put(copies, wanted)
-        self._lay_out(self._groups, copies, state["_plan"], unstarted=unstarted)
+        self._lay_out(self._groups, copies, state["_plan"], unstarted=unstarted, numbers=numbers)
 
     def __copy__(self) -> Any:
         raise TypeError(
@@ -522,7 +555,7 @@ class Optimizer(Stepper):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in cls.rule.kinds:
+        for name in cls._kinds():
             if not hasattr(cls, name):  # a class may define such an attribute itself
                 setattr(cls, name, Hyperparameter(name))
 
@@ -533,7 +566,7 @@ class Optimizer(Stepper):
             cls = type(self)
             fits = hasattr(cls, name) or name.startswith("_")
             if not fits and cls.__module__.startswith(f"{__package__}."):
-                known = (*self.rule.kinds, *SETTINGS)
+                known = (*self._kinds(), *SETTINGS)
                 raise AttributeError(unknown(name, cls.__name__, known, "hyperparameter"))
             super().__setattr__(name, value)
 
@@ -550,9 +583,18 @@ class Optimizer(Stepper):
         return f"{type(self).__name__}({call})"
 
     @classmethod
+    def _kinds(cls) -> Collection[str]:
+        """Return the names of the hyperparameters."""
+        return cls.rule.kinds
+
+    @classmethod
     def _arguments(cls) -> list[str]:
         """Return the names of all keyword arguments."""
-        return [*cls.rule.kinds, *SETTINGS, "mask", "backend"]
+        return [*cls._kinds(), *SETTINGS, "mask", "backend"]
+
+    def _defaults_of(self, label: str, group: dict[str, Any]) -> Hyper:
+        """Return the hyperparameters of a group but for its own, which are in the dict."""
+        return self._defaults
 
     def _params(self) -> dict[Any, Array]:
         """Return the parameters by their keys."""
@@ -560,7 +602,12 @@ class Optimizer(Stepper):
         return dict(zip(self._state, arrays, strict=True))
 
     def _add_groups(self, groups: Sequence[Any]) -> None:
-        added = new_groups(groups, self._defaults, first=len(self._groups))
+        added = new_groups(groups, self._defaults_of, first=len(self._groups))
         steps = self._plan.steps + [0] * sum(len(group.container.arrays) for group in added)
-        unstarted = self._unstarted()
-        self._lay_out((*self._groups, *added), self._state, steps, unstarted=unstarted)
+        self._lay_out(
+            (*self._groups, *added),
+            self._state,
+            steps,
+            unstarted=self._unstarted(),
+            numbers=self._plan.numbers,
+        )

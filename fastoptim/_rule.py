@@ -6,10 +6,12 @@ import inspect
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from . import _stages
-from ._engine.entry import Entry
+from . import _levels, _stages
+from ._engine.compiled import RuleLoops
+from ._engine.entry import Entry, Formula
 from ._engine.plan import Plan, most_state
 from ._engine.scalars import most_scalars
 from ._hyper import Hyper, StepScalars, is_schedule, value_at
@@ -32,15 +34,13 @@ STEP = Count(1, bits=62)
 
 
 def hyperparameters(
-    scalars: Callable[..., Scalars],
-) -> tuple[inspect.Parameter | None, dict[str, Kind], dict[str, Any]]:
-    """Return what a signature says: the first argument if it has no kind, kinds, and defaults."""
+    scalars: Callable[..., Any],
+) -> tuple[list[inspect.Parameter], dict[str, Kind], dict[str, Any]]:
+    """Return what a signature says: the first arguments, without a kind; kinds; and defaults."""
     hints = inspect.get_annotations(scalars, eval_str=True)
-    first, *others = found = list(inspect.signature(scalars).parameters.values())
-    if hasattr(hints.get(first.name), "__metadata__"):
-        others, leading = found, None
-    else:
-        leading = first
+    found = list(inspect.signature(scalars).parameters.values())
+    leading = [*takewhile(lambda a: not hasattr(hints.get(a.name), "__metadata__"), found)]
+    others = found[len(leading) :]
     kinds = {h.name: hints[h.name].__metadata__[0] for h in others}
     return leading, kinds, {h.name: h.default for h in others}
 
@@ -89,17 +89,24 @@ class Rule:
         Whether the scalars take ``weight_decay``, and the update decays p by it: always (True), or
         where a flag among the hyperparameters, named here, is True. The gradient then has no L2
         penalty from the stage before the rule.
-    trust : bool, default False
-        Whether the learning rate of each array is multiplied by a trust ratio. The last array of
-        the update is then ``u``; given u, it only writes the direction of the step there. Among its
-        scalars are ``lr`` and ``trust``, the coefficient of the ratio.
+    rescale : function, optional
+        ``rescale(own, p_squares, u_squares, size)``: the scalars of a step for an array of so many
+        elements, as a rule has them that depends on the whole of it. The last array of the update
+        is then ``u``; given u, it changes nothing, and writes there what is to be measured. `own`
+        has the scalars by name, and the next two arguments are the sums of the squares of p and u.
+    measures : str, optional
+        The name of the flag without which nothing is measured, and ``rescale`` not called.
+    numbers : mapping, optional
+        What else than their number is to be known of the steps that a parameter has taken: names,
+        and the values before the first. The scalars' function takes them behind the step, in this
+        order, and returns two tuples: the scalars, and the numbers after that step.
 
     Raises
     ------
     TypeError, ValueError
-        If the update has more than 3 arrays beside p and g (u is one), or more than 16 scalars; if
-        it has a trust ratio, but no scalars ``lr`` and ``trust``; if ``decoupled`` and the scalars'
-        signature contradict each other; if a default is not of its kind.
+        If the update has more than 4 arrays beside p and g (u is one), or more than 16 scalars; if
+        ``decoupled``, ``measures`` or ``numbers`` and the scalars' signature contradict each other;
+        if a default is not of its kind.
     """
 
     def __init__(
@@ -112,9 +119,12 @@ class Rule:
         name: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         decoupled: bool | str = False,
-        trust: bool = False,
+        rescale: Callable[[Any, float, float, int], Scalars] | None = None,
+        measures: str | None = None,
+        numbers: Mapping[str, float] | None = None,
     ) -> None:
-        step, kinds, own_defaults = hyperparameters(scalars)
+        leading, kinds, own_defaults = hyperparameters(scalars)
+        step = next(iter(leading), None)
         _, _, *rest = inspect.signature(update).parameters.values()
         self.update = update
         self.scalars = scalars
@@ -129,9 +139,13 @@ class Rule:
         self.kinds = kinds | BEFORE | AFTER
         self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | dict(defaults or {})
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
-        self.state = tuple(arrays[:-1] if trust else arrays)
+        self.state = tuple(arrays[:-1] if rescale else arrays)
+        self.numbers = {name: float(number) for name, number in (numbers or {}).items()}
+        self.initial_numbers = tuple(self.numbers.values())
         self.decoupled = decoupled
-        self.rescale = self._rescaled if trust else None
+        self.measures = measures
+        self.rescaling = rescale
+        self.formula = Formula(update, self._rescaled if rescale else None)
         self._scalar_names = [a.name for a in rest if a.kind is not a.POSITIONAL_ONLY]
         self.scalar_count = len(self._scalar_names)
         for label, found, most in (
@@ -140,17 +154,20 @@ class Rule:
         ):
             if found > most:
                 raise ValueError(f"{self.name}: expected at most {most} {label}, found {found}")
-        if trust and not {"lr", "trust"} <= set(self._scalar_names):
+        taken, expected = [a.name for a in leading[1:]], [*self.numbers]
+        if taken != expected:
             raise ValueError(
-                f"{self.name}: expected lr and trust among the scalars of its update with "
-                f"trust=True, found {', '.join(self._scalar_names)}"
+                f"{self.name}: expected scalars that take {', '.join(expected) or 'no numbers'} "
+                f"behind the step, found {', '.join(taken) or 'none'}"
             )
         self._check_decoupled()
+        if measures is not None:
+            self._check_flag("measures to be", measures)
         # The hyperparameters that the stages around the rule are made of, and those that decide
         # which state exists.
         self.makes_before = {*BEFORE, decoupled} if isinstance(decoupled, str) else {*BEFORE}
         self.makes_after = {*AFTER}
-        self.makes_state = {*self.needs.values(), "ema_decay"}
+        self.makes_state = {*self.needs.values(), "ema_decay"} | ({measures} if measures else set())
         self.makes = self.makes_before | self.makes_after | self.makes_state
         self.initial = Hyper(
             self,
@@ -199,13 +216,22 @@ class Rule:
                 f"{self.name}: expected scalars that take weight_decay with "
                 f"decoupled={self.decoupled!r}, found {', '.join(self.own)}"
             )
-        if isinstance(self.decoupled, str) and not (
-            self.decoupled in self.own and isinstance(self.kinds[self.decoupled], Flag)
-        ):
+        if isinstance(self.decoupled, str):
+            self._check_flag("decoupled to be True, False, or", self.decoupled)
+
+    def _check_flag(self, label: str, name: str) -> None:
+        """Refuse the name of a flag that is none."""
+        if not (name in self.own and isinstance(self.kinds[name], Flag)):
             raise ValueError(
-                f"{self.name}: expected decoupled to be True, False, or the name of a flag among "
-                f"the hyperparameters of its scalars, found {self.decoupled!r}"
+                f"{self.name}: expected {label} the name of a flag among the hyperparameters "
+                f"of its scalars, found {name!r}"
             )
+
+    def is_measured(self, hyper: Mapping[str, Any]) -> bool:
+        """Tell whether a step with these hyperparameters may depend on the whole of an array."""
+        if self.formula.rescale is None:
+            return False
+        return self.measures is None or bool(hyper[self.measures])
 
     def decouples(self, hyper: Mapping[str, Any]) -> bool:
         """Tell whether weight decay with these hyperparameters is decoupled from the gradient."""
@@ -224,6 +250,11 @@ class Rule:
     def apply(self, loops: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Update p and the state arrays in place, with compiled loops or (None) with NumPy."""
         (p, g, *state), step, given = self._bound(args, kwargs)
+        if self.numbers:
+            raise TypeError(
+                f"{self.name}: expected a rule without numbers of the steps that were taken "
+                f"({', '.join(self.numbers)}), which an optimizer keeps: make one of its class"
+            )
         if g is None:  # which a plan would skip
             raise TypeError("g: expected a NumPy array, found NoneType")
         if step is not None or self.needs_step:
@@ -236,8 +267,8 @@ class Rule:
                 "of, found None"
             )
         group = Fixed(hyper.checked_scalars(step))
-        entry = Entry(p, state)
-        Plan([entry], [self._labels], self.update, loops, self.rescale).step((g,), [group])
+        entry = Entry(p, state, measured=self.is_measured(hyper))
+        Plan([entry], [self._labels], [self.formula], loops).step((g,), [group])
 
     def _bound(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -272,11 +303,10 @@ class Rule:
         make: Callable[[Scalars], Any] = kind._make
         return make
 
-    def _rescaled(self, own: Scalars, p_squares: float, u_squares: float) -> Scalars:
-        """Return the scalars of a step, with the learning rate multiplied by the trust ratio."""
-        lr, trust = map(self._scalar_names.index, ("lr", "trust"))
-        ratio = _stages.trust_ratio(p_squares, u_squares, own[trust])
-        return (*own[:lr], own[lr] * ratio, *own[lr + 1 :])
+    def _rescaled(self, own: Scalars, p_squares: float, u_squares: float, size: int) -> Scalars:
+        """Return the scalars of a step for an array that has been measured."""
+        assert self.rescaling is not None
+        return self.rescaling(self.named(own), p_squares, u_squares, size)
 
     def check(self, hyper: Mapping[str, Any]) -> Hyper:
         """Return all hyperparameters, checked one by one and together."""
@@ -302,6 +332,11 @@ class Rule:
     def start_of(self, state: str, hyper: Mapping[str, Any]) -> float:
         """Return the value that a state array is filled with at the start."""
         return float(value_at(hyper[self.starts[state]], 0)) if state in self.starts else 0.0
+
+
+def loops_of(rules: Sequence[Rule]) -> RuleLoops:
+    """Return the compiled loops of rules that have them, in this order."""
+    return _levels.loops_of([str(rule.loop) for rule in rules])
 
 
 def rule(scalars: Callable[..., Scalars], **options: Any) -> Callable[[Callable[..., None]], Rule]:

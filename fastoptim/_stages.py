@@ -4,10 +4,11 @@ Before: the rule does not see the gradient g but
 
     g = scale g;  g = clip(g, -limit, limit);  g = g + l1 sign(p);  g = g + wd p
 
-where scale is 1, or -1 to maximise. The last three are left out where nobody asked for them: 0 p is
-not 0 where p is not finite, and each would cost the plain step something. Clipping and l1, which
-few use, are behind one condition, since the compiler makes a vector loop of each combination of
-conditions.
+where scale is 1, or -1 to maximise; times what brings the norm of the gradient of one array down to
+its limit, where there is one (the engine measures it, and the loops do not know). The last three
+are left out where nobody asked for them: 0 p is not 0 where p is not finite, and each would cost
+the plain step something. Clipping and l1, which few use, are behind one condition, since the
+compiler makes a vector loop of each combination of conditions.
 
 After: for the bounds, the mask of pruned weights and the average of the parameters,
 
@@ -42,6 +43,7 @@ class Before(NamedTuple):
     rare: float = 0.0  # whether there is a limit or l1
     limit: float = math.inf
     l1: float = 0.0
+    max_norm: float = math.inf  # of the gradient of one array
 
 
 class After(NamedTuple):
@@ -59,14 +61,16 @@ def before_scalars(
     l1: NonNegative = 0.0,
     max_grad_value: MaybeNonNegative = None,
     maximize: Switch = False,
+    max_param_grad_norm: MaybeNonNegative = None,
 ) -> Before:
     """Return the scalars of the stage before the rule, for gradients to be multiplied by scale."""
     limit = math.inf if max_grad_value is None else max_grad_value
     rare = float(limit < math.inf or l1 > 0)
-    return Before(-scale if maximize else scale, weight_decay, rare, limit, l1)
+    norm = math.inf if max_param_grad_norm is None else max_param_grad_norm
+    return Before(-scale if maximize else scale, weight_decay, rare, limit, l1, norm)
 
 
-def before(g: Any, p: Any, scale: Any, wd: Any, rare: Any, limit: Any, l1: Any) -> Any:
+def before(g: Any, p: Any, scale: Any, wd: Any, rare: Any, limit: Any, l1: Any, _: Any) -> Any:
     """Return the gradient that the rule sees."""
     g = scale * g
     if rare != 0:

@@ -18,7 +18,6 @@ from ._engine.formats import format_of
 from ._engine.threads import touch
 from ._groups import ParamGroup, each_param
 from ._hyper import EMA
-from ._rule import Rule
 from ._trees import text_of
 
 
@@ -82,11 +81,11 @@ def kept(
     return found
 
 
-def fill_in(rule: Rule, groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:
+def fill_in(groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:
     """Add the state arrays that are missing, as they are before the first step."""
     missing: dict[str, Wanted] = {}
     for group, keys in zip(groups, names_of(groups), strict=True):
-        params = group.container.arrays
+        params, hyper = group.container.arrays, group.hyper
         for name in group.state_names:
             lacking = [i for i, key in enumerate(keys) if name not in state[key]]
             wanted = missing.setdefault(name, Wanted([], [], []))
@@ -95,13 +94,14 @@ def fill_in(rule: Rule, groups: Sequence[ParamGroup], state: dict[Any, dict[str,
             if name == EMA:
                 wanted.values.extend([params[i] for i in lacking])
             else:
-                wanted.values.extend([rule.start_of(name, group.hyper) or None] * len(lacking))
+                wanted.values.extend([hyper.rule.start_of(name, hyper) or None] * len(lacking))
     put(state, missing)
 
 
 def put(state: Mapping[Any, dict[str, Array]], wanted: Mapping[str, Wanted]) -> None:
-    """Put new arrays into state, each laid out as its parameter and filled."""
-    for name, (keys, params, values) in wanted.items():
+    """Put new arrays into state, each laid out as its parameter and filled, averages last."""
+    for name in sorted(wanted, key=EMA.__eq__):
+        keys, params, values = wanted[name]
         arrays = zeros_like_each(params)
         filled = {id(a.base): a.base for a, v in zip(arrays, values, strict=True) if v is not None}
         for block in filled.values():
@@ -134,6 +134,6 @@ def laid_out(
 def copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
     """Return state with step counts, as a state dict has it, with copies of the arrays."""
     return {
-        key: {n: x if n == "step" else x.copy(order="K") for n, x in entry.items()}
+        key: {n: x.copy(order="K") if isinstance(x, np.ndarray) else x for n, x in entry.items()}
         for key, entry in state.items()
     }

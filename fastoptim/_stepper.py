@@ -13,7 +13,6 @@ from itertools import repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from . import _levels
 from ._containers import Array, Grads
 from ._engine.changes import change
 from ._engine.entry import Entry
@@ -22,7 +21,7 @@ from ._engine.plan import Plan, ShownEma
 from ._groups import ParamGroup, of_each_group, watched
 from ._hyper import EMA
 from ._kinds import Divisor, checked
-from ._rule import Rule
+from ._rule import Rule, loops_of
 from ._settings import WithSettings
 from ._stages import clip_factor
 from ._state import fill_in, kept, names_of
@@ -37,8 +36,8 @@ ONE = 1.0  # the default of grad_scale, which need not be checked: `is` tells it
 class Labels(Sequence[list[str]]):
     """What messages call each parameter and what belongs to it, made when it is asked for."""
 
-    def __init__(self, rule: Rule, groups: Sequence[ParamGroup], keys: Sequence[Any]) -> None:
-        self._rule, self._groups, self._keys = rule, groups, keys
+    def __init__(self, groups: Sequence[ParamGroup], keys: Sequence[Any]) -> None:
+        self._groups, self._keys = groups, keys
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -50,15 +49,14 @@ class Labels(Sequence[list[str]]):
             number += 1
         where = f"[{number}]" if len(self._groups) > 1 else ""
         where += self._groups[number].container.index(i - first)
-        names = (*self._rule.state, EMA)
+        names = (*self._groups[number].rule.state, EMA)
         state = (f"state[{self._keys[i]!r}][{name!r}]" for name in names)
         return [f"params{where}", f"grads{where}", *state]
 
 
 class Stepper(WithSettings):
-    """What takes the steps of a rule on param groups."""
+    """What takes the steps of param groups, each by its own rule."""
 
-    rule: Rule
     _judges: bool  # whether the settings want the gradients measured before a step is taken
     _flushes: bool  # whether denormal numbers are zero in a step
     _casts: bool  # whether gradients may be rounded to the types of their parameters
@@ -168,7 +166,11 @@ class Stepper(WithSettings):
                 # plan keeps other threads out.
                 with self._plan as plan:
                     new, changes = self._planned(
-                        self._groups, self._state, plan.steps, unstarted=self._unstarted()
+                        self._groups,
+                        self._state,
+                        plan.steps,
+                        unstarted=self._unstarted(),
+                        numbers=plan.numbers,
                     )
                     changes.append((plan, {"retired": True}))
                     new.step(grads, self._groups, scale, changes, judge, self._flushes, self._casts)
@@ -204,7 +206,13 @@ class Stepper(WithSettings):
         if not all(group.planned for group in self._groups):
             with plan:
                 unstarted = self._unstarted()
-                self._lay_out(self._groups, self._state, plan.steps, unstarted=unstarted)
+                self._lay_out(
+                    self._groups,
+                    self._state,
+                    plan.steps,
+                    unstarted=unstarted,
+                    numbers=plan.numbers,
+                )
             plan = self._plan
         if any(plan.unstarted):
             with plan:
@@ -224,6 +232,7 @@ class Stepper(WithSettings):
         others: Mapping[str, Any] = MappingProxyType({}),
         values: Sequence[Array] = (),
         unstarted: Collection[Any] = (),
+        numbers: Sequence[tuple[float, ...]] = (),
     ) -> None:
         """Allocate the state that is missing and plan the steps; then change all at once.
 
@@ -238,8 +247,11 @@ class Stepper(WithSettings):
         unstarted
             The keys of parameters whose averages in the state do not count: they start anew with
             the next step. All others in the state go on from what they are.
+        numbers
+            What the rules keep of the steps that each parameter has taken. Those that are missing,
+            or empty where a rule keeps some, are as they are before the first step.
         """
-        _, changes = self._planned(groups, state, steps, others, unstarted)
+        _, changes = self._planned(groups, state, steps, others, unstarted, numbers)
         self._plan.retire(changes, list(values))
 
     def _planned(
@@ -249,19 +261,19 @@ class Stepper(WithSettings):
         steps: Sequence[int],
         others: Mapping[str, Any] = MappingProxyType({}),
         unstarted: Collection[Any] = (),
+        numbers: Sequence[tuple[float, ...]] = (),
     ) -> tuple[Plan, list[Change]]:
         """Return a plan, as `_lay_out` says, and what to change so that it takes the steps."""
         complete = kept(groups, state)
         averaged = any(EMA in group.state_names for group in groups)
         going_on = {key for key in complete if EMA in complete[key] and key not in unstarted}
-        fill_in(self.rule, groups, complete)
-        loops = _levels.loops[self.rule.loop] if self._backend == "compiled" else None
+        fill_in(groups, complete)
+        rules = list(dict.fromkeys(group.rule for group in groups))
         plan = Plan(
-            self._entries(groups, complete, steps),
-            Labels(self.rule, groups, list(complete)),
-            self.rule.update,
-            loops,
-            self.rule.rescale,
+            _entries(groups, rules, complete, steps, numbers),
+            Labels(groups, list(complete)),
+            [rule.formula for rule in rules],
+            loops_of(rules) if self._backend == "compiled" else None,
             unstarted=[key not in going_on for key in complete] if averaged else (),
             watched=watched(groups),
         )
@@ -269,25 +281,6 @@ class Stepper(WithSettings):
         # The plan comes last: another thread that steps it finds all else in place.
         changes = [*((group, {"planned": True}) for group in groups), (self, own | {"_plan": plan})]
         return plan, changes
-
-    def _entries(
-        self,
-        groups: tuple[ParamGroup, ...],
-        state: Mapping[Any, dict[str, Array]],
-        steps: Sequence[int],
-    ) -> Iterator[Entry]:
-        """Yield what the engine wants to know of each parameter."""
-        counts = iter(steps)
-        for number, (group, keys) in enumerate(zip(groups, names_of(groups), strict=True)):
-            params, masks = group.container.arrays, group.masks
-            *used, emas = (
-                [state[key][name] for key in keys]
-                if name in group.state_names
-                else [None] * len(keys)
-                for name in (*self.rule.state, EMA)
-            )
-            states = zip(*used, strict=True) if used else [()] * len(keys)
-            yield from map(Entry, params, states, emas, masks, repeat(number), counts)
 
     def _ordered(self, grads: Any) -> Sequence[Any]:
         """Return the gradients in the order of the parameters, over all groups."""
@@ -322,3 +315,33 @@ class Stepper(WithSettings):
             return None, [(self, {"_norm": norm, "_skipped": self._skipped + 1})]
         factor = 1.0 if limit is None else clip_factor(norm, limit)
         return factor, [(self, {"_norm": norm})]
+
+
+def _entries(
+    groups: tuple[ParamGroup, ...],
+    rules: Sequence[Rule],
+    state: Mapping[Any, dict[str, Array]],
+    steps: Sequence[int],
+    numbers: Sequence[tuple[float, ...]],
+) -> Iterator[Entry]:
+    """Yield what the engine wants to know of each parameter."""
+    counts, kept_numbers = iter(steps), iter(numbers)
+    for number, (group, keys) in enumerate(zip(groups, names_of(groups), strict=True)):
+        params, masks, rule = group.container.arrays, group.masks, group.rule
+        *used, emas = (
+            [state[key][name] for key in keys] if name in group.state_names else [None] * len(keys)
+            for name in (*rule.state, EMA)
+        )
+        states = zip(*used, strict=True) if used else [()] * len(keys)
+        yield from map(
+            Entry,
+            params,
+            states,
+            emas,
+            masks,
+            repeat(number),
+            counts,
+            repeat(rules.index(rule)),
+            [next(kept_numbers, ()) or rule.initial_numbers for _ in keys],
+            repeat(group.hyper.measured),
+        )

@@ -101,8 +101,11 @@ def write(
     arrays = _by_name(state, params)
     specs = sorted(map(_spec, arrays, arrays.values()), key=_place)
     rest = {name: value for name, value in saved.items() if name != "state"}
-    steps = [item["step"] for item in state.values()]
-    text = json.dumps({"version": VERSION, **rest, "steps": steps})
+    rest["steps"] = [item["step"] for item in state.values()]
+    numbers = [_numbers_of(item) for item in state.values()]
+    if any(numbers):  # of the rules that keep some
+        rest["numbers"] = numbers
+    text = json.dumps({"version": VERSION, **rest})
     header = _header(text, specs)
 
     def fill(file: BinaryIO) -> None:
@@ -163,7 +166,7 @@ def _read(
         steps = _steps_in(rest, wanted)
         rows = _rows_in(file, places)
         arrays = arrays_of(file, text, rows)
-    state: dict[Any, dict[str, Any]] = {key: {"step": steps[key]} for key in params}
+    state: dict[Any, dict[str, Any]] = {key: steps[key] for key in params}
     for row, array in zip(rows, arrays, strict=True):
         state[row[-2]][row[-1]] = array
     values = [item.pop(PARAM) for item in state.values() if PARAM in item]
@@ -194,7 +197,7 @@ def _by_name(
     """Return all arrays by their names in the file."""
     found = {}
     for key, item in state.items():
-        arrays = {name: array for name, array in item.items() if name != "step"}
+        arrays = {name: array for name, array in item.items() if isinstance(array, np.ndarray)}
         if key in params:
             arrays[PARAM] = params[key]
         text = _text(key)
@@ -204,6 +207,11 @@ def _by_name(
                 raise ValueError(f"params: expected names that differ as text, found two of {key}")
             found[label] = array
     return found
+
+
+def _numbers_of(item: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the state of a parameter has beside arrays and the step count."""
+    return {k: v for k, v in item.items() if k != "step" and not isinstance(v, np.ndarray)}
 
 
 def _text(key: Any) -> str:
@@ -361,7 +369,7 @@ def _rest_of(file: Opened) -> tuple[str, dict[str, Any]]:
 
 
 def _steps_in(rest: Mapping[str, Any], wanted: Sequence[Sequence[Any]]) -> dict[Any, Any]:
-    """Return the step count of each parameter, if the groups are those wanted."""
+    """Return step count and numbers of each parameter, if the groups are those wanted."""
     groups = entry("metadata", rest, "param_groups")
     matched("param_groups", wanted, groups)
     names = [name for group in groups for name in group["params"]]
@@ -370,7 +378,18 @@ def _steps_in(rest: Mapping[str, Any], wanted: Sequence[Sequence[Any]]) -> dict[
         raise ValueError(
             f"steps: expected one for each of {len(names)} names, found {shown(steps)}"
         )
-    return dict(zip(names, steps, strict=True))
+    numbers = rest.get("numbers", ({},) * len(names))
+    if not (
+        isinstance(numbers, tuple)
+        and len(numbers) == len(names)
+        and all(isinstance(item, dict) for item in numbers)
+    ):
+        raise ValueError(
+            f"numbers: expected a mapping for each of {len(names)} names, found {shown(numbers)}"
+        )
+    return {
+        name: {**more, "step": step} for name, step, more in zip(names, steps, numbers, strict=True)
+    }
 
 
 def _rows_in(file: Opened, places: Mapping[str, Place]) -> list[Row]:

@@ -23,11 +23,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from . import _levels, optimizers
+from . import optimizers
 from ._containers import Array
 from ._docs import function_doc
 from ._optimizer import Optimizer
-from ._rule import Scheduled, ScheduledPair
+from ._rule import Scheduled, ScheduledPair, loops_of
 from .optimizers import Form
 
 __all__ = [
@@ -63,7 +63,7 @@ def _steps_of(cls: type[Optimizer]) -> Callable[[Function], Function]:
     def decorate(declared: Function) -> Function:
         @wraps(declared)
         def function(*args: Any, **kwargs: Any) -> None:
-            rule.apply(_levels.loops[rule.loop], args, kwargs)
+            rule.apply(loops_of([rule]), args, kwargs)
 
         if declared.__doc__ is not None:  # Python leaves it out with -OO
             function.__doc__ = function_doc(declared.__doc__, rule, cls)
@@ -87,6 +87,7 @@ def sgd(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of gradient descent, with or without momentum.
 
@@ -116,6 +117,7 @@ def momentum(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step along an exponential average of the gradients.
 
@@ -150,6 +152,7 @@ def rmsprop(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of the gradient over its running root mean square.
 
@@ -180,6 +183,7 @@ def adagrad(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of the gradient over the root of the sum of its squares.
 
@@ -214,6 +218,7 @@ def adam(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam.
 
@@ -248,6 +253,7 @@ def adamw(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with decoupled weight decay.
 
@@ -278,6 +284,7 @@ def adadelta(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of the gradient times a ratio of running root mean squares.
 
@@ -308,6 +315,7 @@ def adamax(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with a running maximum for its root mean square.
 
@@ -340,6 +348,7 @@ def nadam(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with Nesterov's momentum.
 
@@ -371,6 +380,7 @@ def radam(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam that waits until its mean square can be relied upon.
 
@@ -400,6 +410,7 @@ def rprop(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of the gradient's sign times step sizes that follow it.
 
@@ -430,6 +441,7 @@ def asgd(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of gradient descent that averages the parameters.
 
@@ -459,6 +471,7 @@ def lion(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step along the sign of a momentum.
 
@@ -491,6 +504,7 @@ def adabelief(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with a variance for its mean square.
 
@@ -522,6 +536,7 @@ def lamb(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of Adam with a learning rate for each array.
 
@@ -552,6 +567,7 @@ def lars(
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
 ) -> None:
     """Take a step of momentum with a learning rate for each array.
 

@@ -14,13 +14,14 @@ decay       decoupled weight decay: ``decay p`` takes the place of p
 b1, a1      decay rate of an average, and 1 minus it, subtracted in double precision
 r2          the factor that corrects the root of an average of squares for its start at zero
 mu, nu      momentum; momentum in Nesterov's look-ahead, 0 without
-u, trust    in rules with a trust ratio: see below
+u, trust    what is measured, and the coefficient of a trust ratio: see below
 =========== ========================================================================
 
-The last rules multiply the learning rate of each array by a trust ratio, for which the engine calls
-them twice. In the first call u is an array: the rule writes the direction of the step there, and
-changes nothing else. The engine sums the squares of p and u, and multiplies lr by the ratio of
-their norms and by the coefficient ``trust``. In the second call u is None: the rule takes the step.
+Some rules depend on the whole of an array: the last two multiply its learning rate by a trust ratio.
+The engine calls them twice. In the first call u is an array: the rule writes there what is to be
+measured, as the direction of the step, and changes nothing else. The engine sums the squares of p
+and u, and the function that the rule names as ``rescale`` makes other scalars of the sums. In the
+second call u is None: the rule takes the step.
 
 Each rule is a `Rule`: called with arrays and hyperparameters, it checks them and updates the arrays
 in place:
@@ -44,7 +45,7 @@ import numpy as np
 
 from ._kinds import Betas, Choice, Fraction, NonNegative, NonNegativePair, Number, Switch
 from ._rule import Rule, rule
-from ._stages import Scalars
+from ._stages import Scalars, trust_ratio
 
 Form = Annotated[str, Choice(("averaged", "heavy_ball"))]
 
@@ -406,6 +407,11 @@ def adabelief(p, g, m, s, /, decay, b1, a1, b2, a2, lr, r2, eps, eps_root):
     p[...] = decay * p - (lr * m) / (np.sqrt(s) * r2 + eps)
 
 
+def _trusted(own, p_squares, u_squares, size):
+    """Multiply the learning rate of an array by its trust ratio."""
+    return own._replace(lr=own.lr * trust_ratio(p_squares, u_squares, own.trust))
+
+
 def _lamb_scalars(
     step: int,
     lr: NonNegative = 1e-3,
@@ -420,7 +426,7 @@ def _lamb_scalars(
     return lr, 1.0, wd, b1, 1 - b1, b2, 1 - b2, r1, r2, eps
 
 
-@rule(_lamb_scalars, decoupled="decoupled_weight_decay", trust=True)
+@rule(_lamb_scalars, decoupled="decoupled_weight_decay", rescale=_trusted)
 def lamb(p, g, m, v, u, /, lr, trust, wd, b1, a1, b2, a2, r1, r2, eps):
     """Adam with a trust ratio for each array; see `fastoptim.LAMB`."""
     m_new = b1 * m + a1 * g
@@ -443,7 +449,7 @@ def _lars_scalars(
     return lr, trust_coefficient, momentum, momentum if nesterov else 0.0
 
 
-@rule(_lars_scalars, trust=True)
+@rule(_lars_scalars, rescale=_trusted)
 def lars(p, g, v, u, /, lr, trust, mu, nu):
     """Momentum with a trust ratio for each array; see `fastoptim.LARS`."""
     if u is not None:

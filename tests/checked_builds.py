@@ -39,12 +39,12 @@ import ctypes, numpy as np
 from fastoptim import _levels
 find = ctypes.pythonapi.PyCapsule_GetPointer
 find.restype, find.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-lowest, *_ = _levels.loops["sgd"].levels.values()
+(lowest,), *_ = _levels.loops["sgd"].levels.values()
 address = find(lowest[np.dtype(float)].rule, b"fastoptim.loop")
-sgd = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, *[ctypes.c_void_p] * 7)(address)
+sgd = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, *[ctypes.c_void_p] * 8)(address)
 p, g, scalars = np.ones(1000), np.ones(1000), np.zeros(30)
 def step(n, offset=0):
-    sgd(n, p.ctypes.data + offset, g.ctypes.data, *[None] * 3, *[scalars.ctypes.data] * 2)
+    sgd(n, p.ctypes.data + offset, g.ctypes.data, *[None] * 4, *[scalars.ctypes.data] * 2)
 step(1000)
 """
 PAST_THE_END = STEP + "step(1001)"

@@ -45,15 +45,15 @@ LAYERS = {
     # For the whole process: versions, the limits of threads, and whose threads they are.
     "process": Layer("_config threads _threadpoolctl blas", "kinds engine levels"),
     # Formulas and their scalars. They know no optimizer.
-    "rules": Layer("_hyper _rule reference", "kinds stages engine"),
+    "rules": Layer("_hyper _rule reference", "kinds stages engine levels"),
     # Holds parameters, groups and state, and steps them. It knows no rule by name.
     "optimizer": Layer(
         "_trees _containers _settings _groups _state _loading _stepper _mirror checkpoint "
         "_optimizer _base",
         "kinds values stages engine levels rules",
     ),
-    # One class for each rule.
-    "optimizers": Layer("_docs optimizers", "rules optimizer"),
+    # One class for each rule, and one for several.
+    "optimizers": Layer("_docs optimizers mixed", "kinds rules optimizer"),
     # For arrays and gradients without an optimizer.
     "functions": Layer(
         "functional gradients prune",

@@ -409,6 +409,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "bounds": (None, maybe(pair(extended, 0.5, lambda a, b: a <= b))),
     "ema_decay": (None, maybe(SHARE)),
     "max_grad_value": (None, maybe(NONNEGATIVE)),
+    "max_param_grad_norm": (None, maybe(NONNEGATIVE)),
     "max_grad_norm": (None, maybe(NONNEGATIVE)),
     "nonfinite": ("skip", word("ignore", "raise", "skip")),
     "backend": ("reference", maybe(word("compiled", "reference"))),

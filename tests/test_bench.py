@@ -120,7 +120,7 @@ def test_every_rule_is_written_in_plain_numpy(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in optimizers.__all__ if getattr(optimizers, n).rule.rescale]
+    "name", [n for n in optimizers.__all__ if getattr(optimizers, n).rule.formula.rescale]
 )
 def test_what_a_trust_ratio_reads_ahead_is_counted(name):
     assert name in AHEAD, f"fastoptim/bench/cases.py, AHEAD: expected the arrays that {name} reads"

@@ -566,7 +566,7 @@ def test_zeroed_gradients(layout, backend, of_p, of_g):
     plan = Plan(
         [Entry(p, (None,))],
         [("p", "g", "v")],
-        fo.reference.sgd.update,
+        [fo.reference.sgd.formula],
         loops,
         zeroing=True,
     )

@@ -646,7 +646,7 @@ class TestCopies:
     def test_has_the_same_bits_and_shares_nothing(self, cls, chosen, backend, duplicate):
         rng = np.random.default_rng(29)
         layouts = [(0, 1, 2), (2, 1, 0)]
-        if duplicate is copy.deepcopy or not cls.rule.rescale:
+        if duplicate is copy.deepcopy or not cls.rule.formula.rescale:
             layouts.append((1, 0, 2))  # pickled in C order: norms may round otherwise
         params = [
             np.array(rng.standard_normal((3, 4, 5)).transpose(axes), dtype, order="K")

@@ -78,12 +78,12 @@ def three(step, lr: fo.reference.NonNegative = 0.5):
     return lr, 0.0, 0.0
 
 
-@pytest.mark.parametrize("count", [4, 5, 9])
+@pytest.mark.parametrize("count", [5, 6, 9])
 def test_too_many_state_arrays(count):
     names = ", ".join(f"s{k}" for k in range(count))
     space = {}
     exec(f"def many(p, g, {names}, /, lr): pass", space)
-    message = f"many: expected at most 3 arrays beside p and g, found {count}"
+    message = f"many: expected at most 4 arrays beside p and g, found {count}"
     with pytest.raises(ValueError, match=message):
         Rule(space["many"], scalars)
 
@@ -96,20 +96,12 @@ def test_too_many_scalars():
         Rule(space["many"], scalars)
 
 
-def test_a_trust_ratio_takes_the_place_of_a_state_array():
-    def many(p, g, a, b, c, u, /, lr, coefficient):
+def test_what_is_measured_takes_the_place_of_a_state_array():
+    def many(p, g, a, b, c, d, u, /, lr, coefficient):
         pass
 
-    with pytest.raises(ValueError, match="many: expected at most 3 arrays beside p and g, found 4"):
-        Rule(many, scalars, trust=True)
-
-
-def test_a_trust_ratio_without_the_scalars_that_it_changes():
-    def step(p, g, u, /, lr, coefficient):
-        pass
-
-    with pytest.raises(ValueError, match=r"step: expected lr and trust among the scalars .* found"):
-        Rule(step, scalars, trust=True)
+    with pytest.raises(ValueError, match="many: expected at most 4 arrays beside p and g, found 5"):
+        Rule(many, scalars, rescale=lambda own, p_squares, u_squares, size: own)
 
 
 def test_scalars_that_the_update_does_not_take():
@@ -132,7 +124,7 @@ def test_scalars_that_become_more_change_nothing():
     opt = optimizer(one, growing)
     opt.step(np.ones(3))
     opt.step(np.ones(3))
-    with pytest.raises(ValueError, match=r"scalars: expected 5, 4 and at most 16 of them, found"):
+    with pytest.raises(ValueError, match=r"scalars: expected 6, 4 and at most 16 of them, found"):
         opt.step(np.ones(3))
     assert opt.param_groups[0]["params"][0].tolist() == [0.0] * 3
     assert opt._plan.steps == [2]

@@ -38,7 +38,7 @@ def test_class_has_a_loop_at_each_level(cls, level):
         f"fastoptim/_loops.pxi: expected a loop {name}, and its name in LOOPS; build it by "
         "`python setup.py build_ext --inplace`"
     )
-    assert set(loops[name].levels[level]) == set(map(np.dtype, DTYPES))
+    assert set(loops[name].levels[level][0]) == set(map(np.dtype, DTYPES))
 
 
 @pytest.mark.parametrize("level", LEVELS)

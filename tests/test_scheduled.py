@@ -162,6 +162,7 @@ VALUES = {
     "decoupled_weight_decay": [False, True, lambda t: t % 3 == 0],
     "l1": [0.0, 0.2, Linear(0.3, total_iters=2)],
     "max_grad_value": [None, 0.5, lambda t: None if t % 2 else 0.25],
+    "max_param_grad_norm": [None, 0.5, lambda t: None if t % 2 else 0.25],
     "maximize": [False, True, lambda t: t % 2 == 1],
     "bounds": [None, (-0.75, 1.5), (lambda t: -1.0 - t, np.inf)],
     "ema_decay": [None, 0.9, Linear(0.9, end_factor=0.5, total_iters=3)],

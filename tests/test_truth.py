@@ -346,7 +346,7 @@ def test_against_extended_precision(cls, chosen):
         seen = before(g, exact, *map(np.longdouble, common))
         state = [arrays.get(s) for s in cls.rule.state]
         scalars = list(map(np.longdouble, own))
-        if cls.rule.rescale:
+        if cls.rule.formula.rescale:
             u = np.empty_like(exact)
             cls.rule.update(exact, seen, *state, u, *scalars)
             norms = np.sqrt(np.sum(exact * exact)), np.sqrt(np.sum(u * u))

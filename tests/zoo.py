@@ -41,6 +41,7 @@ COMMON: dict[str, list[Any]] = {
     "weight_decay": [0.0, 0.3],
     "l1": [0.0, 0.2],
     "max_grad_value": [None, 0.5],
+    "max_param_grad_norm": [None, 0.75],
     "maximize": [False, True],
     "bounds": [None, (-0.75, 1.5)],
     "ema_decay": [None, 0.9],

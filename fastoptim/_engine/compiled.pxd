@@ -10,6 +10,8 @@ cdef extern from "rooms.h":
 cdef struct Loops:
     # The compiled loops of a rule for one type, as they are declared in _loop.pxd.
     void* rule
+    bint is_open  # whether the rule is one of the user's own, whose loop knows no stage
+    void* before
     void* after
     void* clip
     void* squares
@@ -31,7 +33,7 @@ cdef struct Work:
     Tensor* tensors
     const double* doubles
     const float* singles
-    const Loops* loops  # of the level in use, for double and for float
+    const Loops* loops  # of the level in use: of each rule, for double and for float
     Py_ssize_t total
     Py_ssize_t task_count
     Task* tasks  # NULL until they are needed, as are the tiles
@@ -46,8 +48,11 @@ cdef struct Work:
 cdef class RuleLoops:
     cdef readonly str rule  # None: there are but the stages
     cdef readonly dict levels
+    cdef readonly Py_ssize_t count  # of rules
     cdef tuple names
-    cdef Loops[MOST_LEVELS][2] table  # by level, for double and for float
+    cdef Loops* table  # of each level: of each rule, for double and for float
+
+    cdef fill(self, dict levels)
 
 
 cdef class CompiledPasses(Passes):
@@ -59,6 +64,7 @@ cdef class CompiledPasses(Passes):
         self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=*,
         bint in_order=*,
     )
+    cdef sum_gradients(self, double scale, bint flush)
     cdef make_rooms(self, int count)
     cdef clip(self, double factor, double limit)
     cdef cut_tasks(self)

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,5 +8,8 @@ task_size: int
 
 class RuleLoops:
     rule: str | None
-    levels: Mapping[str, Mapping[np.dtype[Any], Any]]
-    def __init__(self, rule: str | None, levels: dict[str, dict[np.dtype[Any], Any]]) -> None: ...
+    levels: Mapping[str, Sequence[Mapping[np.dtype[Any], Any]]]
+    count: int
+    def __init__(
+        self, rule: str | None, levels: dict[str, list[dict[np.dtype[Any], Any]]]
+    ) -> None: ...

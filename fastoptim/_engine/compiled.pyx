@@ -19,14 +19,17 @@ from fastoptim._engine.layouts cimport (
     scatter_block
 )
 from fastoptim._engine.memory cimport Tensors
-from fastoptim._engine.scalars cimport AFTER, BEFORE, SCALARS, ScalarTable
+from fastoptim._engine.scalars cimport (
+    AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
+)
 from fastoptim._engine.staging cimport (
     ARRAYS, EMA, STATE, TILE, Gathered, Tensor, array, gathered, load, store
 )
 from fastoptim._engine.threads cimport allowed_threads, run, task_t
 from fastoptim._engine.tuning cimport GATHERED, MOST_LEVELS, Tuned, Way
 from fastoptim._loop cimport (
-    after32, after64, clip32, clip64, f32, f64, rule32, rule64, squares32, squares64
+    after32, after64, before32, before64, clip32, clip64, f32, f64, open32, open64, rule32, rule64,
+    squares32, squares64
 )
 
 import numpy as np
@@ -55,15 +58,15 @@ tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles
 
 
 cdef class RuleLoops:
-    """The loops of a rule at each level that steps may use.
+    """The loops of one rule, or of several in an order, at each level that steps may use.
 
     Parameters
     ----------
     rule : str or None
-        The name of the rule's loop; None has but the stages.
+        The name of the rule's loop, or those of several; None has but the stages.
     levels : dict
-        By the name of a level, lowest first, and by the dtype that they compute in, the
-        `fastoptim._levels.Loops`, as capsules.
+        By the name of a level, lowest first, a list with a dict for each rule: by the dtype that
+        they compute in, the `fastoptim._levels.Loops`, as capsules.
 
     Raises
     ------
@@ -72,16 +75,28 @@ cdef class RuleLoops:
     """
 
     def __cinit__(self, rule, dict levels):
-        cdef int level
         self.rule, self.levels, self.names = rule, levels, tuple(levels)
         if len(levels) > MOST_LEVELS:
             raise ValueError(f"levels: expected at most {MOST_LEVELS}, found {self.names}")
-        for level, loops in enumerate(levels.values()):
-            for real, found in loops.items():
-                self.table[level][real == np.float32] = Loops(
-                    address(found.rule), address(found.after),
-                    address(found.clip), address(found.squares),
-                )
+        self.count = len(levels[self.names[0]])
+        self.table = <Loops*> PyMem_Calloc(2 * self.count * len(levels), sizeof(Loops))
+        if not self.table:
+            raise MemoryError
+        self.fill(levels)
+
+    def __dealloc__(self):
+        PyMem_Free(self.table)
+
+    cdef fill(self, dict levels):
+        cdef Py_ssize_t at = 0
+        for rules in levels.values():
+            for loops in rules:
+                for real, found in loops.items():
+                    self.table[at + (real == np.float32)] = Loops(
+                        address(found.rule), found.is_open, address(found.before),
+                        address(found.after), address(found.clip), address(found.squares),
+                    )
+                at += 2
 
 
 cdef class CompiledPasses(Passes):
@@ -121,7 +136,7 @@ cdef class CompiledPasses(Passes):
             tuned = self.tuned[which] = Tuned(name, self.loops.names)
         self.memory.bind(in_order)
         way = tuned.begin(traffic, self.memory.kind, which == UPDATE and self.memory.is_fresh())
-        self.work.loops = self.loops.table[way.level]
+        self.work.loops = self.loops.table + 2 * self.loops.count * way.level
         if self.memory.kind & GATHERED and not in_order:
             self.make_rooms(way.threads)
         tuned.end(run(task, &self.work, count, way.threads, traffic, flush))
@@ -135,13 +150,30 @@ cdef class CompiledPasses(Passes):
     cdef double squares(self, double scale, bint flush) except? -1:
         cdef Py_ssize_t tile
         cdef double total = 0
+        self.sum_gradients(scale, flush)
+        for tile in range(self.work.tile_count):
+            total += self.work.tiles[tile].squares
+        return total
+
+    cdef list squares_of_each(self, double scale, bint flush):
+        cdef Py_ssize_t tile = 0, i
+        cdef double total
+        self.sum_gradients(scale, flush)
+        sums = []
+        for i in range(self.memory.count):
+            total = 0
+            while tile < self.work.tile_count and self.work.tiles[tile].tensor == i:
+                total += self.work.tiles[tile].squares
+                tile += 1
+            sums.append(total)
+        return sums
+
+    cdef sum_gradients(self, double scale, bint flush):
+        """Sum the squares of each tile of the gradients."""
         if not self.work.tiles:
             self.cut_tiles()
         self.work.scale = scale
         self.go(NORM, sum_tiles, self.blocks(), self.memory.traffic, flush)
-        for tile in range(self.work.tile_count):
-            total += self.work.tiles[tile].squares
-        return total
 
     cdef list directions(self, ScalarTable table, bint flush):
         cdef Py_ssize_t tile, i
@@ -157,7 +189,7 @@ cdef class CompiledPasses(Passes):
                 p_squares += self.work.tiles[tile].squares_of_p
                 u_squares += self.work.tiles[tile].squares
                 tile += 1
-            if self.memory.tensors[i].stepped:
+            if self.memory.tensors[i].stepped and self.memory.tensors[i].direction > 0:
                 sums.append((i, p_squares, u_squares))
         return sums
 
@@ -258,7 +290,7 @@ cdef inline void update_range(
     All n are one call of the rule's loop where it can compute on the arrays as they are and nothing
     is to be done behind it. Otherwise the elements go tile by tile.
     """
-    cdef const Loops* loops = &w.loops[tensor.single]
+    cdef const Loops* loops = &w.loops[tensor.loops]
     cdef bint bounded, more
     cdef char* g
     if not tensor.stepped:
@@ -305,6 +337,7 @@ cdef inline void call_in_place(
         shifted(<array> tensor.data[1], start),
         shifted(<array> tensor.data[2], start),
         shifted(<array> tensor.data[3], start),
+        shifted(<array> tensor.data[4], start),
     )
 
 
@@ -329,7 +362,7 @@ cdef void update_grid(
     array line, const Work* w, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint more
 ) noexcept nogil:
     """Step the blocks of a grid that begin among n elements of a route."""
-    cdef const Loops* loops = &w.loops[tensor.single]
+    cdef const Loops* loops = &w.loops[tensor.loops]
     cdef Py_ssize_t end = block_behind(tensor.route, start + n)
     cdef Block block, following
     cdef int room
@@ -400,7 +433,7 @@ cdef void update_tiles(
         g = load(<array> &g_tile[0], g_at, g_stored, 0, n)
         for k in range(ARRAYS):
             at[k] = load(<array> &tiles[k][0], tensor.data[k], tensor.stored, start, n)
-        call(line, loops, n, at[0], g, at[1], at[2], at[3])
+        call(line, loops, n, at[0], g, at[1], at[2], at[3], at[4])
         if tensor.zeroing and not tensor.gathered:
             memset(g_at, 0, n * g_stored.itemsize)
         if more:
@@ -432,13 +465,53 @@ cdef void average(
 
 
 cdef inline void call(
-    array line, const Loops* loops, Py_ssize_t n, array p, array g, array s0, array s1, array s2
+    array line, const Loops* loops, Py_ssize_t n, array p, array g, array s0, array s1, array s2,
+    array s3,
 ) noexcept nogil:
     """Run the rule's loop on n elements."""
-    if array is f32:
-        (<rule32> loops.rule)(n, p, g, s0, s1, s2, line, line + BEFORE + AFTER)
+    if loops.is_open:
+        call_open(line, loops, n, p, g, s0, s1, s2, s3)
+    elif array is f32:
+        (<rule32> loops.rule)(n, p, g, s0, s1, s2, s3, line, line + BEFORE + AFTER)
     else:
-        (<rule64> loops.rule)(n, p, g, s0, s1, s2, line, line + BEFORE + AFTER)
+        (<rule64> loops.rule)(n, p, g, s0, s1, s2, s3, line, line + BEFORE + AFTER)
+
+
+cdef void call_open(
+    array line, const Loops* loops, Py_ssize_t n, array p, array g, array s0, array s1, array s2,
+    array s3,
+) noexcept nogil:
+    """Run the loop of a user's own rule, behind the stage before the rule where that does anything.
+
+    Then the gradient as the rule sees it is written tile by tile.
+    """
+    cdef double[TILE] tile
+    cdef array seen = <array> &tile[0]
+    cdef array[STATE] state
+    cdef Py_ssize_t count, start = 0
+    if line[SCALE] == 1 and line[WEIGHT_DECAY] == 0 and line[RARE] == 0:
+        state[0], state[1], state[2], state[3] = s0, s1, s2, s3
+        call_open_loop(line, loops, n, p, g, state)
+        return
+    while start < n:
+        count = min(<Py_ssize_t> TILE, n - start)
+        if array is f32:
+            (<before32> loops.before)(count, seen, g + start, p + start, line)
+        else:
+            (<before64> loops.before)(count, seen, g + start, p + start, line)
+        state[0], state[1] = shifted(s0, start), shifted(s1, start)
+        state[2], state[3] = shifted(s2, start), shifted(s3, start)
+        call_open_loop(line, loops, count, p + start, seen, state)
+        start += count
+
+
+cdef inline void call_open_loop(
+    array line, const Loops* loops, Py_ssize_t n, array p, array g, array* state
+) noexcept nogil:
+    if array is f32:
+        (<open32> loops.rule)(n, p, g, state, line + BEFORE + AFTER)
+    else:
+        (<open64> loops.rule)(n, p, g, state, line + BEFORE + AFTER)
 
 
 cdef inline array shifted(array data, Py_ssize_t start) noexcept nogil:
@@ -493,7 +566,7 @@ cdef double sum_gradient(
     cdef double[SQUARES_TILE] g_tile
     cdef Py_ssize_t n = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
     cdef array g = gradient(<array> &g_tile[0], tensor, start, n, tiles, held)
-    return squares_of(g, &w.loops[tensor.single], n, w.scale)
+    return squares_of(g, &w.loops[tensor.loops], n, w.scale)
 
 
 cdef inline array gradient(
@@ -518,7 +591,7 @@ cdef void sum_directions(void* work, Py_ssize_t block) noexcept nogil:
     for k in range(block * BLOCK, end):
         tile = &w.tiles[k]
         tensor = &w.tensors[tile.tensor]
-        if tensor.stepped:
+        if tensor.stepped and tensor.direction > 0:
             if tensor.single:
                 sum_direction(
                     <f32> &w.singles[tensor.line * SCALARS], w, tensor, tile, end - k, &held
@@ -535,14 +608,14 @@ cdef void sum_direction(
 ) noexcept nogil:
     """Sum the squares of one tile of a parameter and of the direction of its step.
 
-    The loop of a rule with a trust ratio, if it is given a place for the direction, writes the
+    The loop of a rule that is rescaled by it, if it is given a place for the direction, writes the
     direction there and nothing else.
     """
     cdef double[SQUARES_TILE] p_tile, u_tile, g_tile
     cdef double[STATE][TILE] state_tiles
     cdef array u = <array> &u_tile[0]
     cdef array[STATE] s
-    cdef const Loops* loops = &w.loops[tensor.single]
+    cdef const Loops* loops = &w.loops[tensor.loops]
     cdef Py_ssize_t n, at = 0, start = tile.start
     cdef Py_ssize_t count = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
     cdef array g = gradient(<array> &g_tile[0], tensor, start, count, tiles, held)
@@ -556,7 +629,7 @@ cdef void sum_direction(
             )
             if k + 1 == tensor.direction:
                 s[k] = u + at
-        call(line, loops, n, p + at, g + at, s[0], s[1], s[2])
+        call(line, loops, n, p + at, g + at, s[0], s[1], s[2], s[3])
         at += n
     tile.squares_of_p = squares_of(p, loops, count, 1)
     tile.squares = squares_of(u, loops, count, 1)
@@ -586,7 +659,7 @@ cdef void clip_range(
     """Clip n elements of a gradient: in place, or gathered block by block and brought back."""
     cdef double[TRANSPOSED] room
     cdef char* g = <char*> &room[0]
-    cdef const Loops* loops = &w.loops[tensor.single]
+    cdef const Loops* loops = &w.loops[tensor.loops]
     cdef Py_ssize_t end = start + n, most = <Py_ssize_t> sizeof(room) // tensor.stored.itemsize
     cdef Block block
     if not tensor.gathered:

@@ -1,8 +1,8 @@
-"""What the engine is told of a parameter."""
+"""What the engine is told of a parameter, and of a rule."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -23,6 +23,12 @@ class Entry(NamedTuple):
         The number of the group whose scalars its steps take.
     t : int, default 0
         The number of steps that it has taken.
+    rule : int, default 0
+        The number of its rule.
+    numbers : tuple of float, optional
+        What else its rule keeps of the steps that it has taken, as scalars are made of it.
+    measured : bool, default False
+        Whether the rule is rescaled by the direction of each of its steps.
     """
 
     p: Any
@@ -31,3 +37,23 @@ class Entry(NamedTuple):
     mask: Any = None
     group: int = 0
     t: int = 0
+    rule: int = 0
+    numbers: tuple[float, ...] = ()
+    measured: bool = False
+
+
+class Formula(NamedTuple):
+    """A rule in NumPy.
+
+    Parameters
+    ----------
+    update : function
+        ``update(p, g, *state, *scalars)`` changes p and the state in place.
+    rescale : function, optional
+        ``rescale(own, p_squares, u_squares, size)``: the scalars of the rule for a parameter of so
+        many elements whose squares, and those of a direction of its step, have these sums. The last
+        array of the update is then the place for that direction.
+    """
+
+    update: Callable[..., None]
+    rescale: Callable[[tuple[float, ...], float, float, int], tuple[float, ...]] | None = None

@@ -49,8 +49,9 @@ cdef class Memory(Tensors):
     cdef list given  # the arrays that are written, kept alive
     cdef object labels
     cdef readonly list params, masks  # the parameters are views
+    cdef readonly list numbers  # of what steps were taken, beside how many
 
-    cdef add(self, Py_ssize_t i, entry, bint trust)
+    cdef add(self, Py_ssize_t i, entry)
     cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k)
     cdef own(self, cnp.ndarray array, Py_ssize_t i, Py_ssize_t k)
     cdef sort_ranges(self)

@@ -155,6 +155,7 @@ cdef class Gradients(Tensors):
                 )
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
+        tensor.loops = tensor.single
         tensor.size, tensor.g = size_of(g), cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
         if tensor.gathered:
@@ -212,8 +213,6 @@ cdef class Memory(Tensors):
     labels : sequence of sequences of str
         What messages call each parameter, its gradient, each of its state arrays and, last, its
         average. It is asked only for a message.
-    trust : bool
-        Whether the rule wants a place for a direction among its state arrays.
     zeroing : bool
         Whether a step leaves zeros in the gradients.
 
@@ -223,17 +222,18 @@ cdef class Memory(Tensors):
         If an array cannot be updated in place, or two arrays share memory.
     """
 
-    def __cinit__(self, entries, labels, bint trust=False, bint zeroing=False):
+    def __cinit__(self, entries, labels, bint zeroing=False):
         cdef Py_ssize_t i = 0
         self.allocate(len(labels))
         self.owned = <Owned*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Owned))
         if not self.owned:
             raise MemoryError
         self.labels, self.given, self.params, self.masks = labels, [], [], []
+        self.numbers = []
         self.zeroing = zeroing
         for entry in entries:
             if i < self.count:
-                self.add(i, entry, trust)
+                self.add(i, entry)
             i += 1
         if i != self.count:
             raise ValueError(f"labels: expected those of {i} parameters, found {self.count}")
@@ -243,25 +243,27 @@ cdef class Memory(Tensors):
         PyMem_Free(self.owned)
         PyMem_Free(self.ranges)
 
-    cdef add(self, Py_ssize_t i, entry, bint trust):
+    cdef add(self, Py_ssize_t i, entry):
         cdef Tensor* tensor = &self.tensors[i]
         cdef cnp.ndarray p
         cdef Format found
         cdef int k
-        array, states, ema, mask, tensor.group, tensor.t = entry
+        cdef bint measured
+        array, states, ema, mask, tensor.group, tensor.t, tensor.rule, numbers, measured = entry
         p = array if cnp.PyArray_CheckExact(array) else as_array(self.label(i, 0), array)
         found = layout_format(p)
         if found is None:
             found = check_layout(self.label(i, 0), p)
         tensor.states = len(states)
-        if tensor.states + trust > STATE:
+        if tensor.states + measured > STATE:
             raise ValueError(
-                f"{self.label(i, 0)}: expected at most {STATE - trust} state arrays, "
+                f"{self.label(i, 0)}: expected at most {STATE - measured} state arrays, "
                 f"found {len(states)}"
             )
         tensor.size, tensor.stored, tensor.single = size_of(p), &found.stored, found.single
         tensor.line, tensor.zeroing = -1, self.zeroing
-        tensor.direction = 1 + tensor.states if trust else 0
+        tensor.loops = 2 * tensor.rule + tensor.single
+        tensor.direction = 1 + tensor.states if measured else 0
         tensor.first = self.owned_count
         self.formats.append(found)
         # A view stays as it is when somebody sets the shape or the dtype of the array.
@@ -288,6 +290,7 @@ cdef class Memory(Tensors):
             tensor.head = -<uintptr_t> tensor.data[0] % LINE // found.stored.itemsize
         self.params.append(p)
         self.masks.append(mask)
+        self.numbers.append(numbers)
 
     cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k):
         """Check a state array that there may be, and note it as `own` does."""

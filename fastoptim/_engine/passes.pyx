@@ -23,13 +23,32 @@ cdef class Passes:
         """
         raise NotImplementedError
 
+    cdef list squares_of_each(self, double scale, bint flush):
+        """Return the sums of the squares of scale times each gradient, 0 where there is none."""
+        raise NotImplementedError
+
     cdef list directions(self, ScalarTable table, bint flush):
         """Return how long parameters and the directions of their steps are.
 
         That is ``(i, sum of the squares of p, sum of those of the direction)`` for the number of
-        each parameter that has a gradient.
+        each parameter that has a gradient, and a rule that is rescaled.
         """
         raise NotImplementedError
+
+    cdef list norms(self, double scale, bint flush):
+        """Return the L2 norm of scale times each gradient of the step under way.
+
+        One so small that its squares vanish counts as 0, which is as good where it is clipped.
+        """
+        cdef list large = None, found = self.squares_of_each(scale, flush)
+        cdef Py_ssize_t i
+        for i in range(self.memory.count):
+            found[i] = sqrt(<double> found[i])
+            if not isfinite(<double> found[i]):  # perhaps only the squares were too large
+                if large is None:
+                    large = self.squares_of_each(scale * ldexp(1.0, -600), flush)
+                found[i] = ldexp(1.0, 600) * sqrt(<double> large[i])
+        return found
 
     cdef tuple norm(self, double scale, bint flush):
         """Return the L2 norm of scale times all gradients of the step under way.

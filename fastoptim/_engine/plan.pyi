@@ -3,7 +3,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from .changes import Change
-from .entry import Entry
+from .entry import Entry, Formula
 from .memory import Gradients
 
 most_state: int
@@ -16,9 +16,8 @@ class Plan:
         self,
         entries: Iterable[Entry],
         labels: Sequence[Sequence[str]],
-        rule: Callable[..., None] | None = None,
+        formulas: Iterable[Formula] = (),
         loops: Any = None,
-        rescale: Callable[[tuple[float, ...], float, float], tuple[float, ...]] | None = None,
         zeroing: bool = False,
         unstarted: Iterable[bool] = (),
         watched: Iterable[tuple[Sequence[tuple[Any, list[Any]]], Callable[[], None]]] = (),
@@ -32,6 +31,8 @@ class Plan:
     def steps(self) -> list[int]: ...
     @steps.setter
     def steps(self, counts: Sequence[int]) -> None: ...
+    @property
+    def numbers(self) -> list[tuple[float, ...]]: ...
     @property
     def in_use(self) -> bool: ...
     @property

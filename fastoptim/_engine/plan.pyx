@@ -9,11 +9,12 @@ table of scalars. `Plan.step` then
 3. lets the passes update everything, once all arrays are checked,
 4. counts the step, and changes what else is to change with it.
 
-It knows groups only as what has scalars, and a rule only as its loops and its twin.
+It knows groups only as what has scalars, and a rule only as its loops and its formula.
 """
 
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
+from libc.math cimport INFINITY
 
 cimport cython
 cimport numpy as cnp
@@ -23,12 +24,12 @@ from fastoptim._engine.compiled cimport CompiledPasses
 from fastoptim._engine.formats cimport Format
 from fastoptim._engine.memory cimport Gradients, Memory
 from fastoptim._engine.passes cimport Passes
-from fastoptim._engine.scalars cimport ScalarTable
+from fastoptim._engine.scalars cimport MAX_NORM, SCALE, ScalarTable
 from fastoptim._engine.staging cimport EMA, STATE, Tensor
 from fastoptim._engine.threads cimport forks
 from fastoptim._engine.twins cimport NumPyPasses, typed
 
-from fastoptim._stages import kept
+from fastoptim._stages import clip_factor, kept
 
 cnp.import_array()
 
@@ -86,14 +87,10 @@ cdef class Plan:
     labels : sequence of sequences of str
         What messages call each parameter, its gradient, each of its state arrays and, last, its
         average. It is asked only for a message.
-    rule : function
-        What updates in NumPy: ``rule(p, g, *state, *scalars)`` changes p and the state in place.
+    formulas : sequence of Formula
+        The rules, as entries number them.
     loops : RuleLoops or None
-        What updates instead of `rule`, as `CompiledPasses` takes it.
-    rescale : function, optional
-        ``rescale(own, p_squares, u_squares)``: the scalars of a rule that has a trust ratio, for a
-        parameter and a direction of its step with these sums of squares. The last array of the
-        rule is then the place for that direction.
+        What updates instead of the formulas, as `CompiledPasses` takes it.
     zeroing : bool
         Whether a step leaves zeros in the gradients, each written as soon as it has been used.
     unstarted : sequence of bool
@@ -113,7 +110,11 @@ cdef class Plan:
     cdef Memory memory
     cdef Passes passes
     cdef ScalarTable table
-    cdef object rescale
+    cdef list formulas
+    cdef bint counts  # whether rules keep numbers of the steps that were taken
+    cdef list upcoming  # these numbers, once the step under way is taken
+    cdef bint rescales  # whether a parameter has scalars that depend on its own elements
+    cdef bint limits  # whether, in the step under way, the norm of a gradient may be too large
     cdef tuple watched
     cdef Py_ssize_t unstarted_count
     cdef bint busy
@@ -123,19 +124,24 @@ cdef class Plan:
     cdef readonly bint shows_ema  # whether parameters and averages have changed places
 
     def __cinit__(
-        self, entries, labels, rule=None, loops=None, rescale=None, bint zeroing=False,
-        unstarted=(), watched=(),
+        self, entries, labels, formulas=(), loops=None, bint zeroing=False, unstarted=(),
+        watched=(),
     ):
         cdef Py_ssize_t i
         cdef Tensor* tensors
-        self.memory = Memory(entries, labels, rescale is not None, zeroing)
+        self.memory, self.formulas = Memory(entries, labels, zeroing), list(formulas)
         if loops is None:
-            self.passes = NumPyPasses(self.memory, rule)
+            self.passes = NumPyPasses(self.memory, self.formulas)
         else:
-            if loops.rule is None:
-                raise ValueError("loops: expected that of a rule, found the stages alone")
+            if loops.rule is None or loops.count < len(self.formulas):
+                raise ValueError("loops: expected those of each rule, found fewer")
             self.passes = CompiledPasses(self.memory, loops)
-        self.table, self.rescale, self.watched = ScalarTable(), rescale, tuple(watched)
+        self.table, self.watched, self.counts = ScalarTable(), tuple(watched), False
+        for i in range(self.memory.count):
+            if not 0 <= self.memory.tensors[i].rule < len(self.formulas):
+                raise ValueError(f"rule: expected a number below {len(self.formulas)}")
+            self.rescales = self.rescales or self.memory.tensors[i].direction > 0
+            self.counts = self.counts or len(self.memory.numbers[i]) > 0
         tensors = self.memory.tensors
         for i, new in enumerate(unstarted):
             tensors[i].unstarted = new and tensors[i].data[EMA] != NULL
@@ -158,6 +164,11 @@ cdef class Plan:
         self.leave()
 
     @property
+    def numbers(self):
+        """What else the rule of each parameter keeps of the steps that it has taken."""
+        return list(self.memory.numbers)
+
+    @property
     def unstarted(self):
         """Whether the average of each parameter is to start at the next step."""
         return [self.memory.tensors[i].unstarted for i in range(self.memory.count)]
@@ -174,7 +185,9 @@ cdef class Plan:
             A gradient, or None, for each parameter.
         groups : sequence
             ``groups[k].scalars(t)``: the scalars of the t-th step of group k, three tuples: those
-            of the stage before the rule, of the stage after it, and of the rule.
+            of the stage before the rule, of the stage after it, and of the rule. For parameters
+            with numbers it is ``groups[k].scalars(t, numbers)``, and what the numbers will be is a
+            fourth tuple.
         scale : float, optional
             What all gradients are multiplied by.
         changes : sequence, optional
@@ -214,8 +227,12 @@ cdef class Plan:
                     return False
                 scale *= <double> factor
                 changes = [*changes, *judged]
+            if self.rescales or self.limits:
+                self.separate_lines()
+            if self.limits:
+                self.limit_norms(scale, flush)
             self.table.round(scale, flush)
-            if self.rescale is not None:
+            if self.rescales:
                 self.rescale_lines(scale, flush)
             self.passes.update(self.table, flush)
             self.count_step()
@@ -241,49 +258,82 @@ cdef class Plan:
             self.leave()
 
     cdef ask_scalars(self, groups):
-        """Ask for the scalars of this step, once for each group and step count."""
+        """Ask for the scalars of this step, once for each group, step count and numbers."""
         cdef Py_ssize_t i, line = -1, group = -1, t = -1
         cdef Tensor* tensors = self.memory.tensors
         cdef Tensor* tensor
-        # With a trust ratio each parameter has a learning rate of its own, hence a line of its own.
-        cdef bint of_each = self.rescale is not None
-        cdef dict seen = None  # the lines by group and step count, once there is more than one
+        cdef tuple numbers = None
+        cdef dict seen = None  # the lines by these three, once there is more than one
         self.table.clear()
+        self.limits = False
+        if self.counts:
+            self.upcoming = list(self.memory.numbers)
         for i in range(self.memory.count):
             tensor = &tensors[i]
             if not tensor.stepped and not tensor.data[EMA]:
                 tensor.line = -1
-            else:
-                if of_each or tensor.group != group or tensor.t != t:
-                    if seen is None and line >= 0:
-                        seen = {(group, t): line}
-                    group, t = tensor.group, tensor.t
-                    line = self.line_of(seen, groups, group, t)
-                tensor.line = line
+                continue
+            if tensor.group != group or tensor.t != t or (
+                self.counts and self.memory.numbers[i] is not numbers
+            ):
+                if seen is None and line >= 0:
+                    seen = {(group, t, numbers): line}
+                group, t, numbers = tensor.group, tensor.t, self.memory.numbers[i]
+                line = self.line_of(seen, groups, group, t, numbers)
+            tensor.line = line
+            if self.counts and tensor.stepped and len(numbers) > 0:
+                self.upcoming[i] = self.table.lines[line][3]
 
     cdef Py_ssize_t line_of(
-        self, dict seen, groups, Py_ssize_t group, Py_ssize_t t
+        self, dict seen, groups, Py_ssize_t group, Py_ssize_t t, tuple numbers
     ) except -1:
-        """Return the number of the line of a group and step count.
-
-        With a trust ratio each call adds a line, which the ratio of one parameter will change.
-        """
+        """Return the number of the line of a group, a step count and numbers."""
         cdef Py_ssize_t following = len(self.table.lines)
         cdef Py_ssize_t first = following
         if seen is not None:
-            first = seen.setdefault((group, t), following)
-        if first == following:
-            return self.table.add(groups[group].scalars(t + 1))
-        if self.rescale is not None:
-            return self.table.add(self.table.lines[first])
-        return first
+            first = seen.setdefault((group, t, numbers), following)
+        if first < following:
+            return first
+        scalars = groups[group].scalars
+        line = scalars(t + 1, numbers) if numbers else scalars(t + 1)
+        self.limits = self.limits or line[0][MAX_NORM] < INFINITY
+        return self.table.add(line)
+
+    cdef separate_lines(self):
+        """Give each parameter whose scalars depend on its own elements a line to itself."""
+        cdef Py_ssize_t i
+        cdef Tensor* tensor
+        for i in range(self.memory.count):
+            tensor = &self.memory.tensors[i]
+            if tensor.stepped and (tensor.direction > 0 or self.is_limited(tensor)):
+                tensor.line = self.table.add(self.table.lines[tensor.line])
+
+    cdef bint is_limited(self, const Tensor* tensor) except -1:
+        """Tell whether the norm of a parameter's gradient has a limit in the step under way."""
+        return self.limits and self.table.lines[tensor.line][0][MAX_NORM] < INFINITY
+
+    cdef limit_norms(self, double scale, bint flush):
+        """Scale each gradient whose norm has a limit so that it is no longer than that."""
+        cdef Py_ssize_t i
+        cdef Tensor* tensor
+        cdef list norms = self.passes.norms(scale, flush)
+        for i in range(self.memory.count):
+            tensor = &self.memory.tensors[i]
+            if tensor.stepped and self.is_limited(tensor):
+                before, *others = self.table.lines[tensor.line]
+                factor = clip_factor(norms[i], before[MAX_NORM])
+                before = before[:SCALE] + (before[SCALE] * factor,) + before[SCALE + 1:]
+                self.table.lines[tensor.line] = before, *others
 
     cdef rescale_lines(self, double scale, bint flush):
-        """Multiply the learning rate of each array by its trust ratio."""
+        """Let the rule of each parameter that asks for it depend on the direction of its step."""
+        cdef const Tensor* tensor
         for i, p_squares, u_squares in self.passes.directions(self.table, flush):
-            line = self.memory.tensors[i].line
-            before, after, own = self.table.lines[line]
-            self.table.lines[line] = before, after, self.rescale(own, p_squares, u_squares)
+            tensor = &self.memory.tensors[i]
+            _, rescale = self.formulas[tensor.rule]
+            before, after, own, *others = self.table.lines[tensor.line]
+            own = rescale(own, p_squares, u_squares, tensor.size)
+            self.table.lines[tensor.line] = before, after, own, *others
         self.table.round(scale, flush)
 
     cdef start_with_step(self):
@@ -291,7 +341,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         for i in range(self.memory.count):
             if self.memory.tensors[i].unstarted:
-                _, after, _ = self.table.lines[self.memory.tensors[i].line]
+                after = self.table.lines[self.memory.tensors[i].line][1]
                 self.start_average(i, after)
 
     def start_averages(self, groups):
@@ -305,8 +355,10 @@ cdef class Plan:
         for i in range(self.memory.count if self.unstarted_count else 0):
             tensor = &self.memory.tensors[i]
             if tensor.unstarted:
-                _, after, _ = groups[tensor.group].scalars(tensor.t + 1)
-                self.start_average(i, after)
+                numbers = self.memory.numbers[i]
+                scalars = groups[tensor.group].scalars
+                line = scalars(tensor.t + 1, numbers) if numbers else scalars(tensor.t + 1)
+                self.start_average(i, line[1])
 
     cdef start_average(self, Py_ssize_t i, after):
         """Copy a parameter into its average, within the bounds and the mask."""
@@ -325,6 +377,8 @@ cdef class Plan:
         cdef Tensor* tensors = self.memory.tensors
         for i in range(self.memory.count):
             tensors[i].t += tensors[i].stepped
+        if self.counts:
+            self.memory.numbers = self.upcoming
         if self.unstarted_count > 0:
             for i in range(self.memory.count):
                 tensors[i].unstarted = False

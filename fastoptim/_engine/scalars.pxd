@@ -1,6 +1,9 @@
 cdef enum:
-    BEFORE = 5  # scalars of the stage before a rule
-    SCALE = 0  # among these, the place of what gradients are multiplied by
+    BEFORE = 6  # scalars of the stage before a rule
+    SCALE = 0  # among these, the places of what gradients are multiplied by,
+    WEIGHT_DECAY = 1  # of what it says,
+    RARE = 2  # of whether there is more,
+    MAX_NORM = 5  # and of the largest norm of the gradient of one array
     AFTER = 4  # scalars of the stage after a rule
     OWN = 16  # scalars of a rule itself, at the most
     SCALARS = BEFORE + AFTER + OWN  # room for scalars in a line

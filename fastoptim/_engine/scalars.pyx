@@ -1,8 +1,9 @@
 """Scalars: the numbers of a step, in lines, as the loops of either type read them.
 
 A line is what all parameters of one group and one step count share: the scalars of the stage before
-the rule, of the stage after it, and of the rule. With a trust ratio each parameter has a line to
-itself. This room knows how many scalars there are and which one is the scale, and no other meaning.
+the rule, of the stage after it, and of the rule. A parameter whose scale or rule depends on its own
+elements has a line to itself. This room knows how many scalars there are, and no more of their
+meaning than where those of the stage before the rule are that the engine reads itself.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
@@ -20,8 +21,11 @@ most_scalars = OWN  # of a rule
 
 if (len(Before._fields), len(After._fields)) != (BEFORE, AFTER):
     raise ImportError("fastoptim: the engine and fastoptim._stages differ in the number of scalars")
-if Before._fields[SCALE] != "scale":
-    raise ImportError("fastoptim: the engine and fastoptim._stages differ in where the scale is")
+for place, name in (
+    (SCALE, "scale"), (WEIGHT_DECAY, "weight_decay"), (RARE, "rare"), (MAX_NORM, "max_norm")
+):
+    if Before._fields[place] != name:
+        raise ImportError(f"fastoptim: the engine and fastoptim._stages differ in where {name} is")
 
 
 cdef class ScalarTable:
@@ -35,7 +39,7 @@ cdef class ScalarTable:
         PyMem_Free(self.singles)
 
     cdef Py_ssize_t add(self, scalars) except -1:
-        """Add a line of three tuples, and return its number."""
+        """Add a line, whose first three items are tuples of scalars, and return its number."""
         self.lines.append(scalars)
         return len(self.lines) - 1
 
@@ -51,13 +55,13 @@ cdef class ScalarTable:
         if count > self.capacity:
             self.grow(count)
         for i in range(count):
-            before, after, own = self.lines[i]
+            line = self.lines[i]
             at = i * SCALARS
-            self.store(at, before, BEFORE, BEFORE, flush)
+            self.store(at, line[0], BEFORE, BEFORE, flush)
             if scale != 1:
                 put(self.doubles, self.singles, at + SCALE, scale * self.doubles[at + SCALE], flush)
-            self.store(at + BEFORE, after, AFTER, AFTER, flush)
-            self.store(at + BEFORE + AFTER, own, 0, OWN, flush)
+            self.store(at + BEFORE, line[1], AFTER, AFTER, flush)
+            self.store(at + BEFORE + AFTER, line[2], 0, OWN, flush)
 
     cdef int store(
         self, Py_ssize_t at, part, Py_ssize_t least, Py_ssize_t most, bint flush
@@ -69,7 +73,7 @@ cdef class ScalarTable:
             raise TypeError(f"scalars: expected a tuple, found {type(part).__name__}")
         count = PyTuple_GET_SIZE(part)
         if not least <= count <= most:
-            before, after, own = self.lines[at // SCALARS]
+            before, after, own = self.lines[at // SCALARS][:3]
             raise ValueError(
                 f"scalars: expected {BEFORE}, {AFTER} and at most {OWN} of them, "
                 f"found {len(before)}, {len(after)} and {len(own)}"
@@ -84,7 +88,7 @@ cdef class ScalarTable:
         cdef Py_ssize_t k, at = line * SCALARS
         cdef bint single = dtype.itemsize == sizeof(float)
         parts = []
-        for part, room in zip(self.lines[line], (BEFORE, AFTER, OWN)):
+        for part, room in zip(self.lines[line][:3], (BEFORE, AFTER, OWN)):
             parts.append([
                 dtype.type(self.singles[at + k] if single else self.doubles[at + k])
                 for k in range(len(part))

@@ -5,7 +5,7 @@ from fastoptim._engine.layouts cimport Route
 from fastoptim._loop cimport f32, f64
 
 cdef enum:
-    STATE = 3  # arrays of a rule, at the most
+    STATE = 4  # arrays of a rule, at the most
     EMA = STATE + 1  # the place of the average among the arrays that a step writes, behind p
     ARRAYS = EMA + 1  # how many arrays of a parameter a step writes, at the most
     TILE = 512  # elements that are staged at a time: 4 KB of doubles on the stack for each array
@@ -23,6 +23,7 @@ cdef struct Tensor:
     bint gathered  # in that step: whether g is misaligned, or not laid out or stored as p
     bint staged  # whether a step computes in tiles, or does more than its rule, whatever g is like
     bint single  # whether the loops compute in float, not in double
+    int loops  # where its rule's loops for that type are among those of a level
     Py_ssize_t head  # elements of a long p before the first that begins a cache line
     Py_ssize_t traffic  # bytes that a step moves
     Py_ssize_t group
@@ -41,8 +42,9 @@ cdef struct Tensor:
     const unsigned char* mask
     Route* route  # allocated when a gradient first needs it
     Py_ssize_t first  # the number of p among the arrays that a step writes
+    int rule  # the number of its rule among those of the plan
     int states  # how many state arrays the rule has, also those that there are not
-    int direction  # the place of u among the arrays; 0: the rule has no trust ratio
+    int direction  # the place of u among the arrays; 0: the rule measures no directions
     bint zeroing  # whether the step leaves zeros in g
     const Stored* g_stored  # how the elements of g are stored, if it is gathered
     bint unstarted  # whether the average is to start at the next step, as the parameter is then

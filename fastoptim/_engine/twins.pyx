@@ -48,12 +48,12 @@ cdef class NumPyPasses(Passes):
     ----------
     memory : Memory
         What they go over.
-    rule : function
-        What updates p and its state in place: ``rule(p, g, *state, *scalars)``.
+    formulas : list of Formula
+        What updates p and its state in place, by the number of the rule.
     """
 
-    def __cinit__(self, Memory memory, rule):
-        self.memory, self.rule = memory, rule
+    def __cinit__(self, Memory memory, list formulas):
+        self.memory, self.formulas = memory, formulas
 
     cdef update(self, ScalarTable table, bint flush):
         cdef Memory memory = self.memory
@@ -89,8 +89,8 @@ cdef class NumPyPasses(Passes):
         """Update one parameter, or only write the direction of its step to u."""
         first, _, own = scalars
         g = before(self.memory.gradient(i), p, *first)
-        arrays = (*state, u) if self.memory.tensors[i].direction else state
-        self.rule(p, g, *arrays, *own)
+        update, rescale = self.formulas[self.memory.tensors[i].rule]
+        update(p, g, *(state if rescale is None else (*state, u)), *own)
 
     cdef list copies(self, Py_ssize_t i):
         """Return copies of p, the state arrays and the average, None where there is none."""
@@ -106,17 +106,25 @@ cdef class NumPyPasses(Passes):
         return table.rounded(self.memory.tensors[i].line, (<Format> self.memory.formats[i]).real)
 
     cdef double squares(self, double scale, bint flush) except? -1:
+        return in_order([part for parts in self.parts(scale, flush) for part in parts])
+
+    cdef list squares_of_each(self, double scale, bint flush):
+        return [in_order(parts) for parts in self.parts(scale, flush)]
+
+    cdef parts(self, double scale, bint flush):
+        """Return the sums of the squares of the tiles of each gradient."""
         cdef Memory memory = self.memory
         cdef Py_ssize_t i
-        cdef double total = 0
+        found = []
         memory.bind(True)
         with FloatingPoint(flush):
             for i in range(memory.count):
+                parts = []
                 if memory.tensors[i].stepped:
                     g = memory.gradient(i)
-                    for part in sum_of_squares(g, memory.params[i], scale):
-                        total += part
-        return total
+                    parts += sum_of_squares(g, memory.params[i], scale)
+                found.append(parts)
+        return found
 
     cdef list directions(self, ScalarTable table, bint flush):
         cdef Memory memory = self.memory
@@ -125,7 +133,7 @@ cdef class NumPyPasses(Passes):
         memory.bind(True)
         with FloatingPoint(flush):
             for i in range(memory.count):
-                if memory.tensors[i].stepped:
+                if memory.tensors[i].stepped and memory.tensors[i].direction > 0:
                     p, *state, _ = self.copies(i)
                     u = np.empty_like(p)
                     self.update_one(i, p, state, u, self.rounded(table, i))

@@ -121,7 +121,7 @@ def numpy_step(optimizer: Optimizer) -> Callable[[Weights], None]:
     step by the reference backend all the same, for it sums the norms in the order of the engine.
     """
     rule, (group,) = optimizer.rule, optimizer.param_groups
-    if rule.rescale:
+    if rule.formula.rescale:
         return optimizer.step
     arrays = list(zip(optimizer.state.items(), group["params"], strict=True))
     steps = count(1)

@@ -47,10 +47,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from fastoptim import _levels, reference
+from fastoptim import reference
 from fastoptim._engine.entry import Entry
 from fastoptim._engine.plan import Plan
-from fastoptim._rule import Fixed, Rule
+from fastoptim._rule import Fixed, Rule, loops_of
 from fastoptim._stages import After, Before, Scalars
 
 try:
@@ -317,7 +317,7 @@ def _planned(rule: Rule, params: Sequence[Any], states: Sequence[Any]) -> Plan:
         labels.append([f"params[{i}]", f"grads[{i}]", *names])
         group = int(2 * i >= len(params))
         entries.append(Entry(p, (*state, *missing), group=group))
-    return Plan(entries, labels, rule.update, _levels.loops[rule.loop])
+    return Plan(entries, labels, [rule.formula], loops_of([rule]))
 
 
 def _group(weight_decay: float, own: Scalars) -> Fixed:

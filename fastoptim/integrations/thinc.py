@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastoptim import _levels, reference
+from fastoptim import reference
 from fastoptim._containers import Array
 from fastoptim._engine.arrays import check_target
 from fastoptim._engine.entry import Entry
 from fastoptim._engine.plan import Plan
 from fastoptim._hyper import StepScalars
 from fastoptim._kinds import Kind, Real, checked, number, shown
-from fastoptim._rule import Rule
+from fastoptim._rule import Rule, loops_of
 from fastoptim._settings import chosen_backend
 from fastoptim._stages import after_scalars, before_scalars
 from fastoptim.gradients import global_norm
@@ -287,8 +287,8 @@ class Optimizer(thinc.optimizers.Optimizer):
         if average is None and self.averages is not None:
             average = np.zeros(weights.shape, weights.dtype)
         entry = Entry(weights, state, average)
-        loops = _levels.loops[rule.loop] if self._backend == "compiled" else None
-        plan = Plan([entry], [labels], rule.update, loops, zeroing=True)
+        loops = loops_of([rule]) if self._backend == "compiled" else None
+        plan = Plan([entry], [labels], [rule.formula], loops, zeroing=True)
         return Planned(plan, rule, (weights, *moments, average))
 
     def _after_step(self, key: Key, t: int, planned: Planned) -> "list[Change]":

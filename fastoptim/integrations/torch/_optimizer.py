@@ -28,6 +28,7 @@ class Extras(TypedDict, total=False):
 
     l1: float
     max_grad_value: float | None
+    max_param_grad_norm: float | None
     bounds: tuple[float, float] | None
     ema_decay: float | None
     max_grad_norm: float | None
@@ -53,7 +54,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         For torch's sake: they change nothing here.
     capturable, differentiable : bool, default False
         True is refused.
-    l1, max_grad_value, bounds, ema_decay : optional
+    l1, max_grad_value, max_param_grad_norm, bounds, ema_decay : optional
         Options of a param group, in the same pass over memory: see `fastoptim.Optimizer`. The
         average of a parameter is in its state as ``"ema"``; `use_ema` evaluates with all of them.
         As ``torch.optim.swa_utils.AveragedModel`` does, it follows parameters that are frozen or
