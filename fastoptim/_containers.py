@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._engine.arrays import as_array
+from ._engine.arrays import are_plain, as_array
 from ._trees import Tree, at, by_names, in_order, is_branch, is_sequence, sequence_of, written
 
 
@@ -55,10 +55,11 @@ class Container:
     # The caller's own list or mapping, if there is one: an array in it may be replaced at any time.
     given: Any = None
     kind: type = list  # of a sequence: a tuple, a namedtuple, or a list for all else
-    tree: Tree | None = None
+    tree: Tree | None = None  # older versions have pickled none
 
     def __init__(self, label: str, params: Any, at_least: int = 1) -> None:
         self.names: list[Any] | None = None
+        self.tree = None
         if isinstance(params, (Sequence, Mapping)) and not isinstance(params, tuple):
             self.given = params
         self.single = isinstance(params, np.ndarray)
@@ -77,7 +78,7 @@ class Container:
                 f"{label}: expected an array, a sequence or a mapping of arrays, "
                 f"found {type(params).__name__}"
             )
-        if any(map(is_branch, set(map(type, self.arrays)))):
+        if not are_plain(self.arrays) and any(map(is_branch, set(map(type, self.arrays)))):
             self.tree = Tree(label, params if is_branch(type(params)) else self.arrays)
             self.names, self.arrays = self.tree.names, self.tree.leaves
             self.given = None  # the tree has it
@@ -159,6 +160,9 @@ class Container:
             return found
         if self.names is not None:
             return by_names(self.names, label, grads)
+        # To tell a list or a tuple here takes next to no time.
+        if isinstance(grads, (list, tuple)) and len(grads) == len(self.arrays):
+            return grads
         return in_order(len(self.arrays), label, grads)
 
     def masks(self, mask: Any) -> tuple[Any, ...]:

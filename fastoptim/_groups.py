@@ -254,11 +254,11 @@ def rebound(groups: Sequence[ParamGroup], params: Any) -> list[ParamGroup]:
     return made
 
 
-def of_each_group(label: str, count: int, given: Any) -> list[Any]:
+def of_each_group(label: str, count: int, given: Any) -> Sequence[Any]:
     """Return what is given for each of so many groups, in a sequence of containers."""
-    # To tell a list or a tuple takes next to no time.
-    ordered = isinstance(given, (list, tuple)) or is_sequence(given)
-    found = [*given] if ordered else None
+    if isinstance(given, (list, tuple)) and len(given) == count:  # which takes next to no time
+        return given
+    found = [*given] if is_sequence(given) else None
     if found is None or len(found) != count:
         wrong = TypeError if found is None else ValueError
         shown = type(given).__name__ if found is None else len(found)
@@ -282,7 +282,7 @@ def _refuse_settings(hyper: Mapping[str, Any]) -> None:
 
 def watched(groups: Sequence[ParamGroup]) -> list[Watched]:
     """Return the caller's containers of parameters, as a plan watches them."""
-    found = []
+    found: list[Watched] = []
     for number, group in enumerate(groups):
         held = group.container.held()
         if held:

@@ -40,6 +40,14 @@ cpdef as_array(label, value):
     return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
 
 
+def are_plain(list values):
+    """Tell, quickly, whether values are ndarrays of no subclass, or None."""
+    for value in values:
+        if not cnp.PyArray_CheckExact(value) and value is not None:
+            return False
+    return True
+
+
 def array_at(uintptr_t address, shape, strides, cnp.dtype dtype, owner):
     """Return an array over memory that its owner keeps; the strides count elements."""
     cdef cnp.npy_intp[AXES] lengths, steps

@@ -211,7 +211,7 @@ cdef class Plan:
         self.enter()
         try:
             for held, check in self.watched:
-                for given, things in held:
+                for given, things in <list> held:
                     if not holds(given, things):
                         check()
                         break
