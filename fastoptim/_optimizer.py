@@ -47,8 +47,8 @@ from ._stepper import Stepper
 from ._trees import is_sequence
 
 
-class Options(TypedDict, total=False):
-    """The keyword arguments that every optimizer takes beside those of its rule."""
+class CommonOptions(TypedDict, total=False):
+    """The keyword arguments that every optimizer takes, whatever its rules are."""
 
     l1: Scheduled[float]
     max_grad_value: Scheduled[float | None]
@@ -59,8 +59,13 @@ class Options(TypedDict, total=False):
     cast_grads: bool
     bounds: ScheduledPair | None
     ema_decay: Scheduled[float | None]
-    mask: Masks | None
     backend: str | None
+
+
+class Options(CommonOptions, total=False):
+    """The keyword arguments that an optimizer with one rule takes beside those of the rule."""
+
+    mask: Masks | None
 
 
 class Optimizer(Stepper):

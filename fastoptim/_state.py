@@ -99,9 +99,8 @@ def fill_in(groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]) ->
 
 
 def put(state: Mapping[Any, dict[str, Array]], wanted: Mapping[str, Wanted]) -> None:
-    """Put new arrays into state, each laid out as its parameter and filled, averages last."""
-    for name in sorted(wanted, key=EMA.__eq__):
-        keys, params, values = wanted[name]
+    """Put new arrays into state, each laid out as its parameter and filled."""
+    for name, (keys, params, values) in wanted.items():
         arrays = zeros_like_each(params)
         filled = {id(a.base): a.base for a, v in zip(arrays, values, strict=True) if v is not None}
         for block in filled.values():

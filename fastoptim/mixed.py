@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ._containers import is_sequence
 from ._groups import Hyperparameter
 from ._hyper import Hyper
 from ._kinds import entry, shown, unknown
-from ._optimizer import Optimizer, Options
+from ._optimizer import CommonOptions, Optimizer
 from ._rule import AFTER, BEFORE, Rule, Scheduled
 from ._settings import pop_settings
 from ._stepper import Stepper
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["Mixed"]
 
 COMMON = (*BEFORE, *AFTER)  # what every rule understands, and a group may have from all
+
+
+class MixedOptions(CommonOptions, total=False):
+    """The keyword arguments that Mixed takes beside its groups."""
+
+    weight_decay: Scheduled[float]
+    maximize: Scheduled[bool]
 
 
 class Mixed(Optimizer):
@@ -87,16 +95,10 @@ class Mixed(Optimizer):
     def __init__(
         self,
         params: Iterable[Mapping[str, Any]],
-        *,
-        weight_decay: Scheduled[float] | None = None,
-        maximize: Scheduled[bool] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[MixedOptions],
     ) -> None:
         hyper: dict[str, Any] = {**options}
         backend = hyper.pop("backend", None)
-        for name, value in (("weight_decay", weight_decay), ("maximize", maximize)):
-            if value is not None:
-                hyper[name] = value
         settings = pop_settings(hyper)
         for name in hyper:
             if name in ("mask", "lr"):
@@ -126,7 +128,7 @@ def __dir__() -> list[str]:
 
 def _groups_in(params: Any) -> list[Any]:
     """Return the groups, if there is a sequence of some."""
-    if isinstance(params, (Mapping, str)) or not isinstance(params, Iterable):
+    if not is_sequence(params):
         raise TypeError(
             "params: expected a sequence of param groups, as in [{'optimizer': fastoptim.AdamW, "
             f"'params': params}}], found {type(params).__name__}"

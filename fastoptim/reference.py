@@ -17,11 +17,11 @@ mu, nu      momentum; momentum in Nesterov's look-ahead, 0 without
 u, trust    what is measured, and the coefficient of a trust ratio: see below
 =========== ========================================================================
 
-Some rules depend on the whole of an array: the last two multiply its learning rate by a trust ratio.
-The engine calls them twice. In the first call u is an array: the rule writes there what is to be
-measured, as the direction of the step, and changes nothing else. The engine sums the squares of p
-and u, and the function that the rule names as ``rescale`` makes other scalars of the sums. In the
-second call u is None: the rule takes the step.
+Some rules depend on the whole of an array: the last two multiply its learning rate by a trust
+ratio. The engine calls them twice. In the first call u is an array: the rule writes there what is
+to be measured, such as the direction of the step, and changes nothing else. The engine sums the
+squares of p and u, and the function that the rule names as ``rescale`` makes other scalars of the
+sums. In the second call u is None: the rule takes the step.
 
 Each rule is a `Rule`: called with arrays and hyperparameters, it checks them and updates the arrays
 in place:

@@ -48,6 +48,7 @@ from fastoptim._optimizer import Options
 from fastoptim._rule import Rule
 from fastoptim._settings import SETTINGS
 from fastoptim.bench.loop import can_share
+from fastoptim.mixed import MixedOptions
 from fastoptim.schedules import Constant, ReduceLROnPlateau
 
 BASE = np.arange(1.0, 7.0).reshape(2, 3)
@@ -141,7 +142,8 @@ def arguments(name: str) -> list[str]:
     found = [n for n in inspect.signature(CALLABLES[name]).parameters if n != "self"]
     if "options" in found:
         found.remove("options")
-        found += [option for option in Options.__annotations__ if option not in found]
+        options = MixedOptions if name == "Mixed" else Options
+        found += [option for option in options.__annotations__ if option not in found]
     return found
 
 
@@ -223,6 +225,14 @@ def group_cases():
         if not (isinstance(x, list) and x and isinstance(x[0], dict))
     ]
     return [*found, ([BASE], TypeError), ({"lr": 1}, TypeError), ({}, TypeError), ("w", TypeError)]
+
+
+def mixed_cases():
+    def of(group):
+        return [{"optimizer": fo.SGD, **group}] if isinstance(group, dict) else group
+
+    wrong = [([BASE], TypeError), ([{"params": BASE}], ValueError), ([], ValueError)]
+    return [*wrong, *((of(x), y if isinstance(y, type) else of(y)) for x, y in group_cases())]
 
 
 def grads_cases():
@@ -382,6 +392,10 @@ STATE = Kind(lambda value: TypeError)
 ROWS: dict[str, tuple[Any, Kind]] = {
     # optimizers, and the functions of their rules
     "params": (PARAMS, table(params_cases)),
+    "Mixed.params": (
+        lambda: [{"optimizer": fo.SGD, "params": BASE.copy()}],
+        table(mixed_cases),
+    ),
     "Optimizer.add_param_group.group": (lambda: {"params": BASE.copy()}, table(group_cases)),
     "Optimizer.rebind.params": (lambda: [BASE.copy(), BASE.copy()], table(rebind_cases)),
     "Optimizer.step.grads": (lambda: [ONES, ONES], table(grads_cases)),

@@ -51,7 +51,7 @@ def test_bits_of_separate_optimizers(backend, classes, dtypes):
         for a, b, state in zip(p, q, other.state.values(), strict=True):
             mine = next(found)
             close(a, b)
-            assert list(mine) == list(state)
+            assert mine.keys() == state.keys()
             for name in state:
                 close(mine[name], state[name])
 
@@ -82,7 +82,7 @@ def test_bits_without_a_factor(backend, dtype):
             assert same_bits(a, b), type(other)
             mine = next(found)
             assert all(same_bits(mine[name], state[name]) for name in state), type(other)
-            assert list(mine) == list(state)
+            assert mine.keys() == state.keys()
 
 
 def pair(**options):
@@ -194,7 +194,7 @@ def test_group_added_later():
     ("params", "options", "error", "message"),
     [
         ([], {}, ValueError, "params: expected at least one param group, found none"),
-        (np.ones(3), {}, TypeError, r"params\[0\]: expected a mapping, found float64"),
+        (np.ones(3), {}, TypeError, "params: expected a sequence of .* found ndarray"),
         ({"optimizer": fo.SGD}, {}, TypeError, "params: expected a sequence of param groups"),
         (3, {}, TypeError, "params: expected a sequence of param groups"),
         ([{"params": np.ones(3)}], {}, ValueError, r"params\[0\]: expected the key 'optimizer'"),

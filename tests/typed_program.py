@@ -62,6 +62,15 @@ def every(params: dict[str, Array]) -> list[fo.Optimizer]:
     ]
 
 
+def several(table: Array, dense: dict[str, Array]) -> None:
+    groups: list[dict[str, Any]] = [{"optimizer": fo.Adagrad, "params": table, "lr": 0.1}]
+    groups.append({"optimizer": fo.AdamW, "params": dense})
+    opt = fo.Mixed(groups, max_grad_norm=1.0, weight_decay=0.1, ema_decay=lambda t: 0.9)
+    opt.step([table, dense])
+    opt.lr = opt.lr * 0.5
+    fo.Mixed(groups, lr=0.1)  # wrong
+
+
 def none(params: dict[str, Array]) -> None:
     fo.SGD(params, learning_rate=0.1)  # wrong
     fo.SGD(params, amsgrad=True)  # wrong
