@@ -267,7 +267,7 @@ class Rule:
                 "of, found None"
             )
         group = Fixed(hyper.checked_scalars(step))
-        entry = Entry(p, state, measured=self.is_measured(hyper))
+        entry = Entry(p, state, None, None, 0, 0, 0, (), hyper.measured)
         Plan([entry], [self._labels], [self.formula], loops).step((g,), [group])
 
     def _bound(

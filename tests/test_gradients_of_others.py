@@ -27,6 +27,7 @@ from zoo import (
 import fastoptim as fo
 from fastoptim import _levels
 from fastoptim._engine.entry import Entry
+from fastoptim._engine.foreign import as_ndarray
 from fastoptim._engine.plan import Plan
 from fastoptim._rule import Fixed
 from fastoptim._stages import After, Before
@@ -293,15 +294,15 @@ class DLPack(Exports):
         return self.held.__dlpack_device__()
 
 
-class ElsewhereToo(Array, DLPack):
+class Deceptive(Array, DLPack):
     def __dlpack__(self, **kwargs):
-        raise BufferError("on another device")
+        return (-self.held).__dlpack__(**kwargs)
 
 
 FORMS = {
     "__array__": Array,
     "__dlpack__": DLPack,
-    "__dlpack__ of another device, and __array__": ElsewhereToo,
+    "__array__ before __dlpack__": Deceptive,
     "__array_interface__": lambda g: Exports(g, "__array_interface__"),
     "__array_struct__": lambda g: Exports(g, "__array_struct__"),
     "memoryview": memoryview,
@@ -515,6 +516,7 @@ class TestTorch:
             torch.ones(3, dtype=torch.bfloat16),
             torch.ones(3).to_sparse(),
             torch.ones(3, device="meta"),
+            torch.ones(3, dtype=torch.float64)._neg_view(),
         ):
             with pytest.raises(TypeError, match=f"grads: expected a NumPy array, found .*{hint}"):
                 opt.step(value)
@@ -533,7 +535,10 @@ def test_jax_arrays(backend):
     def loss(q):
         return (q["layers"][0]["w"] * jnp.arange(3.0)).sum() + 2 * q["b"]
 
-    opt.step(jax.grad(loss)(params))
+    grads = jax.grad(loss)(params)
+    pointer = grads["layers"][0]["w"].unsafe_buffer_pointer()
+    assert as_ndarray(grads["layers"][0]["w"], np.dtype("f4")).ctypes.data == pointer
+    opt.step(grads)
     assert params["layers"][0]["w"].tolist() == [[0.0, -1.0, -2.0]] * 2
     assert params["b"] == -2
     with pytest.raises(TypeError, match=r"grads\['b'\]: expected dtype float32 .*, found bfloat16"):

@@ -82,13 +82,14 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _exported(value: Any) -> np.ndarray[Any, Any] | None:
-    """Return an array over the memory of an object that lets NumPy have it, or a copy of it."""
-    if hasattr(value, "__dlpack__"):
-        with suppress(Exception):  # it may be on another device, or of a type that NumPy lacks
-            return np.from_dlpack(value)
+    """Return an array over the memory of an object that lets NumPy have it, or a copy of it.
+
+    What is made for NumPy comes first. By DLPack, torch also gives the memory of a tensor that is
+    its own negative, without a word of that.
+    """
     if any(hasattr(value, name) for name in EXPORTS) or _is_buffer(value):
         return np.asarray(value)
-    return None
+    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else None
 
 
 def _is_buffer(value: Any) -> bool:

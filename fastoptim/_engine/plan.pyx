@@ -14,7 +14,6 @@ It knows groups only as what has scalars, and a rule only as its loops and its f
 
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.math cimport INFINITY
 
 cimport cython
 cimport numpy as cnp
@@ -114,7 +113,6 @@ cdef class Plan:
     cdef bint counts  # whether rules keep numbers of the steps that were taken
     cdef list upcoming  # these numbers, once the step under way is taken
     cdef bint rescales  # whether a parameter has scalars that depend on its own elements
-    cdef bint limits  # whether, in the step under way, the norm of a gradient may be too large
     cdef tuple watched
     cdef Py_ssize_t unstarted_count
     cdef bint busy
@@ -227,11 +225,12 @@ cdef class Plan:
                     return False
                 scale *= <double> factor
                 changes = [*changes, *judged]
-            if self.rescales or self.limits:
-                self.separate_lines()
-            if self.limits:
-                self.limit_norms(scale, flush)
             self.table.round(scale, flush)
+            limited = self.table.limits_norms()
+            if self.rescales or limited:
+                self.separate_lines(scale, flush)
+            if limited:
+                self.limit_norms(scale, flush)
             if self.rescales:
                 self.rescale_lines(scale, flush)
             self.passes.update(self.table, flush)
@@ -262,27 +261,28 @@ cdef class Plan:
         cdef Py_ssize_t i, line = -1, group = -1, t = -1
         cdef Tensor* tensors = self.memory.tensors
         cdef Tensor* tensor
+        cdef bint counts = self.counts
+        cdef list all_numbers = self.memory.numbers
         cdef tuple numbers = None
         cdef dict seen = None  # the lines by these three, once there is more than one
         self.table.clear()
-        self.limits = False
-        if self.counts:
-            self.upcoming = list(self.memory.numbers)
+        if counts:
+            self.upcoming = list(all_numbers)
         for i in range(self.memory.count):
             tensor = &tensors[i]
             if not tensor.stepped and not tensor.data[EMA]:
                 tensor.line = -1
-                continue
-            if tensor.group != group or tensor.t != t or (
-                self.counts and self.memory.numbers[i] is not numbers
-            ):
-                if seen is None and line >= 0:
-                    seen = {(group, t, numbers): line}
-                group, t, numbers = tensor.group, tensor.t, self.memory.numbers[i]
-                line = self.line_of(seen, groups, group, t, numbers)
-            tensor.line = line
-            if self.counts and tensor.stepped and len(numbers) > 0:
-                self.upcoming[i] = self.table.lines[line][3]
+            else:
+                if tensor.group != group or tensor.t != t or (
+                    counts and all_numbers[i] is not numbers
+                ):
+                    if seen is None and line >= 0:
+                        seen = {(group, t, numbers): line}
+                    group, t, numbers = tensor.group, tensor.t, all_numbers[i]
+                    line = self.line_of(seen, groups, group, t, numbers)
+                tensor.line = line
+                if counts and tensor.stepped and len(numbers) > 0:
+                    self.upcoming[i] = self.table.lines[line][3]
 
     cdef Py_ssize_t line_of(
         self, dict seen, groups, Py_ssize_t group, Py_ssize_t t, tuple numbers
@@ -294,23 +294,17 @@ cdef class Plan:
             first = seen.setdefault((group, t, numbers), following)
         if first < following:
             return first
-        scalars = groups[group].scalars
-        line = scalars(t + 1, numbers) if numbers else scalars(t + 1)
-        self.limits = self.limits or line[0][MAX_NORM] < INFINITY
-        return self.table.add(line)
+        return self.table.add(scalars_of(groups[group], t + 1, numbers))
 
-    cdef separate_lines(self):
+    cdef separate_lines(self, double scale, bint flush):
         """Give each parameter whose scalars depend on its own elements a line to itself."""
         cdef Py_ssize_t i
         cdef Tensor* tensor
         for i in range(self.memory.count):
             tensor = &self.memory.tensors[i]
-            if tensor.stepped and (tensor.direction > 0 or self.is_limited(tensor)):
+            if tensor.stepped and (tensor.direction > 0 or self.table.limits_norm(tensor.line)):
                 tensor.line = self.table.add(self.table.lines[tensor.line])
-
-    cdef bint is_limited(self, const Tensor* tensor) except -1:
-        """Tell whether the norm of a parameter's gradient has a limit in the step under way."""
-        return self.limits and self.table.lines[tensor.line][0][MAX_NORM] < INFINITY
+        self.table.round(scale, flush)
 
     cdef limit_norms(self, double scale, bint flush):
         """Scale each gradient whose norm has a limit so that it is no longer than that."""
@@ -319,11 +313,12 @@ cdef class Plan:
         cdef list norms = self.passes.norms(scale, flush)
         for i in range(self.memory.count):
             tensor = &self.memory.tensors[i]
-            if tensor.stepped and self.is_limited(tensor):
+            if tensor.stepped and self.table.limits_norm(tensor.line):
                 before, *others = self.table.lines[tensor.line]
                 factor = clip_factor(norms[i], before[MAX_NORM])
                 before = before[:SCALE] + (before[SCALE] * factor,) + before[SCALE + 1:]
                 self.table.lines[tensor.line] = before, *others
+        self.table.round(scale, flush)
 
     cdef rescale_lines(self, double scale, bint flush):
         """Let the rule of each parameter that asks for it depend on the direction of its step."""
@@ -355,9 +350,7 @@ cdef class Plan:
         for i in range(self.memory.count if self.unstarted_count else 0):
             tensor = &self.memory.tensors[i]
             if tensor.unstarted:
-                numbers = self.memory.numbers[i]
-                scalars = groups[tensor.group].scalars
-                line = scalars(tensor.t + 1, numbers) if numbers else scalars(tensor.t + 1)
+                line = scalars_of(groups[tensor.group], tensor.t + 1, self.memory.numbers[i])
                 self.start_average(i, line[1])
 
     cdef start_average(self, Py_ssize_t i, after):
@@ -486,6 +479,11 @@ cdef class ShownEma:
             finally:
                 self.plan.leave()
                 self.plan = None
+
+
+cdef scalars_of(group, Py_ssize_t t, tuple numbers):
+    """Ask a group for the scalars of the t-th step of parameters with these numbers."""
+    return group.scalars(t, numbers) if len(numbers) > 0 else group.scalars(t)
 
 
 cdef bint holds(given, list things):
