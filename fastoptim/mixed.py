@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._containers import is_sequence
 from ._groups import Hyperparameter
 from ._hyper import Hyper
 from ._kinds import entry, shown, unknown
@@ -17,6 +16,7 @@ from ._optimizer import CommonOptions, Optimizer
 from ._rule import AFTER, BEFORE, Rule, Scheduled
 from ._settings import pop_settings
 from ._stepper import Stepper
+from ._trees import is_sequence
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
