@@ -81,8 +81,8 @@ def _loaded_groups(
 
 def _loaded_settings(saved: Any) -> dict[str, Any]:
     label = "state_dict['settings']"
-    if isinstance(saved, Mapping):  # state dicts of older versions have no flush_denormals
-        saved = {"flush_denormals": False, **saved}
+    if isinstance(saved, Mapping):  # state dicts of older versions do not have all of them
+        saved = {"flush_denormals": False, "cast_grads": False, **saved}
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 

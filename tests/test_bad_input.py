@@ -97,6 +97,7 @@ BOUND: dict[str, Callable[[], Callable[..., Any]]] = {
     "Optimizer.load_state_dict": lambda: optimizer().load_state_dict,
     "Optimizer.state_dict": lambda: optimizer().state_dict,
     "Optimizer.load": lambda: optimizer().load,
+    "Optimizer.rebind": lambda: optimizer().rebind,
     "Optimizer.save": lambda: optimizer().save,
     "Optimizer.step": lambda: optimizer().step,
     "Optimizer.use_ema": lambda: optimizer(ema_decay=0.5).use_ema,
@@ -187,7 +188,9 @@ def table(cases: Callable[[], list[tuple[Any, Any]]], none: Any = TypeError) -> 
         def cases(self):
             for value in others():
                 if not hasattr(value, "__len__"):
-                    yield value, none if value is None else TypeError
+                    # an iterator may be one of gradients, and is refused for what it gives
+                    wrong = Exception if isinstance(value, Iterator) else TypeError
+                    yield value, none if value is None else wrong
             yield from cases()
 
     return Table(lambda _: TypeError)
@@ -201,7 +204,7 @@ def params_cases():
     buffer = np.ones(12)
     return [
         *placed("param", lambda x: [BASE.copy(), x], lambda x: {"w": x}, lambda x: [{"params": x}]),
-        *(([x], error) for x, error in ((whole, TypeError), ({}, TypeError), ({1: 2}, TypeError))),
+        *(([x], error) for x, error in ((whole, [whole]), ({}, ValueError), ({1: 2}, TypeError))),
         *(([], ValueError), ((), ValueError), ({}, ValueError), (iter([]), ValueError)),
         *(("weights", TypeError), (b"ab", TypeError), ({1, 2}, TypeError), ({}.keys(), TypeError)),
         ([{"params": whole}, BASE.copy()], TypeError),
@@ -213,6 +216,16 @@ def params_cases():
         (UserDict(w=whole[0]).values(), [BASE.copy()]),
         (UserDict(w=whole[0]), {"w": BASE.copy()}),
     ]
+
+
+def rebind_cases():
+    found = []
+    for array, outcome in arrays("param"):
+        fits = not isinstance(outcome, type) and (outcome.shape, outcome.dtype) == ((2, 3), "f8")
+        error = outcome if isinstance(outcome, type) else Exception
+        found.append(([BASE.copy(), array], [BASE.copy(), outcome] if fits else error))
+    others = ([BASE.copy()], [BASE.copy()] * 3, {"w": BASE.copy()}, BASE.copy(), {}, [])
+    return [*found, *((x, ValueError) for x in others)]
 
 
 def group_cases():
@@ -236,9 +249,10 @@ def grads_cases():
     pair_of = [ONES, ONES]
     return [
         *placed("grad", lambda x: [ONES, x], lambda x: (x, None), alone=False),
-        *((x, TypeError) for x in ({}, {0: ONES, 1: ONES}, set(), "ab", iter(pair_of), ONES)),
+        *((x, TypeError) for x in ({}, {0: ONES, 1: ONES}, set(), "ab", ONES)),
         *((x, ValueError) for x in ([], [ONES], [ONES] * 3, Lying([ONES]), Lying([ONES] * 3))),
         (deque(pair_of), pair_of),
+        (iter(pair_of), pair_of),
         (pair_of, pair_of),
         ([None, None], [None, None]),
     ]
@@ -428,6 +442,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
         table(mixed_cases),
     ),
     "Optimizer.add_param_group.group": (lambda: {"params": BASE.copy()}, table(group_cases)),
+    "Optimizer.rebind.params": (lambda: [BASE.copy(), BASE.copy()], table(rebind_cases)),
     "Optimizer.step.grads": (lambda: [ONES, ONES], table(grads_cases)),
     "Optimizer.step.grad_scale": (1.0, real(lambda x: x > 0 and 1 / float(x) < np.inf)),
     "Optimizer.load_state_dict.state_dict": (lambda: optimizer().state_dict(), table(saved_cases)),
@@ -481,6 +496,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "eps_hat",
             "maximize",
             "flush_denormals",
+            "cast_grads",
             "decoupled_weight_decay",
             "three_phase",
             "staircase",

@@ -7,7 +7,8 @@ to no other. Nobody runs it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,6 +90,32 @@ def none(params: dict[str, Array]) -> None:
     fo.Momentum(params, form="averagedd")  # wrong
 
 
+class Pair(NamedTuple):
+    """Parameters, as people hold them."""
+
+    w: Array
+    b: Array
+
+
+@dataclass
+class Layer:
+    """Parameters, as other people hold them."""
+
+    w: Array
+    inner: Pair
+
+
+def nested(w: Array) -> None:
+    layer = Layer(w, Pair(w, w))
+    fo.SGD({"layers": [layer, {"w": w}], "b": (w, w)}, cast_grads=True)
+    fo.SGD(layer, mask=Layer(w, Pair(w, w)))
+    fo.SGD([[w], [w, [w]]])
+    fo.SGD(x for x in [Pair(w, w)]).step(iter([None]))
+    fo.SGD(layer).step(Layer(w, Pair(w, w)))
+    fo.SGD([{"params": {"layers": [layer]}, "lr": 0.1}, {"params": w}])
+    fo.SGD(1.0)  # wrong
+
+
 def changed(opt: fo.AdamW, w: Array) -> None:
     """Read and set what an optimizer has."""
     first, second = opt.betas
@@ -118,6 +145,14 @@ def changed(opt: fo.AdamW, w: Array) -> None:
 
     opt.step(w)
     opt.step({"w": w, "b": None}, grad_scale=2.0)
+    opt.step(0.5)
+    opt.step([0.5, [1.0, 2.0]])
+    opt.step(g for g in (w, w))
+    opt.step({"w": w}.values())
+    opt.rebind({"w": w})
+    opt.rebind(w, w)  # wrong
+    opt.cast_grads = True
+    opt.cast_grads = "yes"  # wrong
     opt.step(w, gradscale=2.0)  # wrong
     norm = opt.grad_norm
     if norm is not None:
