@@ -17,7 +17,7 @@ from ._engine.arrays import check_targets
 from ._engine.changes import change
 from ._hyper import Hyper, ScalarsOfStep
 from ._kinds import expect, with_other_names
-from ._rule import Scheduled, ScheduledPair
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 from ._settings import SETTINGS
 from ._trees import is_sequence
 
@@ -188,6 +188,7 @@ NumberAttribute = Hyperparameter[float, Scheduled[float]]
 MaybeNumberAttribute = Hyperparameter[float | None, Scheduled[float | None]]
 FlagAttribute = Hyperparameter[bool, Scheduled[bool]]
 PairAttribute = Hyperparameter[tuple[float, float], ScheduledPair]
+TripleAttribute = Hyperparameter[tuple[float, float, float], ScheduledTriple]
 MaybePairAttribute = Hyperparameter[tuple[float, float] | None, ScheduledPair | None]
 
 

@@ -18,12 +18,16 @@ from ._hyper import Hyper, StepScalars, is_schedule, value_at
 from ._kinds import Count, Flag, Kind, checked, kind_of, unknown
 from ._stages import After, Before, Scalars
 
-# What a hyperparameter may be: a value, or a schedule of it; of a pair, each item may be either.
+# What a hyperparameter may be: a value, or a schedule of it; of several, each item may be either.
 # A schedule is a `fastoptim.schedules.Schedule`, or any function of the number of steps taken.
 Value = TypeVar("Value")
 Scheduled: TypeAlias = Value | Callable[[int], Value]
 ScheduledPair: TypeAlias = (
     tuple[Scheduled[float], Scheduled[float]] | Callable[[int], tuple[float, float]]
+)
+ScheduledTriple: TypeAlias = (
+    tuple[Scheduled[float], Scheduled[float], Scheduled[float]]
+    | Callable[[int], tuple[float, float, float]]
 )
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -107,6 +111,9 @@ class Rule:
         What else than their number is to be known of the steps that a parameter has taken: names,
         and the values before the first. The scalars' function takes them behind the step, in this
         order, and returns two tuples: the scalars, and the numbers after that step.
+    average : function, optional
+        ``average(hyper, p, *state)``: what is to be evaluated in the place of a parameter that has
+        taken steps, by the hyperparameters of the last of them.
 
     Raises
     ------
@@ -129,6 +136,7 @@ class Rule:
         rescale: Callable[[Any, float, float, int], Scalars] | None = None,
         measures: str | None = None,
         numbers: Mapping[str, float] | None = None,
+        average: Callable[..., Any] | None = None,
     ) -> None:
         leading, kinds, own_defaults = hyperparameters(scalars)
         step = next(iter(leading), None)
@@ -151,6 +159,7 @@ class Rule:
         self.initial_numbers = tuple(self.numbers.values())
         self.decoupled = decoupled
         self.measures = measures
+        self.average = average
         self.rescaling = rescale
         self.formula = Formula(update, self._rescaled if rescale else None)
         self._scalar_names = [a.name for a in rest if a.kind is not a.POSITIONAL_ONLY]

@@ -13,17 +13,20 @@ from itertools import repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ._containers import Array, Grads
 from ._engine.changes import change
 from ._engine.entry import Entry
 from ._engine.machine import can_flush
-from ._engine.plan import Plan, ShownEma
+from ._engine.plan import Plan, ShownAverages
 from ._groups import ParamGroup, of_each_group, watched
 from ._hyper import EMA
 from ._kinds import Divisor, checked
 from ._rule import Rule, loops_of
 from ._settings import WithSettings
 from ._stages import clip_factor
+from ._stages import kept as kept_within
 from ._state import fill_in, kept, names_of
 
 if TYPE_CHECKING:
@@ -122,7 +125,38 @@ class Stepper(WithSettings):
         >>> p
         array([0.5, 2. ])
         """
-        return ShownEma(self._averaged)
+        return ShownAverages("use_ema", self._averaged)
+
+    def use_average(self) -> AbstractContextManager[None]:
+        """Let parameters with a Schedule-Free rule hold their averages meanwhile.
+
+        These are what is to be evaluated, within `bounds` and `mask`; of a parameter that has taken
+        no step the average is what it is. Afterwards the parameters have the bits that they had,
+        also if the body raises. It takes memory for another copy of them.
+
+        Raises
+        ------
+        ValueError
+            If the parameters say nothing of their averages, since the momentum is 0.
+        RuntimeError
+            If no rule is Schedule-Free, averages are in use already, or another thread is in a
+            step; and from `step` meanwhile.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastoptim as fo
+        >>> p = np.array([1.0, 2.0])
+        >>> opt = fo.ScheduleFreeSGD(p, lr=0.5, momentum=0.5)
+        >>> for _ in range(2):
+        ...     opt.step(np.array([1.0, 0.0]))
+        >>> with opt.use_average():
+        ...     print(p)
+        [0.25 2.  ]
+        >>> p
+        array([0.125, 2.   ])
+        """
+        return ShownAverages("use_average", self._evaluable, self._average_of)
 
     def step(self, grads: Grads, *, grad_scale: float = ONE) -> None:
         """Update the parameters in place.
@@ -155,7 +189,7 @@ class Stepper(WithSettings):
         RuntimeError
             If another thread is in a step of this optimizer, or the averages are swapped in.
         """
-        if self._plan.shows_ema:
+        if self._plan.shows is not None:
             self._refuse_while_ema_shows("step")
         scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", DIVISOR, grad_scale)
         grads = self._ordered(grads)
@@ -178,8 +212,10 @@ class Stepper(WithSettings):
         self._plan.step(grads, self._groups, scale, (), judge, self._flushes, self._casts)
 
     def _refuse_while_ema_shows(self, what: str) -> None:
-        if self._plan.shows_ema:
-            raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
+        if self._plan.shows is not None:
+            raise RuntimeError(
+                f"{what}: the parameters hold their averages, inside of {self._plan.shows}()"
+            )
 
     def _averaged(self) -> Plan:
         """Return the plan, if the parameters can hold their averages."""
@@ -188,6 +224,28 @@ class Stepper(WithSettings):
             raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
         self._check_given()
         return self._plan
+
+    def _evaluable(self) -> Plan:
+        """Return the plan, if some parameters can hold the averages of their rule."""
+        self._refuse_while_ema_shows("use_average")
+        if not any(group.rule.average for group in self._groups):
+            raise RuntimeError(
+                "use_average: expected an optimizer with a Schedule-Free rule, "
+                f"found {type(self).__name__}"
+            )
+        self._check_given()
+        return self._settled()
+
+    def _average_of(self, number: int, mask: Any, t: int, p: Array, *state: Any) -> Array | None:
+        """Return the average that a rule has of a parameter in the group of this number."""
+        group = self._groups[number]
+        hyper = group.hyper.at(max(t - 1, 0)) if group.schedules else group.hyper
+        average, after = hyper.rule.average, hyper.rule.after_of(hyper)
+        if average is None:
+            return None
+        low, high = map(p.dtype.type, (after.low, after.high))
+        found = kept_within(average(hyper, p, *state) if t > 0 else p, mask, low, high)
+        return np.asarray(found)
 
     def _check_given(self) -> None:
         """Raise if a list or mapping of the caller's no longer holds the parameters."""

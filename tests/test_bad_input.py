@@ -35,8 +35,8 @@ from wrong import (
     extended,
     maybe,
     others,
-    pair,
     real,
+    several,
     whole_numbers,
     word,
 )
@@ -85,7 +85,11 @@ def callables() -> dict[str, Any]:
     return found
 
 
-RULES = [name for name, rule in vars(reference).items() if isinstance(rule, Rule)]
+RULES = [
+    name
+    for name, rule in vars(reference).items()
+    if isinstance(rule, Rule) and not rule.numbers  # with which there is no function
+]
 # Optimizers make the groups, which are public for isinstance and for annotations.
 # Those of rules are NumPy's.
 NOT_CALLED = {"Optimizer", "ParamGroup", "Schedule", "where", "sqrt"}
@@ -100,6 +104,7 @@ BOUND: dict[str, Callable[[], Callable[..., Any]]] = {
     "Optimizer.rebind": lambda: optimizer().rebind,
     "Optimizer.save": lambda: optimizer().save,
     "Optimizer.step": lambda: optimizer().step,
+    "Optimizer.use_average": lambda: fo.ScheduleFreeSGD(BASE.copy()).use_average,
     "Optimizer.use_ema": lambda: optimizer(ema_decay=0.5).use_ema,
     "Schedule.__call__": lambda: Constant(0.1).__call__,
     "Cyclic.momentum": lambda: schedules.Cyclic(0.1, 0.5).momentum,
@@ -426,6 +431,7 @@ def decoupled(value: Any) -> Any:
 
 
 NATURAL = count(1)
+INVERTIBLE = real(lambda x: x > 0 and 1 / float(x) < np.inf)
 GAIN = real(lambda x: 0 <= x < 1e30)
 MIDDLING = real(lambda x: 1e-100 <= x < 1e100)
 LAYOUT = word("out_in", "in_out")
@@ -444,13 +450,14 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "Optimizer.add_param_group.group": (lambda: {"params": BASE.copy()}, table(group_cases)),
     "Optimizer.rebind.params": (lambda: [BASE.copy(), BASE.copy()], table(rebind_cases)),
     "Optimizer.step.grads": (lambda: [ONES, ONES], table(grads_cases)),
-    "Optimizer.step.grad_scale": (1.0, real(lambda x: x > 0 and 1 / float(x) < np.inf)),
+    "Optimizer.step.grad_scale": (1.0, INVERTIBLE),
     "Optimizer.load_state_dict.state_dict": (lambda: optimizer().state_dict(), table(saved_cases)),
     "path": (lambda: saved_file(), Kind(path)),
     "Optimizer.save.params": (True, FLAG),
     "lr": (0.1, NONNEGATIVE),
     "momentum": (0.9, NONNEGATIVE),
     "Momentum.momentum": (0.9, SHARE),
+    "ScheduleFreeSGD.momentum": (0.9, SHARE),
     "functional.momentum.momentum": (0.9, SHARE),
     "reference.momentum.momentum": (0.9, SHARE),
     "dampening": (0.0, FINITE),
@@ -459,13 +466,26 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "ASGD.alpha": (0.5, NONNEGATIVE),
     "functional.asgd.alpha": (0.5, NONNEGATIVE),
     "reference.asgd.alpha": (0.5, NONNEGATIVE),
-    "betas": ((0.9, 0.99), pair(SHARE.outcome, 0.5)),
-    "etas": ((0.5, 1.2), pair(NONNEGATIVE.outcome, 0.5, lambda a, b: 0 < a < 1 < b)),
-    "step_sizes": ((0.1, 50.0), pair(NONNEGATIVE.outcome, 0.5, lambda a, b: a <= b)),
+    **dict.fromkeys(
+        ("AdEMAMix.alpha", "functional.ademamix.alpha", "reference.ademamix.alpha"),
+        (0.5, NONNEGATIVE),
+    ),
+    "betas": ((0.9, 0.99), several(SHARE.outcome, 0.5)),
+    **dict.fromkeys(
+        [
+            f"{name}.betas"
+            for rule in ("AdEMAMix", "Adan")
+            for name in (rule, f"functional.{rule.lower()}", f"reference.{rule.lower()}")
+        ],
+        ((0.9, 0.99, 0.999), several(SHARE.outcome, 0.5, size=3)),
+    ),
+    **dict.fromkeys(("FTRL.lr", "functional.ftrl.lr", "reference.ftrl.lr"), (0.1, INVERTIBLE)),
+    "etas": ((0.5, 1.2), several(NONNEGATIVE.outcome, 0.5, lambda a, b: 0 < a < 1 < b)),
+    "step_sizes": ((0.1, 50.0), several(NONNEGATIVE.outcome, 0.5, lambda a, b: a <= b)),
     "rho": (0.9, SHARE),
     "form": ("averaged", word("averaged", "heavy_ball")),
     "mask": (None, table(mask_cases, none=None)),
-    "bounds": (None, maybe(pair(extended, 0.5, lambda a, b: a <= b))),
+    "bounds": (None, maybe(several(extended, 0.5, lambda a, b: a <= b))),
     "ema_decay": (None, maybe(SHARE)),
     "max_grad_value": (None, maybe(NONNEGATIVE)),
     "max_param_grad_norm": (None, maybe(NONNEGATIVE)),
@@ -482,7 +502,14 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "t0",
             "lr_decay",
             "initial_accumulator_value",
+            "l1_regularization_strength",
+            "l2_regularization_strength",
+            "beta",
             "momentum_decay",
+            "ScheduleFreeSGD.warmup_steps",
+            "ScheduleFreeAdamW.warmup_steps",
+            "r",
+            "weight_lr_power",
             "trust_coefficient",
         ),
         (0.5, NONNEGATIVE),
@@ -494,6 +521,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "centered",
             "eps_inside",
             "eps_hat",
+            "cautious",
             "maximize",
             "flush_denormals",
             "cast_grads",

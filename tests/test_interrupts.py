@@ -63,6 +63,14 @@ def leave_ema(optimizer):
     return work
 
 
+def leave_average(optimizer):
+    def work():
+        with optimizer.use_average():
+            pass
+
+    return work
+
+
 def load(optimizer):
     other = make("compiled", momentum=0.75)
     other.step(BAD)
@@ -85,13 +93,17 @@ CALLS = {
     "add_param_group": lambda opt: lambda: opt.add_param_group({"params": np.ones(3)}),
     "load_state_dict": load,
     "use_ema": leave_ema,
+    "use_average": leave_average,
     "state_dict": lambda opt: opt.state_dict,
     "deepcopy": lambda opt: lambda: copy.deepcopy(opt),
 }
 CASES = [
     (name, cls, backend)
-    for name, cls, backend in itertools.product(CALLS, (fo.SGD, fo.LARS), ("compiled", "reference"))
-    if name.startswith("step") or (cls, backend) == (fo.SGD, "compiled")
+    for name, cls, backend in itertools.product(
+        CALLS, (fo.SGD, fo.LARS, fo.ScheduleFreeSGD), ("compiled", "reference")
+    )
+    if name.startswith("step")
+    or (cls, backend) == (fo.ScheduleFreeSGD if name == "use_average" else fo.SGD, "compiled")
 ]
 
 

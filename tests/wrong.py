@@ -134,8 +134,13 @@ def word(*words: str) -> Kind:
     return Kind(outcome, more)
 
 
-def pair(of: Callable[[Any], Any], one: float, fits: Callable[..., bool] = lambda *_: True) -> Kind:
-    """Return the kind of two values, of which `one` is right in either place."""
+def several(
+    of: Callable[[Any], Any],
+    one: float,
+    fits: Callable[..., bool] = lambda *_: True,
+    size: int = 2,
+) -> Kind:
+    """Return the kind of two values, or more, of which `one` is right in the first and the last."""
 
     def outcome(value):
         if not issubclass(type(value), (list, tuple, range, np.ndarray)):
@@ -143,7 +148,7 @@ def pair(of: Callable[[Any], Any], one: float, fits: Callable[..., bool] = lambd
         if isinstance(value, np.ndarray) and value.ndim == 0:
             return TypeError
         items = list(value)
-        if len(items) != 2:
+        if len(items) != size:
             return ValueError
         found = [of(item) for item in items]
         wrong = [x for x in found if x in (TypeError, ValueError)]
@@ -151,9 +156,9 @@ def pair(of: Callable[[Any], Any], one: float, fits: Callable[..., bool] = lambd
 
     def more():
         return [
-            *((one, value) for value in (*numbers(), *others())),
-            *([value, one] for value in (*numbers(), *others())),
-            *(np.array([one, one]), np.array([1, 2]), [one] * 3, "ab", {one: one}),
+            *((*[one] * (size - 1), value) for value in (*numbers(), *others())),
+            *([value, *[one] * (size - 1)] for value in (*numbers(), *others())),
+            *(np.array([one] * size), np.array([1] * size), [one] * (size + 1), "ab", {one: one}),
         ]
 
     return Kind(outcome, more)

@@ -119,7 +119,7 @@ cdef class Plan:
     cdef public bint retired  # whether another plan has taken over the arrays, for good
     cdef unsigned long user  # the thread that has entered
     cdef int user_forks  # forks() when it entered, which tells a child from its parent
-    cdef readonly bint shows_ema  # whether parameters and averages have changed places
+    cdef readonly str shows  # the call inside of which the parameters hold their averages, or None
 
     def __cinit__(
         self, entries, labels, formulas=(), loops=None, bint zeroing=False, unstarted=(),
@@ -440,54 +440,92 @@ cdef class Plan:
             p[...] = value
         change(changes)
 
-    cdef int swap_ema(self) except -1:
-        """Let parameters and averages change places."""
+    cdef list values_of(self, function):
+        """Return what a function makes of each parameter and its state, as they are stored."""
+        cdef Py_ssize_t i, k
+        cdef Memory memory = self.memory
+        cdef Format stored
+        cdef const Tensor* tensor
+        values = []
+        for i in range(memory.count):
+            memory.check_owned(i, True)
+            stored = memory.formats[i]
+            arrays = [memory.view(i, k) for k in range(1 + memory.tensors[i].states)]
+            arrays = [array if array is None else stored.decoded(array) for array in arrays]
+            tensor = &memory.tensors[i]
+            x = function(tensor.group, memory.masks[i], tensor.t, *arrays)
+            if x is None:
+                values.append(None)
+                continue
+            value = memory.params[i].copy(order="K")  # laid out as the parameter is
+            value[...] = stored.encoded(x)
+            values.append(value)
+        return values
+
+    cdef int swap_averages(self, list values, str shows) except -1:
+        """Let parameters change places with these values, or (None) with their averages."""
         cdef Py_ssize_t i
         cdef Tensor* tensor
+        cdef char* other
         for i in range(self.memory.count):
             self.memory.check_owned(i, True)
         for i in range(self.memory.count):
             tensor = &self.memory.tensors[i]
-            if tensor.data[EMA]:
-                swap(tensor.data[0], tensor.data[EMA], tensor.size * tensor.stored.itemsize)
-        self.shows_ema = not self.shows_ema
+            if values is None:
+                other = tensor.data[EMA]
+            else:
+                other = NULL if values[i] is None else cnp.PyArray_BYTES(values[i])
+            if other:
+                swap(tensor.data[0], other, tensor.size * tensor.stored.itemsize)
+        self.shows = shows
         return 0
 
 
-cdef class ShownEma:
+cdef class ShownAverages:
     """Lets the parameters of a plan hold their averages inside of a ``with``.
 
     It enters and leaves without an instruction of Python, before which an interrupt might raise.
 
     Parameters
     ----------
+    name : str
+        The call that this is for.
     averaged : function
         It returns the plan to enter, or raises.
+    function : function, optional
+        ``function(group, mask, t, p, *state)``: the average of a parameter of the group of this
+        number, after t steps, or None if there is none. Without the function the averages are those
+        that the plan keeps.
     """
 
-    cdef object averaged
+    cdef str name
+    cdef object averaged, function
     cdef Plan plan
+    cdef list values  # of the parameters, if the plan keeps none
 
-    def __init__(self, averaged):
-        self.averaged = averaged
+    def __init__(self, str name, averaged, function=None):
+        self.name, self.averaged, self.function = name, averaged, function
 
     def __enter__(self):
         cdef Plan plan = self.averaged()
+        cdef list values = None
         plan.enter()
         try:
-            plan.swap_ema()
+            if self.function is not None:
+                values = plan.values_of(self.function)
+            plan.swap_averages(values, self.name)
         except BaseException:
             plan.leave()
             raise
-        self.plan = plan
+        self.plan, self.values = plan, values
 
     def __exit__(self, *_):
         if self.plan is not None:
             try:
-                self.plan.swap_ema()
+                self.plan.swap_averages(self.values, None)
             finally:
                 self.plan.leave()
-                self.plan = None
+                self.plan = self.values = None
 
 
 cdef scalars_of(group, Py_ssize_t t, tuple numbers):

@@ -42,7 +42,7 @@ from torch import Tensor
 
 import fastoptim as fo
 from fastoptim._kinds import shown
-from fastoptim.optimizers import refuse_idle_nesterov
+from fastoptim.optimizers import refuse_idle
 from fastoptim.threads import share_openmp_workers
 
 from . import _rules
@@ -135,7 +135,7 @@ class SGD(Optimizer):
             fused=fused,
             **extras,
         )
-        refuse_idle_nesterov(self.defaults)
+        refuse_idle(self.defaults)
 
 
 class RMSprop(Optimizer):
