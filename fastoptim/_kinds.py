@@ -284,7 +284,7 @@ def kind_of(annotation: Any, default: Any) -> Kind | None:
     if hasattr(annotation, "__metadata__"):
         kind: Kind = annotation.__metadata__[0]
         return kind
-    for plain in (Flag(), Real(), Pair(Real())):
+    for plain in (Flag(), Real(), Several(Real())):
         try:
             plain(default)
         except (TypeError, ValueError, OverflowError):
