@@ -10,7 +10,18 @@ if _find_spec("fastoptim._engine") is None:
         name=__name__,
     )
 
-from . import functional, gradients, init, optimizers, prune, reference, schedules, threads, typing
+from . import (
+    functional,
+    gradients,
+    init,
+    optimizers,
+    prune,
+    reference,
+    rules,
+    schedules,
+    threads,
+    typing,
+)
 from ._config import __version__, show_config
 from ._groups import ParamGroup
 from ._optimizer import Optimizer
@@ -18,6 +29,8 @@ from .blas import share_blas_threads
 from .gradients import all_finite, clip_grad_norm_, clip_grad_value_, global_norm
 from .mixed import Mixed
 from .optimizers import *
+from .rules import abs as abs
+from .rules import get_include, optimizer, rule, sqrt, where
 from .threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
@@ -29,23 +42,29 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "functional",
+    "get_include",
     "get_num_threads",
     "global_norm",
     "gradients",
     "init",
     "num_threads",
+    "optimizer",
     "optimizers",
     "prune",
     "reference",
+    "rule",
+    "rules",
     "schedules",
     "set_num_threads",
     "share_blas_threads",
     "show_config",
+    "sqrt",
     "threads",
     "typing",
+    "where",
 ]
 __all__ += optimizers.__all__
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "abs"]  # which a star import would put into the place of Python's own

@@ -279,6 +279,20 @@ def checked(name: str, kind: Kind, value: Any) -> Any:
         raise wrong(f"{name}: expected {kind}, found {shown(value)}") from None
 
 
+def kind_of(annotation: Any, default: Any) -> Kind | None:
+    """Return the kind that an argument's annotation says, or else its default; or None."""
+    if hasattr(annotation, "__metadata__"):
+        kind: Kind = annotation.__metadata__[0]
+        return kind
+    for plain in (Flag(), Real(), Several(Real())):
+        try:
+            plain(default)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        return plain
+    return None
+
+
 def entry(label: str, mapping: Any, name: str) -> Any:
     """Return what a mapping has under a name, or raise an error that says which names it has."""
     if not isinstance(mapping, Mapping):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ PRECISIONS: dict[int, np.dtype[Any]] = {32: np.dtype("f4"), 64: np.dtype("f8")}
 
 
 class Loops(NamedTuple):
-    """The compiled loops that a step with a rule takes in one type, as capsules."""
+    """The compiled loops that a step with a rule takes in one type, as capsules or addresses."""
 
     rule: Any  # None where there is nothing but the stages
     before: Any
@@ -30,6 +30,15 @@ class Loops(NamedTuple):
     clip: Any
     squares: Any
     is_open: bool = False  # whether the rule's loop is one of the user's, which knows no stage
+
+
+class OpenLoop(Protocol):
+    """The loop of a rule of the user's own, as the engine's file ``fastoptim.h`` declares it."""
+
+    name: str
+
+    def address(self, level: str, real: str) -> int:
+        """Return the address of the loop at a level, for a type that is named as NumPy does."""
 
 
 # Each module is named in a statement, where tools that gather the imports of a program, such as
@@ -72,7 +81,7 @@ def _is_built(name: str) -> bool:
     return all(find_spec(f"fastoptim._loops_{name}_f{bits}") for bits in PRECISIONS)
 
 
-def load(*levels: str) -> dict[str | None, RuleLoops]:
+def load(*levels: str) -> dict[str | OpenLoop | None, RuleLoops]:
     """Return the loops of some levels, lowest first, by the name of the rule's loop.
 
     None has the stages alone.
@@ -96,13 +105,33 @@ def load(*levels: str) -> dict[str | None, RuleLoops]:
     }
 
 
-def loops_of(names: Sequence[str]) -> RuleLoops:
-    """Return the loops of some rules, in this order, by the names of these loops."""
-    if len(names) == 1:
-        return loops[names[0]]
-    found = [loops[name].levels for name in names]
-    levels = {level: [dict(of[level][0]) for of in found] for level in active}
-    return RuleLoops(" + ".join(names), levels)
+def loops_of(rules: Sequence[str | OpenLoop]) -> RuleLoops:
+    """Return the loops of some rules, in this order, by their names or what has their addresses."""
+    found = [_loops_of_one(rule) for rule in rules]
+    if len(found) == 1:
+        return found[0]
+    names = " + ".join(str(one.rule) for one in found)
+    return RuleLoops(names, {n: [of.levels[n][0] for of in found] for n in found[0].levels})
+
+
+def _loops_of_one(rule: str | OpenLoop) -> RuleLoops:
+    if not isinstance(rule, str) and rule not in loops:
+        loops[rule] = _opened(rule)
+    return loops[rule]
+
+
+def _opened(rule: OpenLoop) -> RuleLoops:
+    """Return the loops of a rule of the user's own, with the stages around every rule."""
+    levels: dict[str, list[Any]] = {
+        level: [
+            {
+                real: found._replace(rule=rule.address(level, real.name), is_open=True)
+                for real, found in stages.items()
+            }
+        ]
+        for level, (stages,) in loops[None].levels.items()
+    }
+    return RuleLoops(rule.name, levels)
 
 
 def choose() -> list[str]:

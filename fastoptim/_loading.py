@@ -70,7 +70,7 @@ def _loaded_groups(
         hyper = {name: group.hyper[name] for name in group.schedules if name not in found}
         hyper |= {name: value for name, value in found.items() if name not in ("params", RULE)}
         if names_rules:
-            checked(f"{label}[{RULE!r}]", Choice((group.rule.name,)), entry(label, found, RULE))
+            checked(f"{label}[{RULE!r}]", Choice((group.rule.saved_as,)), entry(label, found, RULE))
         defaults = group.rule.defaults
         hyper = {name: defaults[name] for name in SINCE if name in defaults} | hyper
         if hyper.keys() != group.hyper.keys():
@@ -84,8 +84,8 @@ def _loaded_groups(
 
 def _loaded_settings(saved: Any) -> dict[str, Any]:
     label = "state_dict['settings']"
-    if isinstance(saved, Mapping):  # state dicts of older versions have no flush_denormals
-        saved = {"flush_denormals": False, **saved}
+    if isinstance(saved, Mapping):  # state dicts of older versions do not have all of them
+        saved = {"flush_denormals": False, "cast_grads": False, **saved}
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 

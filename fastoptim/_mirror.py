@@ -67,7 +67,10 @@ class Mirror(Stepper):
         numbers: Sequence[tuple[Any, ...]] = (),
     ) -> None:
         self.rule = rule
-        super().__init__(chosen_backend() if rule.loop else "reference", settings)
+        backend = chosen_backend()
+        if backend == "compiled" and rule.loop is None:
+            backend = "reference"
+        super().__init__(backend, settings)
         given = [{"params": p, **hyper} for p, hyper in zip(params, hypers, strict=True)]
         groups = tuple(new_groups(given, lambda label, hyper: rule.initial))
         self._hypers = list(hypers)

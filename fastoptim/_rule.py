@@ -15,7 +15,7 @@ from ._engine.entry import Entry, Formula
 from ._engine.plan import Plan, most_state
 from ._engine.scalars import most_scalars
 from ._hyper import Hyper, StepScalars, is_schedule, value_at
-from ._kinds import Count, Flag, Kind, checked, unknown
+from ._kinds import Count, Flag, Kind, checked, kind_of, unknown
 from ._stages import After, Before, Scalars
 
 # What a hyperparameter may be: a value, or a schedule of it; of several, each item may be either.
@@ -43,9 +43,16 @@ def hyperparameters(
     """Return what a signature says: the first arguments, without a kind; kinds; and defaults."""
     hints = inspect.get_annotations(scalars, eval_str=True)
     found = list(inspect.signature(scalars).parameters.values())
-    leading = [*takewhile(lambda a: not hasattr(hints.get(a.name), "__metadata__"), found)]
+    guessed = {a.name: kind_of(hints.get(a.name), a.default) for a in found}
+    leading = [*takewhile(lambda a: guessed[a.name] is None, found)]
     others = found[len(leading) :]
-    kinds = {h.name: hints[h.name].__metadata__[0] for h in others}
+    kinds = {name: kind for name, kind in guessed.items() if kind is not None}
+    for other in others:
+        if other.name not in kinds:
+            raise TypeError(
+                f"{other.name}: expected an annotation such as NonNegative, or a number, a pair of "
+                f"numbers or a flag as the default, found {other}"
+            )
     return leading, kinds, {h.name: h.default for h in others}
 
 
@@ -141,13 +148,11 @@ class Rule:
         self.needs = dict(needs or {})
         self.starts = dict(starts or {})
         self.name = name or update.__name__
-        # The name alone does not tell: an update of somebody else's may have it, too.
-        self.loop: str | None = update.__name__ if update.__module__ == REFERENCE else None
         self.own = tuple(kinds)
-        self.kinds = kinds | BEFORE | AFTER
-        # The rule's own come first, and its weight decay may have another default.
-        common = BEFORE_DEFAULTS | AFTER_DEFAULTS
-        self.defaults = own_defaults | common | own_defaults | dict(defaults or {})
+        # The rule's own come first, and one that has a name of a stage's, weight_decay, is its own.
+        self.kinds = kinds | BEFORE | AFTER | kinds
+        self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | own_defaults
+        self.defaults |= defaults or {}
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
         self.state = tuple(arrays[:-1] if rescale else arrays)
         self.numbers = {name: float(number) for name, number in (numbers or {}).items()}
@@ -247,6 +252,20 @@ class Rule:
     def decouples(self, hyper: Mapping[str, Any]) -> bool:
         """Tell whether weight decay with these hyperparameters is decoupled from the gradient."""
         return bool(hyper[self.decoupled] if isinstance(self.decoupled, str) else self.decoupled)
+
+    without_loop = "has no compiled loop"  # as messages say where there is none
+
+    @property
+    def saved_as(self) -> str:
+        """What files call the rule."""
+        return self.name
+
+    @cached_property
+    def loop(self) -> Any:
+        """The name of the compiled loop, or what has its addresses; None if there is none."""
+        # The name alone does not tell: an update of somebody else's may have it, too.
+        update = self.update
+        return update.__name__ if update.__module__ == REFERENCE else None
 
     def __repr__(self) -> str:
         return f"<rule {self.name}{self.__signature__}>"
@@ -353,7 +372,7 @@ class Rule:
 
 def loops_of(rules: Sequence[Rule]) -> RuleLoops:
     """Return the compiled loops of rules that have them, in this order."""
-    return _levels.loops_of([str(rule.loop) for rule in rules])
+    return _levels.loops_of([rule.loop for rule in rules])
 
 
 def rule(scalars: Callable[..., Scalars], **options: Any) -> Callable[[Callable[..., None]], Rule]:

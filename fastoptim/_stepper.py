@@ -20,7 +20,7 @@ from ._engine.changes import change
 from ._engine.entry import Entry
 from ._engine.machine import can_flush
 from ._engine.plan import Plan, ShownAverages
-from ._groups import ParamGroup, watched
+from ._groups import ParamGroup, of_each_group, watched
 from ._hyper import EMA
 from ._kinds import Divisor, checked
 from ._rule import Rule, loops_of
@@ -62,6 +62,7 @@ class Stepper(WithSettings):
 
     _judges: bool  # whether the settings want the gradients measured before a step is taken
     _flushes: bool  # whether denormal numbers are zero in a step
+    _casts: bool  # whether gradients may be rounded to the types of their parameters
 
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
         self._backend = backend
@@ -162,11 +163,18 @@ class Stepper(WithSettings):
 
         Parameters
         ----------
-        grads : ndarray, sequence or mapping
-            The gradients, in a container like that of the parameters; with several param groups,
-            a sequence of such containers, one for each group. A gradient has its parameter's
-            dtype and shape, and any layout; None skips its parameter, whose step count then
-            stays as it is.
+        grads : ndarray, sequence, mapping or dataclass
+            The gradients, in a container like that of the parameters, or in any iterable where
+            that is a sequence; with several param groups, one such container for each group. None
+            skips its parameter, or all in its place where containers are within each other; their
+            step counts then stay as they are.
+
+            A gradient has its parameter's shape, but for axes of length 1, and any layout. It is
+            an array of NumPy or, on the CPU, of another library (``__dlpack__``, ``__array__`` or
+            a buffer), whose memory is read where it is; a Python float where the parameter has
+            one element; or nested lists of numbers. Python's numbers take on the parameter's
+            dtype, as everywhere in NumPy. An array has that dtype, or float32 where it is float64;
+            with `cast_grads` it may also be float64 where it is float32.
         grad_scale : float, default 1
             Divide the gradients by this before all else: the loss scale, or the number of batches
             whose gradients were added up.
@@ -199,9 +207,9 @@ class Stepper(WithSettings):
                         numbers=plan.numbers,
                     )
                     changes.append((plan, {"retired": True}))
-                    new.step(grads, self._groups, scale, changes, judge, self._flushes)
+                    new.step(grads, self._groups, scale, changes, judge, self._flushes, self._casts)
                 return
-        self._plan.step(grads, self._groups, scale, (), judge, self._flushes)
+        self._plan.step(grads, self._groups, scale, (), judge, self._flushes, self._casts)
 
     def _refuse_while_ema_shows(self, what: str) -> None:
         if self._plan.shows is not None:
@@ -220,7 +228,7 @@ class Stepper(WithSettings):
     def _evaluable(self) -> Plan:
         """Return the plan, if some parameters can hold the averages of their rule."""
         self._refuse_while_ema_shows("use_average")
-        if not any(group.hyper.rule.average for group in self._groups):
+        if not any(group.rule.average for group in self._groups):
             raise RuntimeError(
                 "use_average: expected an optimizer with a Schedule-Free rule, "
                 f"found {type(self).__name__}"
@@ -241,7 +249,7 @@ class Stepper(WithSettings):
 
     def _check_given(self) -> None:
         """Raise if a list or mapping of the caller's no longer holds the parameters."""
-        for _, _, check in watched(self._groups):
+        for _, check in watched(self._groups):
             check()
 
     def _settled(self) -> Plan:
@@ -337,15 +345,7 @@ class Stepper(WithSettings):
         groups = self._groups
         if len(groups) == 1:
             return groups[0].container.order("grads", grads)
-        # To tell a list or a tuple takes next to no time.
-        given = [*grads] if isinstance(grads, (list, tuple, Sequence)) else None
-        if given is None or len(given) != len(groups):
-            wrong = TypeError if given is None else ValueError
-            shown = type(grads).__name__ if given is None else len(given)
-            raise wrong(
-                f"grads: expected a sequence of {len(groups)} containers, one for each param "
-                f"group, found {shown}"
-            )
+        given = of_each_group("grads", len(groups), grads)
         found: list[Any] = []
         for number, group in enumerate(groups):
             found += group.container.order(f"grads[{number}]", given[number])
@@ -356,8 +356,9 @@ class Stepper(WithSettings):
         if settings["flush_denormals"] and not can_flush:
             raise ValueError("flush_denormals: expected False on this CPU, found True")
         judges = settings["max_grad_norm"] is not None or settings["nonfinite"] != "ignore"
-        flushes = settings["flush_denormals"]
-        return self, {"_settings": settings, "_judges": judges, "_flushes": flushes}
+        flushes, casts = settings["flush_denormals"], settings["cast_grads"]
+        own = {"_judges": judges, "_flushes": flushes, "_casts": casts}
+        return self, {"_settings": settings, **own}
 
     def _judge(self, norm: float, bad: str | None) -> tuple[float | None, list[Change]]:
         """Judge the gradients of a step by their norm, and the name of one that is not finite.

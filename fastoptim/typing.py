@@ -8,6 +8,13 @@
                      such as a `fastoptim.schedules.Schedule`: what ``lr=`` takes
 `ScheduledPair`      two of them, or a function that returns two floats: what ``betas=`` takes
 `ScheduledTriple`    three of them: what ``betas=`` of `fastoptim.AdEMAMix` takes
+`Number`             a hyperparameter of a rule of one's own (see `fastoptim.rule`) that is any
+                     finite number
+`NonNegative`        one that is at least 0
+`Fraction`           one that is at least 0 and below 1
+`NonNegativePair`    one that is two numbers, each at least 0
+`Betas`              one that is two numbers, each at least 0 and below 1
+`Switch`             one that is True or False
 ==================== ==========================================================================
 
 >>> import numpy as np
@@ -23,17 +30,24 @@ array([0.25, 0.25])
 """
 
 from ._containers import Array, Grads, Mask, Masks, Params
+from ._kinds import Betas, Fraction, NonNegative, NonNegativePair, Number, Switch
 from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 
 __all__ = [
     "Array",
+    "Betas",
+    "Fraction",
     "Grads",
     "Mask",
     "Masks",
+    "NonNegative",
+    "NonNegativePair",
+    "Number",
     "Params",
     "Scheduled",
     "ScheduledPair",
     "ScheduledTriple",
+    "Switch",
 ]
 
 

@@ -135,6 +135,18 @@ for optimize in (adam, rmsprop, sgd):
     assert np.abs(found["x"] - 1).max() < 1, found
 """
 
+OWN_RULE = """
+import numpy as np
+import fastoptim as fo
+@fo.rule(state=("m",), scalars=lambda lr=0.5: (lr,))
+def own(p, g, m, lr):
+    m = m + g
+    return p - lr * m, m
+opt = fo.optimizer(own)(np.ones(100), backend="compiled")
+opt.step(np.ones(100))
+assert (opt.param_groups[0]["params"][0] == 0.5).all()
+"""
+
 PLOT = """
 import matplotlib
 matplotlib.use("Agg")
@@ -156,16 +168,22 @@ def code(text: str) -> list[str]:
     return ["python", "-c", text]
 
 
+# As `python -c`, but of the second argument, which becomes a file, from which the source of a rule
+# of one's own is read. Without the extra `rules` such a rule warns.
+IN_A_FILE = code(
+    "import runpy, sys; open('program.py', 'w').write(sys.argv[1]); runpy.run_path('program.py')"
+)
 EVOLUTION = "from fastoptim.examples.evolution import climb_rastrigin; climb_rastrigin(2)"
 BENCH = ["fastoptim", "bench", "--quick"]
 DIGITS = ["python", "-m", "fastoptim.examples.autograd_digits"]
 DENORMALS = str(ROOT / "bench" / "bench_denormals.py")
 
 EXTRAS = {
-    "": Extra([code(README), code(EVOLUTION)]),
+    "": Extra([[*IN_A_FILE, README], code(EVOLUTION)]),
     "checkpoint": Extra([code(CHECKPOINT)]),
     "demo": Extra([["fastoptim", "demo", "--quick"]]),
     "bench": Extra([[*BENCH, "--optimizer", "SGD"], ["pytest", DENORMALS, "--benchmark-disable"]]),
+    "rules": Extra([[*IN_A_FILE, README], [*IN_A_FILE, OWN_RULE]], suite="test_rules.py"),
     "plot": Extra([code(PLOT)]),
     "bench,plot": Extra([[*BENCH, "--scale", "--plot", "scale.png"]], ages=("newest",)),
     "sklearn": Extra([code(SKLEARN)], suite="test_sklearn.py"),

@@ -48,12 +48,14 @@ LAYERS = {
     "rules": Layer("_hyper _rule reference", "kinds stages engine levels"),
     # Holds parameters, groups and state, and steps them. It knows no rule by name.
     "optimizer": Layer(
-        "_containers _settings _groups _state _loading _stepper _mirror checkpoint _optimizer "
-        "_base",
+        "_trees _containers _settings _groups _state _loading _stepper _mirror checkpoint "
+        "_optimizer _base",
         "kinds values stages engine levels rules",
     ),
     # One class for each rule, and one for several.
     "optimizers": Layer("_docs optimizers mixed", "kinds rules optimizer"),
+    # Rules of the user's own: read, compiled, and made a class.
+    "own_rules": Layer("rules rules.*", "kinds values stages rules optimizer"),
     # For arrays and gradients without an optimizer.
     "functions": Layer(
         "functional gradients prune",
@@ -62,7 +64,7 @@ LAYERS = {
     # What `import fastoptim` gives.
     "face": Layer(
         "fastoptim typing",
-        "values process rules optimizer optimizers functions",
+        "kinds values process rules optimizer optimizers functions own_rules",
     ),
     # Other libraries with our steps. They know what they need, and only programs know them.
     "integrations": Layer(

@@ -91,7 +91,8 @@ RULES = [
     if isinstance(rule, Rule) and not rule.numbers  # with which there is no function
 ]
 # Optimizers make the groups, which are public for isinstance and for annotations.
-NOT_CALLED = {"Optimizer", "ParamGroup", "Schedule"}
+# Those of rules are NumPy's.
+NOT_CALLED = {"Optimizer", "ParamGroup", "Schedule", "where", "sqrt"}
 CALLABLES = {name: value for name, value in callables().items() if name not in NOT_CALLED}
 
 # What the methods are called on, and calls that are more than a call.
@@ -100,6 +101,7 @@ BOUND: dict[str, Callable[[], Callable[..., Any]]] = {
     "Optimizer.load_state_dict": lambda: optimizer().load_state_dict,
     "Optimizer.state_dict": lambda: optimizer().state_dict,
     "Optimizer.load": lambda: optimizer().load,
+    "Optimizer.rebind": lambda: optimizer().rebind,
     "Optimizer.save": lambda: optimizer().save,
     "Optimizer.step": lambda: optimizer().step,
     "Optimizer.use_average": lambda: fo.ScheduleFreeSGD(BASE.copy()).use_average,
@@ -111,6 +113,7 @@ BOUND: dict[str, Callable[[], Callable[..., Any]]] = {
     "ReduceLROnPlateau.state_dict": lambda: ReduceLROnPlateau(optimizer()).state_dict,
     "ReduceLROnPlateau.load_state_dict": lambda: ReduceLROnPlateau(optimizer()).load_state_dict,
     "num_threads": lambda: entered(fo.num_threads),
+    "rule": lambda: lambda **given: fo.rule(**given)(drift),
     "share_blas_threads": lambda: entered(fo.share_blas_threads),
     **{
         f"{module}.{name}": lambda m=m, name=name: rule_with_state(getattr(m, name))
@@ -126,6 +129,14 @@ def entered(manager: Any) -> Callable[..., None]:
             pass
 
     return call
+
+
+def drift_scalars(step, lr=0.1):
+    return (lr,)
+
+
+def drift(p, g, m, lr):
+    return p - lr * g, m
 
 
 def rule_with_state(rule: Any) -> Callable[..., None]:
@@ -182,7 +193,9 @@ def table(cases: Callable[[], list[tuple[Any, Any]]], none: Any = TypeError) -> 
         def cases(self):
             for value in others():
                 if not hasattr(value, "__len__"):
-                    yield value, none if value is None else TypeError
+                    # an iterator may be one of gradients, and is refused for what it gives
+                    wrong = Exception if isinstance(value, Iterator) else TypeError
+                    yield value, none if value is None else wrong
             yield from cases()
 
     return Table(lambda _: TypeError)
@@ -196,7 +209,7 @@ def params_cases():
     buffer = np.ones(12)
     return [
         *placed("param", lambda x: [BASE.copy(), x], lambda x: {"w": x}, lambda x: [{"params": x}]),
-        *(([x], error) for x, error in ((whole, TypeError), ({}, TypeError), ({1: 2}, TypeError))),
+        *(([x], error) for x, error in ((whole, [whole]), ({}, ValueError), ({1: 2}, TypeError))),
         *(([], ValueError), ((), ValueError), ({}, ValueError), (iter([]), ValueError)),
         *(("weights", TypeError), (b"ab", TypeError), ({1, 2}, TypeError), ({}.keys(), TypeError)),
         ([{"params": whole}, BASE.copy()], TypeError),
@@ -208,6 +221,16 @@ def params_cases():
         (UserDict(w=whole[0]).values(), [BASE.copy()]),
         (UserDict(w=whole[0]), {"w": BASE.copy()}),
     ]
+
+
+def rebind_cases():
+    found = []
+    for array, outcome in arrays("param"):
+        fits = not isinstance(outcome, type) and (outcome.shape, outcome.dtype) == ((2, 3), "f8")
+        error = outcome if isinstance(outcome, type) else Exception
+        found.append(([BASE.copy(), array], [BASE.copy(), outcome] if fits else error))
+    others = ([BASE.copy()], [BASE.copy()] * 3, {"w": BASE.copy()}, BASE.copy(), {}, [])
+    return [*found, *((x, ValueError) for x in others)]
 
 
 def group_cases():
@@ -231,9 +254,10 @@ def grads_cases():
     pair_of = [ONES, ONES]
     return [
         *placed("grad", lambda x: [ONES, x], lambda x: (x, None), alone=False),
-        *((x, TypeError) for x in ({}, {0: ONES, 1: ONES}, set(), "ab", iter(pair_of), ONES)),
+        *((x, TypeError) for x in ({}, {0: ONES, 1: ONES}, set(), "ab", ONES)),
         *((x, ValueError) for x in ([], [ONES], [ONES] * 3, Lying([ONES]), Lying([ONES] * 3))),
         (deque(pair_of), pair_of),
+        (iter(pair_of), pair_of),
         (pair_of, pair_of),
         ([None, None], [None, None]),
     ]
@@ -372,6 +396,40 @@ def least_rate(value: Any) -> Any:
     return NONNEGATIVE.outcome(value)
 
 
+def state_names(value: Any) -> Any:
+    sequences = list, tuple, range, np.ndarray
+    if not issubclass(type(value), sequences) or getattr(value, "shape", None) == ():
+        return TypeError
+    # the function has the arguments of one state array
+    return NOT_TRIED if all(isinstance(x, str) for x in value) else ValueError
+
+
+def mapping_of_names(value: Any) -> Any:
+    if value is not None and type(value) is not dict:
+        return TypeError
+    return ValueError if value else value
+
+
+def loops(value: Any) -> Any:
+    return None if value is None else ValueError if type(value) is dict else TypeError
+
+
+def name_of_rule(value: Any) -> Any:
+    if value is not None and not issubclass(type(value), str):
+        return TypeError
+    return value if value is None else str(value) or ValueError
+
+
+def name_of_class(value: Any) -> Any:
+    found = name_of_rule(value)
+    return ValueError if isinstance(found, str) and not found.isidentifier() else found
+
+
+def decoupled(value: Any) -> Any:
+    found = FLAG.outcome(value)
+    return NOT_TRIED if found is True or isinstance(value, str) else found
+
+
 NATURAL = count(1)
 INVERTIBLE = real(lambda x: x > 0 and 1 / float(x) < np.inf)
 GAIN = real(lambda x: 0 <= x < 1e30)
@@ -381,6 +439,7 @@ NONLINEARITY = word(*init.GAINS, "leaky_relu")
 PARAMS = lambda: [BASE.copy()]  # noqa: E731
 WEIGHTS = table(weights_cases)
 STATE = Kind(lambda value: TypeError)
+DRIFT = fo.rule(scalars=drift_scalars, state=("m",))(drift)
 ROWS: dict[str, tuple[Any, Kind]] = {
     # optimizers, and the functions of their rules
     "params": (PARAMS, table(params_cases)),
@@ -389,6 +448,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
         table(mixed_cases),
     ),
     "Optimizer.add_param_group.group": (lambda: {"params": BASE.copy()}, table(group_cases)),
+    "Optimizer.rebind.params": (lambda: [BASE.copy(), BASE.copy()], table(rebind_cases)),
     "Optimizer.step.grads": (lambda: [ONES, ONES], table(grads_cases)),
     "Optimizer.step.grad_scale": (1.0, INVERTIBLE),
     "Optimizer.load_state_dict.state_dict": (lambda: optimizer().state_dict(), table(saved_cases)),
@@ -464,6 +524,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "cautious",
             "maximize",
             "flush_denormals",
+            "cast_grads",
             "decoupled_weight_decay",
             "three_phase",
             "staircase",
@@ -587,6 +648,16 @@ ROWS: dict[str, tuple[Any, Kind]] = {
         lambda: ReduceLROnPlateau(optimizer()).state_dict(),
         table(plateau_cases),
     ),
+    # rules of one's own
+    "scalars": (lambda: drift_scalars, Kind(lambda value: TypeError)),
+    "state": (("m",), Kind(state_names)),
+    "needs": (None, Kind(mapping_of_names)),
+    "starts": (None, Kind(mapping_of_names)),
+    "decoupled": (False, Kind(decoupled)),
+    "name": (None, Kind(name_of_rule)),
+    "loops": (None, Kind(loops)),
+    "rule": (lambda: DRIFT, Kind(lambda value: TypeError)),
+    "optimizer.name": (None, Kind(name_of_class)),
     # the process
     "n": (1, count(1, 31)),
     "set_num_threads.n": (None, maybe(count(1, 31))),

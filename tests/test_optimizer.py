@@ -163,13 +163,6 @@ def test_add_param_group_keeps_state_and_steps():
         assert snapshot(optimizer) == before
 
 
-def test_names_must_differ_over_groups():
-    with pytest.raises(
-        ValueError, match="params: expected names unique over all groups, found 'w' twice"
-    ):
-        fo.SGD([{"params": {"w": ones()}}, {"params": {"w": ones()}}])
-
-
 # What each alone must be, tests/test_bad_input.py asks.
 REFUSED_HYPERPARAMETERS = [
     (fo.Rprop, {"etas": (0.5, 0.9)}, ValueError, "etas: expected two numbers, 0 < first < 1 <"),
@@ -346,7 +339,7 @@ class TestAttributes:
                 f"lrr: {cls.__name__} has no such hyperparameter (did you mean lr?); it has lr, "
             )
             assert str(caught.value).startswith(start)
-            for name in (*cls.rule.kinds, "max_grad_norm", "nonfinite", "flush_denormals"):
+            for name in (*cls.rule.kinds, *SETTINGS):
                 assert name in str(caught.value)
             assert not hasattr(opt, "lrr")
 

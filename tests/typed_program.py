@@ -7,7 +7,8 @@ to no other. Nobody runs it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from fastoptim import functional, gradients, init, optimizers, prune, reference,
 from fastoptim.schedules import Constant, CosineAnnealing, ReduceLROnPlateau, Schedule, WarmUp
 from fastoptim.typing import (
     Array,
+    Betas,
     Grads,
     Mask,
     Masks,
+    NonNegative,
     Params,
     Scheduled,
     ScheduledPair,
@@ -98,6 +101,32 @@ def none(params: dict[str, Array]) -> None:
     fo.Momentum(params, form="averagedd")  # wrong
 
 
+class Pair(NamedTuple):
+    """Parameters, as people hold them."""
+
+    w: Array
+    b: Array
+
+
+@dataclass
+class Layer:
+    """Parameters, as other people hold them."""
+
+    w: Array
+    inner: Pair
+
+
+def nested(w: Array) -> None:
+    layer = Layer(w, Pair(w, w))
+    fo.SGD({"layers": [layer, {"w": w}], "b": (w, w)}, cast_grads=True)
+    fo.SGD(layer, mask=Layer(w, Pair(w, w)))
+    fo.SGD([[w], [w, [w]]])
+    fo.SGD(x for x in [Pair(w, w)]).step(iter([None]))
+    fo.SGD(layer).step(Layer(w, Pair(w, w)))
+    fo.SGD([{"params": {"layers": [layer]}, "lr": 0.1}, {"params": w}])
+    fo.SGD(1.0)  # wrong
+
+
 def changed(opt: fo.AdamW, w: Array) -> None:
     """Read and set what an optimizer has."""
     first, second = opt.betas
@@ -127,6 +156,14 @@ def changed(opt: fo.AdamW, w: Array) -> None:
 
     opt.step(w)
     opt.step({"w": w, "b": None}, grad_scale=2.0)
+    opt.step(0.5)
+    opt.step([0.5, [1.0, 2.0]])
+    opt.step(g for g in (w, w))
+    opt.step({"w": w}.values())
+    opt.rebind({"w": w})
+    opt.rebind(w, w)  # wrong
+    opt.cast_grads = True
+    opt.cast_grads = "yes"  # wrong
     opt.step(w, gradscale=2.0)  # wrong
     norm = opt.grad_norm
     if norm is not None:
@@ -167,6 +204,28 @@ def functions(w: Array, g: Array, step: int) -> None:
     functional.adam(w, g, m, v, step=step, beta1=0.9)  # wrong
     fo.functional.rprop(w, g, m, v, step=step, etas=(0.5, 1.2))
     reference.adam(w, g, m, v, step=step, lr=0.1)
+
+
+def own_scalars(step: int, lr: NonNegative = 0.1, betas: Betas = (0.9, 0.99)) -> tuple[float, ...]:
+    return lr / step, betas[0]
+
+
+@fo.rule(state=("m",), scalars=own_scalars)
+def own(p: Any, g: Any, m: Any, lr: Any, b: Any) -> Any:
+    m = b * m + fo.where(g > 0, fo.sqrt(fo.abs(g)), g)
+    return p - lr * m, m
+
+
+def own_rules(w: Array, g: Array) -> str:
+    cls = fo.optimizer(own, name="Own")
+    opt = cls(w, lr=rate, max_grad_norm=1.0)
+    opt.step(g)
+    opt.stepp(g)  # wrong
+    fo.optimizer(own_scalars)  # wrong
+    fo.rule(state="m", scalar=own_scalars)  # wrong
+    own(w, g, np.zeros_like(w), step=1)
+    fo.rules.optimizer(own)(w).step(g)
+    return fo.get_include()
 
 
 def others(w: Array, grads: dict[str, Array]) -> float:

@@ -50,6 +50,7 @@ COMMON: dict[str, list[Any]] = {
     "max_grad_norm": [None, 1.0],
     "nonfinite": ["ignore", "skip"],
     "flush_denormals": [False, True],
+    "cast_grads": [False, True],
 }
 
 # Where the default leaves a part of the rule unused in the few steps of a test.

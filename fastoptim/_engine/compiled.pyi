@@ -11,5 +11,5 @@ class RuleLoops:
     levels: Mapping[str, Sequence[Mapping[np.dtype[Any], Any]]]
     count: int
     def __init__(
-        self, rule: str | None, levels: dict[str, list[dict[np.dtype[Any], Any]]]
+        self, rule: str | None, levels: dict[str, list[Mapping[np.dtype[Any], Any]]]
     ) -> None: ...

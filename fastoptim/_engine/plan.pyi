@@ -20,7 +20,7 @@ class Plan:
         loops: Any = None,
         zeroing: bool = False,
         unstarted: Iterable[bool] = (),
-        watched: Iterable[tuple[Any, list[Any], Callable[[], None]]] = (),
+        watched: Iterable[tuple[Sequence[tuple[Any, list[Any]]], Callable[[], None]]] = (),
     ) -> None: ...
     def __enter__(self) -> Plan: ...
     def __exit__(self, *_: object) -> None: ...
@@ -48,6 +48,7 @@ class Plan:
         changes: Sequence[Change] = (),
         judge: Callable[[float, str | None], tuple[float | None, Sequence[Change]]] | None = None,
         flush: bool = False,
+        casting: bool = False,
     ) -> bool: ...
     def measure(self, grads: Sequence[Any]) -> tuple[float, str | None]: ...
 

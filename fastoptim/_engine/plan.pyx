@@ -96,9 +96,9 @@ cdef class Plan:
         For each parameter whether its average is to start at the next step, from what the parameter
         is then. Without this argument all averages go on from what they are.
     watched : sequence of tuples
-        ``(given, arrays, check)``: a list or mapping of the caller's, the arrays that it held, and
-        a function that raises if one of them was replaced. A step first compares quickly, and calls
-        the function only where that does not show that all arrays are still there.
+        ``(held, check)``: containers of the caller's, each with what it held, and a function that
+        raises if an array in them was replaced. A step first compares quickly, and calls the
+        function only where that does not show that all arrays are still there.
 
     Raises
     ------
@@ -180,7 +180,10 @@ cdef class Plan:
         """Whether the average of each parameter is to start at the next step."""
         return [self.memory.tensors[i].unstarted for i in range(self.memory.count)]
 
-    def step(self, grads, groups, double scale=1.0, changes=(), judge=None, bint flush=False):
+    def step(
+        self, grads, groups, double scale=1.0, changes=(), judge=None, bint flush=False,
+        bint casting=False,
+    ):
         """Take one step, and tell whether it was taken.
 
         Parameters
@@ -202,6 +205,8 @@ cdef class Plan:
             step, and what to `change` in the end.
         flush : bool, default False
             Take denormal numbers for zero in the loops, and only there.
+        casting : bool, default False
+            Round float64 gradients of float32 parameters, instead of refusing them.
 
         Raises
         ------
@@ -212,10 +217,12 @@ cdef class Plan:
         """
         self.enter()
         try:
-            for given, arrays, check in self.watched:
-                if not holds(given, arrays):
-                    check()
-            self.memory.collect(grads)
+            for held, check in self.watched:
+                for given, things in <list> held:
+                    if not holds(given, things):
+                        check()
+                        break
+            self.memory.collect(grads, casting)
             self.ask_scalars(groups)
             if self.unstarted_count > 0:
                 self.start_with_step()
@@ -249,7 +256,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         self.enter()
         try:
-            self.memory.collect(grads)
+            self.memory.collect(grads, False)
             for i in range(self.memory.count):
                 # no scalars are needed: a line below 0 would tell `bind` to leave the gradient out
                 self.memory.tensors[i].line = 0 if self.memory.tensors[i].stepped else -1
@@ -526,23 +533,23 @@ cdef scalars_of(group, Py_ssize_t t, tuple numbers):
     return group.scalars(t, numbers) if len(numbers) > 0 else group.scalars(t)
 
 
-cdef bint holds(given, list arrays):
-    """Tell, quickly, whether a list or dict of the caller starts with these arrays.
+cdef bint holds(given, list things):
+    """Tell, quickly, whether a list or dict of the caller starts with these things.
 
     False may also mean that it is of another type, or has them in another order.
     """
-    cdef Py_ssize_t i = 0, count = len(arrays)
+    cdef Py_ssize_t i = 0, count = len(things)
     if type(given) is list:
         with cython.critical_section(given):
             if len(<list> given) < count:
                 return False
             for i in range(count):
-                if PyList_GET_ITEM(<list> given, i) != PyList_GET_ITEM(arrays, i):
+                if PyList_GET_ITEM(<list> given, i) != PyList_GET_ITEM(things, i):
                     return False
             return True
     if type(given) is dict:
         for value in (<dict> given).values():
-            if i == count or value is not arrays[i]:
+            if i == count or value is not things[i]:
                 break
             i += 1
         return i == count

@@ -16,7 +16,7 @@ import fastoptim as fo
 from fastoptim._containers import Array
 from fastoptim._engine.changes import change
 from fastoptim._mirror import Places
-from fastoptim._settings import Nonfinite, WithSettings, pop_settings
+from fastoptim._settings import Nonfinite, WithSettings, all_settings, pop_settings
 
 from ._hyperparameters import FLAGS, hyper_of, plain
 from ._link import Link, entries_of, filled
@@ -246,7 +246,8 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
             }
             for p, entries in state["state"].items()
         }
-        super().__setstate__({**state, "state": defaultdict(dict, copies)})
+        own = {"_settings": all_settings(state["_settings"])} if unpickled else {}
+        super().__setstate__({**state, **own, "state": defaultdict(dict, copies)})
         self._loaded = True
         if self._link:
             self._link.loosen()
