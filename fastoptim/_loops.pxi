@@ -54,15 +54,18 @@ cdef inline real sign(real x) noexcept nogil:
     return <real> 1 if x > 0 else (<real> -1 if x < 0 else x)
 
 
+# The loops of rules that may be cautious stand in functions of their own, which are called with
+# constants where a step is not: without that, small arrays would pay for all the conditions.
+
 # As _keeps in reference.py.
 cdef inline bint keeps(real x, real g, real cautious) noexcept nogil:
     return cautious == 0 or not sign(x) * g <= 0
 
 
-cdef void sgd(
-    Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
+cdef inline void sgd_elements(
+    Py_ssize_t n, array p, array g, array v, array u, array o, array c, real cautious
 ) noexcept nogil:
-    mu, a, nu, lr, resting, cautious = c[0], c[1], c[2], c[3], c[4], c[5]
+    mu, a, nu, lr, resting = c[0], c[1], c[2], c[3], c[4]
     if resting != 0:
         v = NULL
     for i in range(n):
@@ -79,6 +82,15 @@ cdef void sgd(
             u[i] = <real> 1 if keep else <real> 0
         else:
             p[i] = p[i] - lr * (d if keep else <real> 0)
+
+
+cdef void sgd(
+    Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
+) noexcept nogil:
+    if u == NULL and c[5] == 0:
+        sgd_elements(n, p, g, v, NULL, o, c, 0)
+    else:
+        sgd_elements(n, p, g, v, u, o, c, c[5])
 
 
 cdef void rmsprop(
@@ -116,11 +128,11 @@ cdef void adagrad(
         p[i] = p[i] - (lr * gi) / (root(hi + inside) + eps)
 
 
-cdef void adam(
-    Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c
+cdef inline void adam_elements(
+    Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c,
+    real cautious,
 ) noexcept nogil:
-    decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4]
-    lr, r2, eps, cautious = c[5], c[6], c[7], c[8]
+    decay, b1, a1, b2, a2, lr, r2, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
     for i in range(n):
         gi = before(g[i], p[i], o)
         mi = b1 * m[i] + a1 * gi
@@ -135,6 +147,15 @@ cdef void adam(
                 vi = v_max[i] if v_max[i] >= vi else vi
                 v_max[i] = vi
             p[i] = decay * p[i] - (lr * (mi if keep else <real> 0)) / (root(vi) * r2 + eps)
+
+
+cdef void adam(
+    Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c
+) noexcept nogil:
+    if u == NULL and c[8] == 0:
+        adam_elements(n, p, g, m, v, v_max, NULL, o, c, 0)
+    else:
+        adam_elements(n, p, g, m, v, v_max, u, o, c, c[8])
 
 
 cdef void adadelta(
@@ -222,10 +243,10 @@ cdef void asgd(
         p[i] = x
 
 
-cdef void lion(
-    Py_ssize_t n, array p, array g, array m, array u, array _1, array _2, array o, array c
+cdef inline void lion_elements(
+    Py_ssize_t n, array p, array g, array m, array u, array o, array c, real cautious
 ) noexcept nogil:
-    decay, b1, a1, b2, a2, lr, cautious = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    decay, b1, a1, b2, a2, lr = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
         gi = before(g[i], p[i], o)
         ci = b1 * m[i] + a1 * gi
@@ -235,6 +256,15 @@ cdef void lion(
         else:
             m[i] = b2 * m[i] + a2 * gi
             p[i] = decay * p[i] - lr * (sign(ci) if keep else <real> 0)
+
+
+cdef void lion(
+    Py_ssize_t n, array p, array g, array m, array u, array _1, array _2, array o, array c
+) noexcept nogil:
+    if u == NULL and c[6] == 0:
+        lion_elements(n, p, g, m, NULL, o, c, 0)
+    else:
+        lion_elements(n, p, g, m, u, o, c, c[6])
 
 
 cdef void adabelief(
