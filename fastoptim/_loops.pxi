@@ -55,14 +55,26 @@ cdef inline real sign(real x) noexcept nogil:
 
 
 # As _keeps in reference.py.
-cdef inline bint keeps(real x, real g, real cautious) noexcept nogil:
-    return cautious == 0 or not sign(x) * g <= 0
+cdef inline bint keeps(real x, real g, bint cautious) noexcept nogil:
+    return not cautious or not sign(x) * g <= 0
 
+
+# Rules with cautious steps have two loops in one text, of which the compiler makes a function each:
+# together they would be more combinations of conditions than it makes vector loops of.
 
 cdef void sgd(
     Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
-    mu, a, nu, lr, resting, cautious = c[0], c[1], c[2], c[3], c[4], c[5]
+    if c[5] == 0:
+        sgd_elements(n, p, g, v, NULL, o, c, False)
+    else:
+        sgd_elements(n, p, g, v, u, o, c, True)
+
+
+cdef inline void sgd_elements(
+    Py_ssize_t n, array p, array g, array v, array u, array o, array c, bint cautious
+) noexcept nogil:
+    mu, a, nu, lr, resting = c[0], c[1], c[2], c[3], c[4]
     if resting != 0:
         v = NULL
     for i in range(n):
@@ -119,8 +131,17 @@ cdef void adagrad(
 cdef void adam(
     Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c
 ) noexcept nogil:
-    decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4]
-    lr, r2, eps, cautious = c[5], c[6], c[7], c[8]
+    if c[8] == 0:
+        adam_elements(n, p, g, m, v, v_max, NULL, o, c, False)
+    else:
+        adam_elements(n, p, g, m, v, v_max, u, o, c, True)
+
+
+cdef inline void adam_elements(
+    Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c,
+    bint cautious,
+) noexcept nogil:
+    decay, b1, a1, b2, a2, lr, r2, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
     for i in range(n):
         gi = before(g[i], p[i], o)
         mi = b1 * m[i] + a1 * gi
@@ -225,7 +246,16 @@ cdef void asgd(
 cdef void lion(
     Py_ssize_t n, array p, array g, array m, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
-    decay, b1, a1, b2, a2, lr, cautious = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    if c[6] == 0:
+        lion_elements(n, p, g, m, NULL, o, c, False)
+    else:
+        lion_elements(n, p, g, m, u, o, c, True)
+
+
+cdef inline void lion_elements(
+    Py_ssize_t n, array p, array g, array m, array u, array o, array c, bint cautious
+) noexcept nogil:
+    decay, b1, a1, b2, a2, lr = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
         gi = before(g[i], p[i], o)
         ci = b1 * m[i] + a1 * gi
