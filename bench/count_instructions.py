@@ -28,7 +28,12 @@ def ones(arrays):
 for t in range(1, 1 + int(sys.argv[1])):
     {step}
 """
-QUIET = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "FASTOPTIM_NUM_THREADS": "1"}
+QUIET = {
+    "PYTHONHASHSEED": "0",
+    "OPENBLAS_NUM_THREADS": "1",
+    "FASTOPTIM_NUM_THREADS": "1",
+    "FASTOPTIM_TUNING": "off",  # which would try other levels, as the time of steps suggests
+}
 
 
 class Case(NamedTuple):

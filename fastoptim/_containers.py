@@ -1,31 +1,39 @@
 """Containers: what `params`, `grads` and `mask` may be, and the order of the arrays in them.
 
-A container is one array, a sequence of arrays or a mapping of them. Nothing here knows rules,
-hyperparameters or state.
+A container is one array, a sequence of arrays or a mapping of them, or a tree: a dataclass, or
+containers within each other. Nothing here knows rules, hyperparameters or state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._engine.arrays import as_array
-from ._kinds import NO_SEQUENCES, with_other_names
+from ._engine.arrays import are_plain, as_array
+from ._trees import Tree, at, by_names, in_order, is_branch, is_sequence, sequence_of, written
+
+
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class ForeignArray(Protocol):
+    """An array of another library."""
+
+    def __array__(self) -> Any: ...
+
 
 Array = NDArray[np.float32] | NDArray[np.float64]
-Params = Array | Iterable[Array] | Mapping[Any, Array] | Iterable[Mapping[str, Any]]
-Grads = Array | Sequence[Any] | Mapping[Any, Any]
+Nested: TypeAlias = "Array | Mapping[Any, Nested] | Iterable[Nested] | Dataclass"
+Params: TypeAlias = "Nested | Iterable[Mapping[str, Any]]"
+Grads = Array | ForeignArray | float | Mapping[Any, Any] | Iterable[Any] | Dataclass
 Mask = NDArray[np.bool_]
-Masks = Mask | Sequence[Mask | None] | Mapping[Any, Mask | None]
-
-
-def is_sequence(value: Any) -> bool:
-    """Tell whether a value has items in an order, be it an iterator that gives them once."""
-    no = (np.ndarray, Mapping, Set, *NO_SEQUENCES)
-    return isinstance(value, Iterable) and not isinstance(value, no)
+Masks = Mask | Sequence[Any] | Mapping[Any, Any] | Dataclass
 
 
 class Labels(Sequence[str]):
@@ -42,13 +50,16 @@ class Labels(Sequence[str]):
 
 
 class Container:
-    """One array, a sequence of arrays or a mapping of arrays: what params is and grads must be."""
+    """One array, a sequence or a mapping of arrays, or a tree: what params is and grads must be."""
 
     # The caller's own list or mapping, if there is one: an array in it may be replaced at any time.
     given: Any = None
+    kind: type = list  # of a sequence: a tuple, a namedtuple, or a list for all else
+    tree: Tree | None = None  # older versions have pickled none
 
     def __init__(self, label: str, params: Any, at_least: int = 1) -> None:
         self.names: list[Any] | None = None
+        self.tree = None
         if isinstance(params, (Sequence, Mapping)) and not isinstance(params, tuple):
             self.given = params
         self.single = isinstance(params, np.ndarray)
@@ -58,11 +69,19 @@ class Container:
             self.arrays = [params]
         elif is_sequence(params):
             self.arrays = list(params)
+            if isinstance(params, tuple):
+                self.kind = type(params)
+        elif is_branch(type(params)):
+            self.arrays = [params]  # of which the tree has the arrays
         else:
             raise TypeError(
                 f"{label}: expected an array, a sequence or a mapping of arrays, "
                 f"found {type(params).__name__}"
             )
+        if not are_plain(self.arrays) and any(map(is_branch, set(map(type, self.arrays)))):
+            self.tree = Tree(label, params if is_branch(type(params)) else self.arrays)
+            self.names, self.arrays = self.tree.names, self.tree.leaves
+            self.given = None  # the tree has it
         if len(self.arrays) < at_least:
             raise ValueError(f"{label}: expected at least one array, found none")
 
@@ -71,28 +90,51 @@ class Container:
         keep = type(self.given) in (list, dict)
         return {k: value for k, value in vars(self).items() if keep or k != "given"}
 
+    def held(self) -> list[tuple[Any, list[Any]]]:
+        """Return the caller's containers that may come to hold something else, and what they held.
+
+        Where all hold what they held, all arrays are in their places.
+        """
+        if self.tree is not None:
+            return self.tree.held
+        return [] if self.given is None else [(self.given, self.arrays)]
+
     def check_given(self, label: str) -> None:
-        """Raise if another array has taken the place of one in the caller's list or mapping."""
-        for key, index, p in zip(
-            self.names or range(len(self.arrays)), self.indices(), self.arrays, strict=True
-        ):
-            try:
-                found = self.given[key]
-            except LookupError:
-                found = None
+        """Raise if another array has taken the place of one in the caller's containers."""
+        for i, p in enumerate(self.arrays):
+            place, found = self._place(i)
             if not (found is p or _same_memory(found, p)):
                 what = "another array" if isinstance(found, np.ndarray) else type(found).__name__
                 raise ValueError(
-                    f"{label}{index}: expected the array that the optimizer was given, which it "
-                    f"updates in place, found {what} in its place: assign to its elements, as in "
-                    f"params{index}[...] = values, or make a new optimizer"
+                    f"{label}{self.index(i)}: expected the array that the optimizer was given, "
+                    f"which it updates in place, found {what} in its place: assign to its "
+                    f"elements, as in params{place}[...] = values, let the optimizer go on with "
+                    "other arrays by opt.rebind(params), or make a new optimizer"
                 )
 
+    def _place(self, i: int) -> tuple[str, Any]:
+        """Return where the i-th array is, as a program writes it, and what is there now."""
+        if self.tree is not None:
+            return written(self.tree.paths[i]), at(self.tree.paths[i], self.tree.root)
+        try:
+            return self.index(i), self.given[i if self.names is None else self.names[i]]
+        except LookupError:
+            return self.index(i), None
+
     def like(self, values: list[Any]) -> Any:
-        """Return values in a container like this one."""
+        """Return values in a container like this one: a list for a sequence that is no tuple."""
         if self.single:
             return values[0]
-        return values if self.names is None else dict(zip(self.names, values, strict=True))
+        if self.tree is not None:
+            return self.tree.shape.filled(iter(values))
+        if self.names is not None:
+            return dict(zip(self.names, values, strict=True))
+        return sequence_of(self.kind, values)
+
+    @property
+    def keys(self) -> Sequence[Any]:
+        """Return the names of the arrays, or their numbers where they have none."""
+        return range(len(self.arrays)) if self.names is None else self.names
 
     def index(self, i: int) -> str:
         """Return what follows the container's name in the name of the i-th array."""
@@ -112,19 +154,16 @@ class Container:
         """Return the gradients in the order of the parameters."""
         if self.single:
             return (grads,)
+        if self.tree is not None:
+            found: list[Any] = []
+            self.tree.shape.take(label, grads, found)
+            return found
         if self.names is not None:
-            return self._order_names(label, grads)
-        # list and tuple come first: to tell whether a value is one of them takes next to no time
-        if not isinstance(grads, (list, tuple, Sequence)) or isinstance(grads, str):
-            raise TypeError(
-                f"{label}: expected a sequence as params is, found {type(grads).__name__}"
-            )
-        if len(grads) != len(self.arrays):
-            raise ValueError(
-                f"{label}: expected {len(self.arrays)} arrays as params has (None to skip one), "
-                f"found {len(grads)}"
-            )
-        return grads
+            return by_names(self.names, label, grads)
+        # To tell a list or a tuple here takes next to no time.
+        if isinstance(grads, (list, tuple)) and len(grads) == len(self.arrays):
+            return grads
+        return in_order(len(self.arrays), label, grads)
 
     def masks(self, mask: Any) -> tuple[Any, ...]:
         """Return a read-only copy of the mask of each array, in its layout, or None."""
@@ -146,19 +185,6 @@ class Container:
                 m.flags.writeable = False
             found.append(m)
         return tuple(found)
-
-    def _order_names(self, label: str, grads: Any) -> Sequence[Any]:
-        if not isinstance(grads, Mapping):
-            raise TypeError(
-                f"{label}: expected a mapping as params is, found {type(grads).__name__}"
-            )
-        names = self.names or []
-        if grads.keys() != set(names):
-            raise ValueError(
-                f"{label}: expected the names of params (None to skip one), "
-                f"found {with_other_names(names, grads)}"
-            )
-        return [grads[name] for name in names]
 
 
 def _same_memory(found: Any, array: Array) -> bool:

@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+import numpy as np
+
 from ._containers import Array, Container
 from ._engine.arrays import check_targets
 from ._engine.changes import change
 from ._hyper import Hyper, ScalarsOfStep
-from ._rule import Scheduled, ScheduledPair
+from ._kinds import expect, with_other_names
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 from ._settings import SETTINGS
+from ._trees import is_sequence
 
 if TYPE_CHECKING:
     from ._engine.changes import Change
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 Read = TypeVar("Read")
 Given = TypeVar("Given")
+# The caller's containers, each with what it held, and what raises if an array is not there any more
+Watched = tuple[list[tuple[Any, list[Any]]], Callable[[], None]]
 
 
 class ParamGroup(MutableMapping[str, Any]):
@@ -182,6 +188,7 @@ NumberAttribute = Hyperparameter[float, Scheduled[float]]
 MaybeNumberAttribute = Hyperparameter[float | None, Scheduled[float | None]]
 FlagAttribute = Hyperparameter[bool, Scheduled[bool]]
 PairAttribute = Hyperparameter[tuple[float, float], ScheduledPair]
+TripleAttribute = Hyperparameter[tuple[float, float, float], ScheduledTriple]
 MaybePairAttribute = Hyperparameter[tuple[float, float] | None, ScheduledPair | None]
 
 
@@ -198,7 +205,7 @@ def new_groups(
     """
     made = []
     for number, group in enumerate(groups, start=first):
-        label = f"params[{number}]" if first + len(groups) > 1 else "params"
+        label = _label(number, first + len(groups))
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(
                 f"{label}: expected a param group, a mapping with the key 'params', "
@@ -215,6 +222,54 @@ def new_groups(
     return made
 
 
+def are_groups(params: Sequence[Any]) -> bool:
+    """Tell whether there is a param group among the items: a mapping with the key "params".
+
+    To tell that an array is one takes a fraction of the time that a mapping takes.
+    """
+    return any(
+        not isinstance(p, np.ndarray) and isinstance(p, Mapping) and "params" in p for p in params
+    )
+
+
+def rebound(groups: Sequence[ParamGroup], params: Any) -> list[ParamGroup]:
+    """Return groups as these of other arrays, which have the same names, shapes and dtypes."""
+    given = (params,) if len(groups) == 1 else of_each_group("params", len(groups), params)
+    made = []
+    for number, (group, others) in enumerate(zip(groups, given, strict=True)):
+        label = _label(number, len(groups))
+        before, container = group.container, Container(label, others)
+        check_targets(container.labels(label), container.arrays)
+        place_of = {key: i for i, key in enumerate(before.keys)}
+        if container.single != before.single or place_of.keys() != {*container.keys}:
+            raise ValueError(
+                f"{label}: expected arrays with the names that those of the optimizer have, "
+                f"found {with_other_names(before.keys, dict.fromkeys(container.keys))}"
+            )
+        places = [place_of[key] for key in container.keys]
+        for index, place, array in zip(container.indices(), places, container.arrays, strict=True):
+            expect(f"{label}{index}: dtype", before.arrays[place].dtype, array.dtype, TypeError)
+            expect(f"{label}{index}: shape", before.arrays[place].shape, array.shape)
+        masks = container.like([group.masks[place] for place in places])
+        made.append(ParamGroup(container, group.hyper, masks))
+    return made
+
+
+def of_each_group(label: str, count: int, given: Any) -> Sequence[Any]:
+    """Return what is given for each of so many groups, in a sequence of containers."""
+    if isinstance(given, (list, tuple)) and len(given) == count:  # which takes next to no time
+        return given
+    found = [*given] if is_sequence(given) else None
+    if found is None or len(found) != count:
+        wrong = TypeError if found is None else ValueError
+        shown = type(given).__name__ if found is None else len(found)
+        raise wrong(
+            f"{label}: expected a sequence of {count} containers, one for each param group, "
+            f"found {shown}"
+        )
+    return found
+
+
 def each_param(groups: Iterable[ParamGroup]) -> Iterator[tuple[ParamGroup, Array]]:
     """Yield all parameters, each with its group."""
     return ((group, p) for group in groups for p in group.container.arrays)
@@ -226,15 +281,20 @@ def _refuse_settings(hyper: Mapping[str, Any]) -> None:
         raise TypeError(f"{name}: expected it for the optimizer as a whole, found it in a group")
 
 
-def watched(groups: Sequence[ParamGroup]) -> list[tuple[Any, list[Any], Callable[[], None]]]:
-    """Return the caller's lists and mappings of parameters, as a plan watches them."""
-    found: list[tuple[Any, list[Any], Callable[[], None]]] = []
+def watched(groups: Sequence[ParamGroup]) -> list[Watched]:
+    """Return the caller's containers of parameters, as a plan watches them."""
+    found: list[Watched] = []
     for number, group in enumerate(groups):
-        container, label = group.container, f"params[{number}]" if len(groups) > 1 else "params"
-        if container.given is not None:
-            check = partial(container.check_given, label)
-            found.append((container.given, container.arrays, check))
+        held = group.container.held()
+        if held:
+            label = _label(number, len(groups))
+            found.append((held, partial(group.container.check_given, label)))
     return found
+
+
+def _label(number: int, count: int) -> str:
+    """Return what messages call the parameters of one of so many groups."""
+    return f"params[{number}]" if count > 1 else "params"
 
 
 def shown_call(chosen: Mapping[str, Any], contents: str) -> str:

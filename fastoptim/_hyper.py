@@ -167,7 +167,7 @@ class Hyper(Mapping[str, Any]):
 
 
 def is_schedule(value: Any) -> bool:
-    """Tell whether a hyperparameter is a schedule, or a pair with one."""
+    """Tell whether a hyperparameter is a schedule, or one of several values is."""
     return callable(value) or (isinstance(value, (tuple, list)) and any(map(callable, value)))
 
 

@@ -162,17 +162,20 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two values of one kind."""
+class Several:
+    """Two or three values of one kind."""
 
     kind: Real
+    count: int = 2
 
     def __str__(self) -> str:
-        return f"two values, each {self.kind}"
+        return f"{'three' if self.count == 3 else 'two'} values, each {self.kind}"
 
-    def __call__(self, value: Any) -> tuple[float, float]:
-        first, second = items_of(value)
-        return self.kind(first), self.kind(second)
+    def __call__(self, value: Any) -> tuple[float, ...]:
+        values = items_of(value)
+        if len(values) != self.count:
+            raise ValueError
+        return tuple([self.kind(x) for x in values])
 
 
 @dataclass(frozen=True)
@@ -245,13 +248,15 @@ class Choice:
         return self.words[self.words.index(value)]  # the plain word, also for NumPy's
 
 
-Kind = Real | Count | Pair | Limits | Shape | Maybe | Flag | Choice
+Kind = Real | Count | Several | Limits | Shape | Maybe | Flag | Choice
 
 Number = Annotated[float, Real()]
 NonNegative = Annotated[float, Real(0)]
+Invertible = Annotated[float, Divisor(0)]
 Fraction = Annotated[float, Real(0, 1)]
-NonNegativePair = Annotated[tuple[float, float], Pair(Real(0))]
-Betas = Annotated[tuple[float, float], Pair(Real(0, 1))]
+NonNegativePair = Annotated[tuple[float, float], Several(Real(0))]
+Betas = Annotated[tuple[float, float], Several(Real(0, 1))]
+ThreeBetas = Annotated[tuple[float, float, float], Several(Real(0, 1), 3)]
 Switch = Annotated[bool, Flag()]
 MaybeNonNegative = Annotated[float | None, Maybe(Real(0))]
 MaybeFraction = Annotated[float | None, Maybe(Real(0, 1))]
@@ -279,7 +284,7 @@ def kind_of(annotation: Any, default: Any) -> Kind | None:
     if hasattr(annotation, "__metadata__"):
         kind: Kind = annotation.__metadata__[0]
         return kind
-    for plain in (Flag(), Real(), Pair(Real())):
+    for plain in (Flag(), Real(), Several(Real())):
         try:
             plain(default)
         except (TypeError, ValueError, OverflowError):

@@ -20,7 +20,10 @@ from ._state import Wanted, keys_of, names_of
 
 RULE = "rule"  # the key of a rule's name in a group of a state dict
 FORMAT = 1  # the version of what is in a state dict
-SINCE = ("max_param_grad_norm",)  # what groups of state dicts of older versions do not have
+SINCE = (
+    "max_param_grad_norm",
+    "cautious",
+)  # what groups of state dicts of older versions do not have
 STEPS_BITS = 62
 STEPS = Count(0, bits=STEPS_BITS)  # the engine counts on from there
 
@@ -81,8 +84,8 @@ def _loaded_groups(
 
 def _loaded_settings(saved: Any) -> dict[str, Any]:
     label = "state_dict['settings']"
-    if isinstance(saved, Mapping):  # state dicts of older versions have no flush_denormals
-        saved = {"flush_denormals": False, **saved}
+    if isinstance(saved, Mapping):  # state dicts of older versions do not have all of them
+        saved = {"flush_denormals": False, "cast_grads": False, **saved}
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 

@@ -20,6 +20,8 @@
 # - A condition that is the same for all elements stands inside the loop all the same: the compiler
 #   makes a vector loop of each combination of conditions (setup.py sets its limits for that).
 # - A choice that differs from element to element is written `a if test else b`: it becomes a blend.
+# - A parameter is the result of arithmetic with scalars, also where it stays as it is: a compiler
+#   would leave out `p - 0`, which takes a denormal number for 0 where that is asked for.
 # - The name of the loop is added to LOOPS at the end.
 
 from cpython.pycapsule cimport PyCapsule_New
@@ -52,20 +54,31 @@ cdef inline real sign(real x) noexcept nogil:
     return <real> 1 if x > 0 else (<real> -1 if x < 0 else x)
 
 
+# As _keeps in reference.py.
+cdef inline bint keeps(real x, real g, real cautious) noexcept nogil:
+    return cautious == 0 or not sign(x) * g <= 0
+
+
 cdef void sgd(
-    Py_ssize_t n, array p, array g, array v, array _1, array _2, array _3, array o, array c
+    Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
-    mu, a, nu, lr, resting = c[0], c[1], c[2], c[3], c[4]
+    mu, a, nu, lr, resting, cautious = c[0], c[1], c[2], c[3], c[4], c[5]
     if resting != 0:
         v = NULL
     for i in range(n):
         gi = before(g[i], p[i], o)
+        d = gi
         if v != NULL:
-            gi = a * gi
-            vi = mu * v[i] + gi
-            v[i] = vi
-            gi = gi + nu * vi if nu != 0 else vi
-        p[i] = p[i] - lr * gi
+            ai = a * gi
+            vi = mu * v[i] + ai
+            if u == NULL:
+                v[i] = vi
+            d = ai + nu * vi if nu != 0 else vi
+        keep = keeps(lr * d, gi, cautious)
+        if u != NULL:
+            u[i] = <real> 1 if keep else <real> 0
+        else:
+            p[i] = p[i] - lr * (d if keep else <real> 0)
 
 
 cdef void rmsprop(
@@ -104,19 +117,24 @@ cdef void adagrad(
 
 
 cdef void adam(
-    Py_ssize_t n, array p, array g, array m, array v, array v_max, array _1, array o, array c
+    Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c
 ) noexcept nogil:
-    decay, b1, a1, b2, a2, lr, r2, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
+    decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4]
+    lr, r2, eps, cautious = c[5], c[6], c[7], c[8]
     for i in range(n):
         gi = before(g[i], p[i], o)
         mi = b1 * m[i] + a1 * gi
-        vi = b2 * v[i] + (a2 * gi) * gi
-        m[i] = mi
-        v[i] = vi
-        if v_max != NULL:
-            vi = v_max[i] if v_max[i] >= vi else vi
-            v_max[i] = vi
-        p[i] = decay * p[i] - (lr * mi) / (root(vi) * r2 + eps)
+        keep = keeps(mi, gi, cautious)
+        if u != NULL:
+            u[i] = <real> 1 if keep else <real> 0
+        else:
+            vi = b2 * v[i] + (a2 * gi) * gi
+            m[i] = mi
+            v[i] = vi
+            if v_max != NULL:
+                vi = v_max[i] if v_max[i] >= vi else vi
+                v_max[i] = vi
+            p[i] = decay * p[i] - (lr * (mi if keep else <real> 0)) / (root(vi) * r2 + eps)
 
 
 cdef void adadelta(
@@ -205,14 +223,18 @@ cdef void asgd(
 
 
 cdef void lion(
-    Py_ssize_t n, array p, array g, array m, array _1, array _2, array _3, array o, array c
+    Py_ssize_t n, array p, array g, array m, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
-    decay, b1, a1, b2, a2, lr = c[0], c[1], c[2], c[3], c[4], c[5]
+    decay, b1, a1, b2, a2, lr, cautious = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
     for i in range(n):
         gi = before(g[i], p[i], o)
         ci = b1 * m[i] + a1 * gi
-        m[i] = b2 * m[i] + a2 * gi
-        p[i] = decay * p[i] - lr * sign(ci)
+        keep = keeps(ci, gi, cautious)
+        if u != NULL:
+            u[i] = <real> 1 if keep else <real> 0
+        else:
+            m[i] = b2 * m[i] + a2 * gi
+            p[i] = decay * p[i] - lr * (sign(ci) if keep else <real> 0)
 
 
 cdef void adabelief(
@@ -228,6 +250,89 @@ cdef void adabelief(
         m[i] = mi
         s[i] = si
         p[i] = decay * p[i] - (lr * mi) / (root(si) * r2 + eps)
+
+
+cdef void yogi(
+    Py_ssize_t n, array p, array g, array m, array v, array _1, array _2, array o, array c
+) noexcept nogil:
+    b1, a1, a2, lr, r2, eps = c[0], c[1], c[2], c[3], c[4], c[5]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m[i] + a1 * gi
+        s = gi * gi
+        vi = v[i] - sign(v[i] - s) * (a2 * s)
+        m[i] = mi
+        v[i] = vi
+        p[i] = p[i] - (lr * mi) / (root(vi) * r2 + eps)
+
+
+cdef void ademamix(
+    Py_ssize_t n, array p, array g, array m1, array m2, array v, array _1, array o, array c
+) noexcept nogil:
+    decay, b1, a1, b2, a2, b3, a3 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    lr1, lr2, r2, eps = c[7], c[8], c[9], c[10]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        mi = b1 * m1[i] + a1 * gi
+        slow = b3 * m2[i] + a3 * gi
+        vi = b2 * v[i] + (a2 * gi) * gi
+        m1[i] = mi
+        m2[i] = slow
+        v[i] = vi
+        p[i] = decay * p[i] - (lr1 * mi + lr2 * slow) / (root(vi) * r2 + eps)
+
+
+cdef void adopt(
+    Py_ssize_t n, array p, array g, array m, array v, array _1, array _2, array o, array c
+) noexcept nogil:
+    first, decay, b1, a1, b2, a2 = c[0], c[1], c[2], c[3], c[4], c[5]
+    lr, limit, eps = c[6], c[7], c[8]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        if first != 0:
+            v[i] = gi * gi
+            p[i] = decay * p[i]
+        else:
+            free = root(v[i])
+            d = eps if free < eps else free
+            mi = b1 * m[i] + a1 * clipped(gi / d, limit)
+            m[i] = mi
+            v[i] = b2 * v[i] + (a2 * gi) * gi
+            p[i] = decay * p[i] - lr * mi
+
+
+cdef void adan(
+    Py_ssize_t n, array p, array g, array m, array d, array v, array prev, array o, array c
+) noexcept nogil:
+    decay, b1, a1, b2, a2, nu, b3, a3 = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
+    lr, eps = c[8], c[9]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        change = gi - prev[i]
+        s = gi + nu * change
+        mi = b1 * m[i] + a1 * gi
+        di = b2 * d[i] + a2 * change
+        vi = b3 * v[i] + (a3 * s) * s
+        m[i] = mi
+        d[i] = di
+        v[i] = vi
+        prev[i] = gi
+        p[i] = decay * (p[i] - (lr * (mi + nu * di)) / (root(vi) + eps))
+
+
+cdef void ftrl(
+    Py_ssize_t n, array p, array g, array z, array h, array _1, array _2, array o, array c
+) noexcept nogil:
+    inverse, l1, l2 = c[0], c[1], c[2]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        old = root(h[i])
+        hi = h[i] + gi * gi
+        new = root(hi)
+        zi = z[i] + (gi - (inverse * (new - old)) * p[i])
+        z[i] = zi
+        h[i] = hi
+        p[i] = (clipped(zi, l1) - zi) / (inverse * new + l2)
 
 
 # The next two rules have a trust ratio: called with u, the loop only writes the direction of the
@@ -263,6 +368,51 @@ cdef void lars(
             vi = mu * v[i] + gi
             v[i] = vi
             p[i] = p[i] - (gi + nu * vi if nu != 0 else vi)
+
+
+cdef void stableadamw(
+    Py_ssize_t n, array p, array g, array m, array v, array u, array _1, array o, array c
+) noexcept nogil:
+    decay, b1, a1, b2, a2, lr, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        vi = b2 * v[i] + (a2 * gi) * gi
+        d = root(vi)
+        if u != NULL:
+            u[i] = gi / (eps if d < eps else d)
+        else:
+            mi = b1 * m[i] + a1 * gi
+            m[i] = mi
+            v[i] = vi
+            p[i] = decay * p[i] - (lr * mi) / (d + eps)
+
+
+cdef void schedulefreesgd(
+    Py_ssize_t n, array p, array g, array z, array _1, array _2, array _3, array o, array c
+) noexcept nogil:
+    first, share, lr_y, lr = c[0], c[1], c[2], c[3]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        start = p[i] if first != 0 else z[i]
+        y = p[i] + share * (start - p[i]) - lr_y * gi
+        z[i] = start - lr * gi
+        p[i] = y
+
+
+cdef void schedulefreeadamw(
+    Py_ssize_t n, array p, array g, array z, array v, array _1, array _2, array o, array c
+) noexcept nogil:
+    first, share, lr_y, lr, wd = c[0], c[1], c[2], c[3], c[4]
+    b2, a2, r2, eps = c[5], c[6], c[7], c[8]
+    for i in range(n):
+        gi = before(g[i], p[i], o)
+        vi = b2 * v[i] + (a2 * gi) * gi
+        v[i] = vi
+        u = gi / (root(vi) * r2 + eps) + wd * p[i]
+        start = p[i] if first != 0 else z[i]
+        y = p[i] + share * (start - p[i]) - lr_y * u
+        z[i] = start - lr * u
+        p[i] = y
 
 
 # The stage after every rule, as in _stages.py.
@@ -339,8 +489,16 @@ LOOPS = {
     "asgd": export_rule(asgd),
     "lion": export_rule(lion),
     "adabelief": export_rule(adabelief),
+    "yogi": export_rule(yogi),
+    "ademamix": export_rule(ademamix),
+    "adopt": export_rule(adopt),
+    "adan": export_rule(adan),
+    "ftrl": export_rule(ftrl),
     "lamb": export_rule(lamb),
     "lars": export_rule(lars),
+    "stableadamw": export_rule(stableadamw),
+    "schedulefreesgd": export_rule(schedulefreesgd),
+    "schedulefreeadamw": export_rule(schedulefreeadamw),
 }
 STAGES = {
     "before": export(<void*> before_elements),

@@ -45,6 +45,9 @@ class Mirror(Stepper):
         The steps that each parameter has taken.
     skipped : int, default 0
         The number of skipped steps at the start, counted by earlier mirrors of the same owner.
+    numbers : sequence of tuples, optional
+        What else the rule keeps of the steps of each parameter. The scalars are made of them as
+        they are, in the types that they have.
 
     Raises
     ------
@@ -61,18 +64,27 @@ class Mirror(Stepper):
         state: Mapping[Any, Mapping[str, Array]],
         steps: Sequence[int],
         skipped: int = 0,
+        numbers: Sequence[tuple[Any, ...]] = (),
     ) -> None:
         self.rule = rule
-        super().__init__(chosen_backend(), settings)
+        backend = chosen_backend()
+        if backend == "compiled" and rule.loop is None:
+            backend = "reference"
+        super().__init__(backend, settings)
         given = [{"params": p, **hyper} for p, hyper in zip(params, hypers, strict=True)]
         groups = tuple(new_groups(given, lambda label, hyper: rule.initial))
         self._hypers = list(hypers)
-        self._lay_out(groups, state, steps, {"_skipped": skipped})
+        self._lay_out(groups, state, steps, {"_skipped": skipped}, numbers=numbers)
 
     @property
     def steps(self) -> list[int]:
         """The steps that each parameter has taken."""
         return self._plan.steps
+
+    @property
+    def numbers(self) -> list[tuple[Any, ...]]:
+        """What else the rule keeps of the steps of each parameter."""
+        return self._plan.numbers
 
     @property
     def unstarted(self) -> list[bool]:
@@ -85,9 +97,12 @@ class Mirror(Stepper):
         self._settled()
         return self._state
 
-    def counted(self, steps: Sequence[int]) -> Change:
-        """Return what to change so that each parameter has taken so many steps."""
-        return self._plan, {"steps": steps}
+    def counted(self, steps: Sequence[int], numbers: Sequence[tuple[Any, ...]] = ()) -> Change:
+        """Return what to change so that each parameter has taken so many steps, of these numbers.
+
+        Without an argument for them, the numbers stay.
+        """
+        return self._plan, {"steps": steps} | ({"numbers": numbers} if numbers else {})
 
     def adopt(self, settings: dict[str, Any], hypers: Sequence[Mapping[str, Any]]) -> bool:
         """Take the settings and the hyperparameters of each group that the next step is to have.

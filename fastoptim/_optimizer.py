@@ -12,10 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
 from . import checkpoint
-from ._containers import Array, Masks, Params, is_sequence
+from ._containers import Array, Masks, Params
 from ._engine.arrays import check_target
 from ._engine.changes import change
 from ._engine.plan import Plan
@@ -26,17 +24,27 @@ from ._groups import (
     MaybePairAttribute,
     NumberAttribute,
     ParamGroup,
+    are_groups,
     each_param,
     new_groups,
+    rebound,
     shown_call,
 )
 from ._hyper import EMA, Hyper
 from ._kinds import Flag, checked, unknown
 from ._loading import FORMAT, RULE, Accepted, accepted
 from ._rule import Rule, Scheduled, ScheduledPair
-from ._settings import DEFAULT_SETTINGS, SETTINGS, Nonfinite, chosen_backend, pop_settings
-from ._state import Wanted, copied, names_of, put
+from ._settings import (
+    DEFAULT_SETTINGS,
+    SETTINGS,
+    Nonfinite,
+    all_settings,
+    chosen_backend,
+    pop_settings,
+)
+from ._state import Wanted, copied, laid_out, names_of, put
 from ._stepper import Stepper
+from ._trees import is_sequence
 
 # Rules without compiled loops, of each of which a process is warned once.
 warned_of: set[Rule] = set()
@@ -51,6 +59,7 @@ class CommonOptions(TypedDict, total=False):
     max_grad_norm: float | None
     nonfinite: Nonfinite
     flush_denormals: bool
+    cast_grads: bool
     bounds: ScheduledPair | None
     ema_decay: Scheduled[float | None]
     backend: str | None
@@ -67,10 +76,14 @@ class Optimizer(Stepper):
 
     Parameters
     ----------
-    params : ndarray, sequence, mapping, or sequence of group mappings
+    params : ndarray, sequence, mapping or dataclass, or sequence of group mappings
         The arrays to update in place: float32 or float64, dense (C or Fortran order), writable,
-        without memory in common; see the notes.
-        A group is ``{"params": ..., "lr": ...}`` with hyperparameters of its own.
+        without memory in common; see the notes. Mappings, lists, tuples, namedtuples and
+        dataclasses may be within each other to any depth: the name of an array is then its path,
+        as in "layers.0.w".
+        A group is ``{"params": ..., "lr": ...}`` with hyperparameters of its own. A list is one of
+        groups where a mapping in it has the key "params"; else it holds arrays, and mappings of
+        them.
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, an L2 penalty: the rule sees :math:`g + \lambda p` for g. (Where a
         class decouples it, as `AdamW` does, it shrinks p instead.)
@@ -112,6 +125,9 @@ class Optimizer(Stepper):
         vanish, and many CPUs then take many times as long for a step. The mode of the CPU is set
         inside the loops of a step, in every thread, and restored behind them. For the optimizer
         as a whole.
+    cast_grads : bool, default False
+        Take float64 gradients for float32 parameters, too, each element rounded to the nearest
+        float32 as it is read. For the optimizer as a whole.
     backend : {"compiled", "reference"}, optional
         What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
         else the compiled loops. Both give the same bits.
@@ -131,13 +147,17 @@ class Optimizer(Stepper):
     Arrays may be views of one buffer that do not overlap, of no axes, without elements, and of
     subclasses of ndarray such as ``np.memmap`` and ``np.matrix``, whose memory counts and whose
     own arithmetic does not; masked arrays are refused, as parameters, gradients, state and masks.
-    State read back is what the next step goes on from. Where `params` is a list or a mapping, it
-    must go on holding the arrays that it held: if another array takes the place of one, as in
-    ``params["w"] = w``, which steps would never reach, `step`, `save`, `load` and `use_ema` raise.
-    The optimizer goes on with an array as it was given, if its shape or dtype is set later. A
-    gradient may be a NumPy scalar where the parameter has no axes; a hyperparameter is no array,
-    not even one without axes. What the caller's own code raises, such as a schedule, comes through,
-    and nothing has changed.
+    State read back is what the next step goes on from. Lists, mappings and dataclasses must go on
+    holding the arrays that they held: if another array takes the place of one, as in
+    ``params["w"] = w``, which steps would never reach, `step`, `save`, `load` and `use_ema` raise;
+    `rebind` goes on with other arrays. The optimizer goes on with an array as it was given, if its
+    shape or dtype is set later. A hyperparameter is no array, not even one without axes. What the
+    caller's own code raises, such as a schedule, comes through, and nothing has changed.
+
+    In containers within each other, keys are text or whole numbers, and no two arrays may have the
+    same name: ``{"a.b": x, "a": {"b": y}}`` is refused. None and all else that is no array is
+    refused, too. The fields of a dataclass are its arrays; one that comes back, as in `ema`, is
+    made without a call of its constructor.
 
     ``copy.deepcopy`` and ``pickle`` take everything along: the parameters, state, step counts,
     hyperparameters with their schedules, masks, and what belongs to the optimizer as a whole. The
@@ -187,8 +207,7 @@ class Optimizer(Stepper):
         self._defaults = self.rule.check(hyper)
         if is_sequence(params):
             params = params if isinstance(params, Sequence) else list(params)
-            # To tell that an array is one takes a fraction of the time that a mapping takes.
-            if any(not isinstance(p, np.ndarray) and isinstance(p, Mapping) for p in params):
+            if are_groups(params):
                 if mask is not None:
                     raise TypeError("mask: expected a mask in each param group, found one for all")
                 self._add_groups(list(params))
@@ -228,8 +247,10 @@ class Optimizer(Stepper):
     def state(self) -> Mapping[Any, Mapping[str, Array]]:
         """The state arrays of each parameter by name, as in ``opt.state[0]["m"]``.
 
-        The key of a parameter is its name where ``params`` is a mapping, else its number, counted
-        over all groups. The arrays may be changed in place, not replaced.
+        The key of a parameter is its name where ``params`` is a mapping, its path where containers
+        are within each other, else its number, counted over all groups. Where a group has a name
+        that an earlier group has, too, all names of the group begin with its number, as in "1.w".
+        The arrays may be changed in place, not replaced.
         """
         self._settled()
         return MappingProxyType(
@@ -272,6 +293,54 @@ class Optimizer(Stepper):
         with self._plan:
             self._add_groups([group])
 
+    def rebind(self, params: Params) -> None:
+        """Go on with other arrays in the place of the parameters.
+
+        State, averages, step counts and masks stay, and belong to the new arrays from then on. It
+        is for programs that replace their arrays, say to load weights, where others assign to
+        their elements.
+
+        Parameters
+        ----------
+        params : ndarray, sequence, mapping or dataclass
+            The arrays, with the names, shapes and dtypes of those before; with several param
+            groups, a sequence of such containers, one for each group.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor does, and if a name, shape or dtype is another; nothing has changed
+            then.
+        RuntimeError
+            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastoptim as fo
+        >>> params = {"w": np.array([1.0, 2.0])}
+        >>> opt = fo.SGD(params, lr=0.5, momentum=0.5)
+        >>> opt.step({"w": np.array([1.0, 0.0])})
+        >>> params["w"] = np.zeros(2)
+        >>> opt.rebind(params)
+        >>> opt.step({"w": np.array([1.0, 0.0])})
+        >>> params["w"]
+        array([-0.75,  0.  ])
+        """
+        self._refuse_while_ema_shows("rebind")
+        with self._plan as plan:
+            groups = tuple(rebound(self._groups, params))
+            state = laid_out(groups, self._state)
+            place_of = {key: i for i, key in enumerate(self._state)}
+            places = [place_of[key] for key in state]  # names may be in another order
+            self._lay_out(
+                groups,
+                state,
+                [plan.steps[i] for i in places],
+                unstarted=self._unstarted(),
+                numbers=[plan.numbers[i] for i in places],
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a later run needs to go on with the same bits.
 
@@ -279,9 +348,9 @@ class Optimizer(Stepper):
         -------
         dict
             ``"optimizer"`` (the class's name), ``"format"`` (a number), ``"settings"``
-            (max_grad_norm, nonfinite and flush_denormals), ``"skipped_steps"``; ``"state"``: for
-            the key of each parameter its ``"step"`` and copies of its state arrays;
-            ``"param_groups"``: for each group the keys of its ``"params"`` and its
+            (max_grad_norm, nonfinite, flush_denormals and cast_grads), ``"skipped_steps"``;
+            ``"state"``: for the key of each parameter its ``"step"`` and copies of its state
+            arrays; ``"param_groups"``: for each group the keys of its ``"params"`` and its
             hyperparameters. The parameters themselves are not in it, nor are masks and
             schedules, which the optimizer that loads it must have been made with.
 
@@ -478,6 +547,7 @@ class Optimizer(Stepper):
         state = dict(state)
         unstarted, numbers = state.pop("_unstarted", ()), state.pop("_numbers", ())
         change([(self, {**state, "_plan": Plan([], [])})])
+        change([self._adopting(all_settings(self._settings))])
         params = self._params()
         wanted: dict[str, Wanted] = {}
         for key, arrays in self._state.items():

@@ -18,12 +18,16 @@ from ._hyper import Hyper, StepScalars, is_schedule, value_at
 from ._kinds import Count, Flag, Kind, checked, kind_of, unknown
 from ._stages import After, Before, Scalars
 
-# What a hyperparameter may be: a value, or a schedule of it; of a pair, each item may be either.
+# What a hyperparameter may be: a value, or a schedule of it; of several, each item may be either.
 # A schedule is a `fastoptim.schedules.Schedule`, or any function of the number of steps taken.
 Value = TypeVar("Value")
 Scheduled: TypeAlias = Value | Callable[[int], Value]
 ScheduledPair: TypeAlias = (
     tuple[Scheduled[float], Scheduled[float]] | Callable[[int], tuple[float, float]]
+)
+ScheduledTriple: TypeAlias = (
+    tuple[Scheduled[float], Scheduled[float], Scheduled[float]]
+    | Callable[[int], tuple[float, float, float]]
 )
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -86,8 +90,8 @@ class Rule:
     needs : mapping, optional
         Name of a state array to the name of the hyperparameter without which it does not exist.
     starts : mapping, optional
-        Name of a state array to the name of the hyperparameter that it is filled with at the
-        start. Others start as zeros.
+        Name of a state array, or of one of the `numbers`, to the name of the hyperparameter that
+        it is filled with at the start. Other arrays start as zeros.
     name : str, optional
         The name of the rule, if it is not that of the update.
     defaults : mapping, optional
@@ -107,6 +111,9 @@ class Rule:
         What else than their number is to be known of the steps that a parameter has taken: names,
         and the values before the first. The scalars' function takes them behind the step, in this
         order, and returns two tuples: the scalars, and the numbers after that step.
+    average : function, optional
+        ``average(hyper, p, *state)``: what is to be evaluated in the place of a parameter that has
+        taken steps, by the hyperparameters of the last of them.
 
     Raises
     ------
@@ -129,6 +136,7 @@ class Rule:
         rescale: Callable[[Any, float, float, int], Scalars] | None = None,
         measures: str | None = None,
         numbers: Mapping[str, float] | None = None,
+        average: Callable[..., Any] | None = None,
     ) -> None:
         leading, kinds, own_defaults = hyperparameters(scalars)
         step = next(iter(leading), None)
@@ -151,6 +159,7 @@ class Rule:
         self.initial_numbers = tuple(self.numbers.values())
         self.decoupled = decoupled
         self.measures = measures
+        self.average = average
         self.rescaling = rescale
         self.formula = Formula(update, self._rescaled if rescale else None)
         self._scalar_names = [a.name for a in rest if a.kind is not a.POSITIONAL_ONLY]
@@ -288,7 +297,7 @@ class Rule:
                 "of, found None"
             )
         group = Fixed(hyper.checked_scalars(step))
-        entry = Entry(p, state, measured=self.is_measured(hyper))
+        entry = Entry(p, state, None, None, 0, 0, 0, (), hyper.measured)
         Plan([entry], [self._labels], [self.formula], loops).step((g,), [group])
 
     def _bound(
@@ -350,9 +359,15 @@ class Rule:
         """Return the names of the state arrays that exist with these hyperparameters."""
         return tuple(s for s in self.state if s not in self.needs or hyper[self.needs[s]])
 
-    def start_of(self, state: str, hyper: Mapping[str, Any]) -> float:
-        """Return the value that a state array is filled with at the start."""
-        return float(value_at(hyper[self.starts[state]], 0)) if state in self.starts else 0.0
+    def start_of(self, name: str, hyper: Mapping[str, Any]) -> float:
+        """Return what a number is at the start, or a state array is filled with."""
+        if name in self.starts:
+            return float(value_at(hyper[self.starts[name]], 0))
+        return self.numbers.get(name, 0.0)
+
+    def numbers_of(self, hyper: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the numbers before the first step."""
+        return tuple([self.start_of(name, hyper) for name in self.numbers])
 
 
 def loops_of(rules: Sequence[Rule]) -> RuleLoops:

@@ -5,6 +5,7 @@ That is how all gradients together are judged before a step, and what computes t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ._engine.changes import change
@@ -21,8 +22,19 @@ SETTINGS: dict[str, Kind] = {
     "max_grad_norm": Maybe(Real(0)),
     "nonfinite": Choice(("ignore", "raise", "skip")),
     "flush_denormals": Flag(),
+    "cast_grads": Flag(),
 }
-DEFAULT_SETTINGS = {"max_grad_norm": None, "nonfinite": "ignore", "flush_denormals": False}
+DEFAULT_SETTINGS = {
+    "max_grad_norm": None,
+    "nonfinite": "ignore",
+    "flush_denormals": False,
+    "cast_grads": False,
+}
+
+
+def all_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of what an older version has pickled, with those that it did not have."""
+    return {**DEFAULT_SETTINGS, **saved}
 
 
 def pop_settings(options: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +77,7 @@ class WithSettings:
     max_grad_norm = Setting[float | None]("max_grad_norm")
     nonfinite = Setting[Nonfinite]("nonfinite")
     flush_denormals = Setting[bool]("flush_denormals")
+    cast_grads = Setting[bool]("cast_grads")
 
     _settings: dict[str, Any]
 

@@ -74,11 +74,16 @@ def before(g: Any, p: Any, scale: Any, wd: Any, rare: Any, limit: Any, l1: Any, 
     """Return the gradient that the rule sees."""
     g = scale * g
     if rare != 0:
-        g = np.where(g > limit, limit, np.where(g < -limit, -limit, g))
+        g = clipped(g, limit)
         g = g + np.where(p > 0, l1, np.where(p < 0, -l1, np.zeros_like(l1)))
     if wd != 0:
         g = g + wd * p
     return g
+
+
+def clipped(g: Any, limit: Any) -> Any:
+    """Return what a limit leaves of the magnitude of each element; a NaN stays."""
+    return np.where(g > limit, limit, np.where(g < -limit, -limit, g))
 
 
 def after_scalars(bounds: MaybeLimits = None, ema_decay: MaybeFraction = None) -> After:

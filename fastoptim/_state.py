@@ -1,13 +1,13 @@
 """State: the arrays that an optimizer keeps of each parameter, by keys and names.
 
-The key of a parameter is its name, or its number over all param groups. Here state is allocated,
-completed and copied; what a step makes of it is the engine's and the rule's concern.
+The key of a parameter is its name, or its number over all param groups; where groups have the same
+names, the number of the group comes before the name. Here state is allocated, completed and copied;
+what a step makes of it is the engine's and the rule's concern.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +16,9 @@ from ._containers import Array
 from ._engine.arrays import zeros_like_each
 from ._engine.formats import format_of
 from ._engine.threads import touch
-from ._groups import ParamGroup
+from ._groups import ParamGroup, each_param
 from ._hyper import EMA
+from ._trees import text_of
 
 
 class Wanted(NamedTuple):
@@ -36,20 +37,31 @@ class Wanted(NamedTuple):
 
 def keys_of(groups: Iterable[ParamGroup]) -> list[Any]:
     """Return the key of each parameter."""
-    keys: list[Any] = []
-    for group in groups:
-        arrays = group.container.arrays
-        keys += group.container.names or range(len(keys), len(keys) + len(arrays))
-    if len(set(keys)) < len(keys):
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise ValueError(f"params: expected names unique over all groups, found {twice!r} twice")
-    return keys
+    return [key for keys in names_of(groups) for key in keys]
 
 
-def names_of(groups: Sequence[ParamGroup]) -> list[list[Any]]:
-    """Return the keys of the parameters of each group."""
-    keys = iter(keys_of(groups))
-    return [list(islice(keys, len(group.container.arrays))) for group in groups]
+def names_of(groups: Iterable[ParamGroup]) -> list[list[Any]]:
+    """Return the keys of the parameters of each group.
+
+    Where a name is also one of an earlier group, all names of the group begin with its number. So a
+    parameter's key depends on the groups before its own alone, and stays when others are added.
+    """
+    found: list[list[Any]] = []
+    taken: set[Any] = set()
+    for number, group in enumerate(groups):
+        container, first = group.container, len(taken)
+        names = container.names or range(first, first + len(container.arrays))
+        if taken and not taken.isdisjoint(names):
+            names = [".".join([str(number), text_of("params", key)]) for key in container.keys]
+            twice = taken.intersection(names)
+            if twice:
+                raise ValueError(
+                    "params: expected names unique over all groups, or with the number of the "
+                    f"group before them, found {min(twice)!r} twice"
+                )
+        found.append([*names])
+        taken.update(names)
+    return found
 
 
 def kept(
@@ -101,6 +113,21 @@ def put(state: Mapping[Any, dict[str, Array]], wanted: Mapping[str, Wanted]) -> 
                     format_of("state", array).fill(array, value)
         for key, array in zip(keys, arrays, strict=True):
             state[key][name] = array
+
+
+def laid_out(
+    groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Array]]
+) -> dict[Any, dict[str, Array]]:
+    """Return state as its parameters are laid out now: itself where it is, else copies."""
+    found: dict[Any, dict[str, Array]] = {}
+    wanted: dict[str, Wanted] = {}
+    for key, (_, p) in zip(keys_of(groups), each_param(groups), strict=True):
+        fits = all(array.strides == p.strides for array in state[key].values())
+        found[key] = {**state[key]} if fits else {}
+        for name, array in () if fits else state[key].items():
+            wanted.setdefault(name, Wanted([], [], [])).add(key, p, array)
+    put(found, wanted)
+    return found
 
 
 def copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:

@@ -13,17 +13,20 @@ from itertools import repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ._containers import Array, Grads
 from ._engine.changes import change
 from ._engine.entry import Entry
 from ._engine.machine import can_flush
-from ._engine.plan import Plan, ShownEma
-from ._groups import ParamGroup, watched
+from ._engine.plan import Plan, ShownAverages
+from ._groups import ParamGroup, of_each_group, watched
 from ._hyper import EMA
 from ._kinds import Divisor, checked
 from ._rule import Rule, loops_of
 from ._settings import WithSettings
 from ._stages import clip_factor
+from ._stages import kept as kept_within
 from ._state import fill_in, kept, names_of
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ class Stepper(WithSettings):
 
     _judges: bool  # whether the settings want the gradients measured before a step is taken
     _flushes: bool  # whether denormal numbers are zero in a step
+    _casts: bool  # whether gradients may be rounded to the types of their parameters
 
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
         self._backend = backend
@@ -121,18 +125,56 @@ class Stepper(WithSettings):
         >>> p
         array([0.5, 2. ])
         """
-        return ShownEma(self._averaged)
+        return ShownAverages("use_ema", self._averaged)
+
+    def use_average(self) -> AbstractContextManager[None]:
+        """Let parameters with a Schedule-Free rule hold their averages meanwhile.
+
+        These are what is to be evaluated, within `bounds` and `mask`; of a parameter that has taken
+        no step the average is what it is. Afterwards the parameters have the bits that they had,
+        also if the body raises. It takes memory for another copy of them.
+
+        Raises
+        ------
+        ValueError
+            If the parameters say nothing of their averages, since the momentum is 0.
+        RuntimeError
+            If no rule is Schedule-Free, averages are in use already, or another thread is in a
+            step; and from `step` meanwhile.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastoptim as fo
+        >>> p = np.array([1.0, 2.0])
+        >>> opt = fo.ScheduleFreeSGD(p, lr=0.5, momentum=0.5)
+        >>> for _ in range(2):
+        ...     opt.step(np.array([1.0, 0.0]))
+        >>> with opt.use_average():
+        ...     print(p)
+        [0.25 2.  ]
+        >>> p
+        array([0.125, 2.   ])
+        """
+        return ShownAverages("use_average", self._evaluable, self._average_of)
 
     def step(self, grads: Grads, *, grad_scale: float = ONE) -> None:
         """Update the parameters in place.
 
         Parameters
         ----------
-        grads : ndarray, sequence or mapping
-            The gradients, in a container like that of the parameters; with several param groups,
-            a sequence of such containers, one for each group. A gradient has its parameter's
-            dtype and shape, and any layout; None skips its parameter, whose step count then
-            stays as it is.
+        grads : ndarray, sequence, mapping or dataclass
+            The gradients, in a container like that of the parameters, or in any iterable where
+            that is a sequence; with several param groups, one such container for each group. None
+            skips its parameter, or all in its place where containers are within each other; their
+            step counts then stay as they are.
+
+            A gradient has its parameter's shape, but for axes of length 1, and any layout. It is
+            an array of NumPy or, on the CPU, of another library (``__dlpack__``, ``__array__`` or
+            a buffer), whose memory is read where it is; a Python float where the parameter has
+            one element; or nested lists of numbers. Python's numbers take on the parameter's
+            dtype, as everywhere in NumPy. An array has that dtype, or float32 where it is float64;
+            with `cast_grads` it may also be float64 where it is float32.
         grad_scale : float, default 1
             Divide the gradients by this before all else: the loss scale, or the number of batches
             whose gradients were added up.
@@ -147,7 +189,7 @@ class Stepper(WithSettings):
         RuntimeError
             If another thread is in a step of this optimizer, or the averages are swapped in.
         """
-        if self._plan.shows_ema:
+        if self._plan.shows is not None:
             self._refuse_while_ema_shows("step")
         scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", DIVISOR, grad_scale)
         grads = self._ordered(grads)
@@ -165,13 +207,15 @@ class Stepper(WithSettings):
                         numbers=plan.numbers,
                     )
                     changes.append((plan, {"retired": True}))
-                    new.step(grads, self._groups, scale, changes, judge, self._flushes)
+                    new.step(grads, self._groups, scale, changes, judge, self._flushes, self._casts)
                 return
-        self._plan.step(grads, self._groups, scale, (), judge, self._flushes)
+        self._plan.step(grads, self._groups, scale, (), judge, self._flushes, self._casts)
 
     def _refuse_while_ema_shows(self, what: str) -> None:
-        if self._plan.shows_ema:
-            raise RuntimeError(f"{what}: the parameters hold their averages, inside of use_ema()")
+        if self._plan.shows is not None:
+            raise RuntimeError(
+                f"{what}: the parameters hold their averages, inside of {self._plan.shows}()"
+            )
 
     def _averaged(self) -> Plan:
         """Return the plan, if the parameters can hold their averages."""
@@ -181,9 +225,31 @@ class Stepper(WithSettings):
         self._check_given()
         return self._plan
 
+    def _evaluable(self) -> Plan:
+        """Return the plan, if some parameters can hold the averages of their rule."""
+        self._refuse_while_ema_shows("use_average")
+        if not any(group.rule.average for group in self._groups):
+            raise RuntimeError(
+                "use_average: expected an optimizer with a Schedule-Free rule, "
+                f"found {type(self).__name__}"
+            )
+        self._check_given()
+        return self._settled()
+
+    def _average_of(self, number: int, mask: Any, t: int, p: Array, *state: Any) -> Array | None:
+        """Return the average that a rule has of a parameter in the group of this number."""
+        group = self._groups[number]
+        hyper = group.hyper.at(max(t - 1, 0)) if group.schedules else group.hyper
+        average, after = hyper.rule.average, hyper.rule.after_of(hyper)
+        if average is None:
+            return None
+        low, high = map(p.dtype.type, (after.low, after.high))
+        found = kept_within(average(hyper, p, *state) if t > 0 else p, mask, low, high)
+        return np.asarray(found)
+
     def _check_given(self) -> None:
         """Raise if a list or mapping of the caller's no longer holds the parameters."""
-        for _, _, check in watched(self._groups):
+        for _, check in watched(self._groups):
             check()
 
     def _settled(self) -> Plan:
@@ -279,15 +345,7 @@ class Stepper(WithSettings):
         groups = self._groups
         if len(groups) == 1:
             return groups[0].container.order("grads", grads)
-        # To tell a list or a tuple takes next to no time.
-        given = [*grads] if isinstance(grads, (list, tuple, Sequence)) else None
-        if given is None or len(given) != len(groups):
-            wrong = TypeError if given is None else ValueError
-            shown = type(grads).__name__ if given is None else len(given)
-            raise wrong(
-                f"grads: expected a sequence of {len(groups)} containers, one for each param "
-                f"group, found {shown}"
-            )
+        given = of_each_group("grads", len(groups), grads)
         found: list[Any] = []
         for number, group in enumerate(groups):
             found += group.container.order(f"grads[{number}]", given[number])
@@ -298,8 +356,9 @@ class Stepper(WithSettings):
         if settings["flush_denormals"] and not can_flush:
             raise ValueError("flush_denormals: expected False on this CPU, found True")
         judges = settings["max_grad_norm"] is not None or settings["nonfinite"] != "ignore"
-        flushes = settings["flush_denormals"]
-        return self, {"_settings": settings, "_judges": judges, "_flushes": flushes}
+        flushes, casts = settings["flush_denormals"], settings["cast_grads"]
+        own = {"_judges": judges, "_flushes": flushes, "_casts": casts}
+        return self, {"_settings": settings, **own}
 
     def _judge(self, norm: float, bad: str | None) -> tuple[float | None, list[Change]]:
         """Judge the gradients of a step by their norm, and the name of one that is not finite.
@@ -327,6 +386,7 @@ def _entries(
     counts, kept_numbers = iter(steps), iter(numbers)
     for number, (group, keys) in enumerate(zip(groups, names_of(groups), strict=True)):
         params, masks, rule = group.container.arrays, group.masks, group.rule
+        initial = rule.numbers_of(group.hyper)
         *used, emas = (
             [state[key][name] for key in keys] if name in group.state_names else [None] * len(keys)
             for name in (*rule.state, EMA)
@@ -341,6 +401,6 @@ def _entries(
             repeat(number),
             counts,
             repeat(rules.index(rule)),
-            [next(kept_numbers, ()) or rule.initial_numbers for _ in keys],
+            [next(kept_numbers, ()) or initial for _ in keys],
             repeat(group.hyper.measured),
         )

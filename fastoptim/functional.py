@@ -1,7 +1,8 @@
 """The compiled rules as in-place functions, for programs that keep their own state.
 
 There is one function for each class of `fastoptim.optimizers`, and so for each rule of
-`fastoptim.reference`, which has the same arguments:
+`fastoptim.reference`, which has the same arguments. (Schedule-Free rules have none: beside state
+arrays they keep numbers, which their classes take care of.)
 ``functional.adam(p, g, m, v, v_max=None, *, step, lr=0.001, betas=(0.9, 0.999), ...)`` takes the
 step-th step (counted from 1), updating p and the state arrays in place, and raises what the
 optimizer classes raise, before anything has changed. The arrays are float32 or float64, all of
@@ -27,7 +28,7 @@ from . import optimizers
 from ._containers import Array
 from ._docs import function_doc
 from ._optimizer import Optimizer
-from ._rule import Scheduled, ScheduledPair, loops_of
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple, loops_of
 from .optimizers import Form
 
 __all__ = [
@@ -37,7 +38,11 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adan",
+    "ademamix",
+    "adopt",
     "asgd",
+    "ftrl",
     "lamb",
     "lars",
     "lion",
@@ -47,6 +52,8 @@ __all__ = [
     "rmsprop",
     "rprop",
     "sgd",
+    "stableadamw",
+    "yogi",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -83,6 +90,7 @@ def sgd(
     momentum: Scheduled[float] = 0.0,
     dampening: Scheduled[float] = 0.0,
     nesterov: Scheduled[bool] = False,
+    cautious: Scheduled[bool] = False,
     weight_decay: Scheduled[float] = 0.0,
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
@@ -113,6 +121,7 @@ def momentum(
     momentum: Scheduled[float] = 0.9,
     form: Scheduled[Form] = "averaged",
     nesterov: Scheduled[bool] = False,
+    cautious: Scheduled[bool] = False,
     weight_decay: Scheduled[float] = 0.0,
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
@@ -215,6 +224,7 @@ def adam(
     amsgrad: Scheduled[bool] = False,
     decoupled_weight_decay: Scheduled[bool] = False,
     eps_hat: Scheduled[bool] = False,
+    cautious: Scheduled[bool] = False,
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
@@ -250,6 +260,7 @@ def adamw(
     amsgrad: Scheduled[bool] = False,
     decoupled_weight_decay: Scheduled[bool] = True,
     eps_hat: Scheduled[bool] = False,
+    cautious: Scheduled[bool] = False,
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
@@ -468,6 +479,7 @@ def lion(
     betas: ScheduledPair = (0.9, 0.99),
     weight_decay: Scheduled[float] = 0.0,
     decoupled_weight_decay: Scheduled[bool] = True,
+    cautious: Scheduled[bool] = False,
     l1: Scheduled[float] = 0.0,
     max_grad_value: Scheduled[float | None] = None,
     maximize: Scheduled[bool] = False,
@@ -517,6 +529,169 @@ def adabelief(
     >>> functional.adabelief(p, g, m, s, step=1, lr=0.1)
     >>> p.round(6)
     array([0.888889, 2.      ])
+    """
+
+
+@_steps_of(optimizers.Yogi)
+def yogi(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: Scheduled[float] = 0.01,
+    betas: ScheduledPair = (0.9, 0.999),
+    eps: Scheduled[float] = 0.001,
+    weight_decay: Scheduled[float] = 0.0,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
+) -> None:
+    """Take a step of Adam with a mean square that falls slowly.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 1.0])
+    >>> m, v = np.zeros(2), np.zeros(2)
+    >>> functional.yogi(p, g, m, v, step=1, lr=0.1, eps=0.0)
+    >>> p
+    array([0.9, 1.9])
+    """
+
+
+@_steps_of(optimizers.AdEMAMix)
+def ademamix(
+    p: Array,
+    g: Array,
+    m1: Array,
+    m2: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: Scheduled[float] = 0.001,
+    betas: ScheduledTriple = (0.9, 0.999, 0.9999),
+    alpha: Scheduled[float] = 5.0,
+    eps: Scheduled[float] = 1e-08,
+    weight_decay: Scheduled[float] = 0.0,
+    decoupled_weight_decay: Scheduled[bool] = True,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
+) -> None:
+    """Take a step of Adam with a second, slow momentum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 0.0])
+    >>> m1, m2, v = np.zeros(2), np.zeros(2), np.zeros(2)
+    >>> functional.ademamix(p, g, m1, m2, v, step=1, lr=0.1, betas=(0.9, 0.999, 0.5), alpha=2.0)
+    >>> p
+    array([0.8, 2. ])
+    """
+
+
+@_steps_of(optimizers.ADOPT)
+def adopt(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: Scheduled[float] = 0.001,
+    betas: ScheduledPair = (0.9, 0.9999),
+    eps: Scheduled[float] = 1e-06,
+    weight_decay: Scheduled[float] = 0.0,
+    decoupled_weight_decay: Scheduled[bool] = False,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
+) -> None:
+    """Take a step of a momentum of gradients over the root mean square of those before them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 0.0])
+    >>> m, v = np.zeros(2), np.zeros(2)
+    >>> for step in (1, 2):
+    ...     functional.adopt(p, g, m, v, step=step, lr=0.1, betas=(0.5, 0.9999))
+    >>> p
+    array([0.95, 2.  ])
+    """
+
+
+@_steps_of(optimizers.Adan)
+def adan(
+    p: Array,
+    g: Array,
+    m: Array,
+    d: Array,
+    v: Array,
+    prev: Array,
+    *,
+    step: int,
+    lr: Scheduled[float] = 0.001,
+    betas: ScheduledTriple = (0.98, 0.92, 0.99),
+    eps: Scheduled[float] = 1e-08,
+    weight_decay: Scheduled[float] = 0.0,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
+) -> None:
+    """Take a step of Adam with Nesterov's momentum by differences of gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.array([1.0, 2.0]), np.array([3.0, 0.0])
+    >>> m, d, v, prev = np.zeros((4, 2))
+    >>> functional.adan(p, g, m, d, v, prev, step=1, lr=0.1)
+    >>> p
+    array([0.9, 2. ])
+    """
+
+
+@_steps_of(optimizers.FTRL)
+def ftrl(
+    p: Array,
+    g: Array,
+    z: Array,
+    h: Array,
+    *,
+    step: int | None = None,
+    lr: Scheduled[float] = 0.001,
+    l1_regularization_strength: Scheduled[float] = 0.0,
+    l2_regularization_strength: Scheduled[float] = 0.0,
+    beta: Scheduled[float] = 0.0,
+    weight_decay: Scheduled[float] = 0.0,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
+) -> None:
+    """Take a step of following the regularised leader.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, g = np.zeros(2), np.array([3.0, 1.0])
+    >>> z, h = np.zeros(2), np.zeros(2)
+    >>> functional.ftrl(p, g, z, h, lr=0.5, l1_regularization_strength=1.0, beta=1.0)
+    >>> p
+    array([-0.25,  0.  ])
     """
 
 
@@ -580,4 +755,35 @@ def lars(
     >>> functional.lars(p, g, v, step=1, lr=1.0, trust_coefficient=0.1)
     >>> p
     array([2.5, 4. ])
+    """
+
+
+@_steps_of(optimizers.StableAdamW)
+def stableadamw(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: Scheduled[float] = 0.001,
+    betas: ScheduledPair = (0.9, 0.99),
+    eps: Scheduled[float] = 1e-06,
+    weight_decay: Scheduled[float] = 0.01,
+    l1: Scheduled[float] = 0.0,
+    max_grad_value: Scheduled[float | None] = None,
+    maximize: Scheduled[bool] = False,
+    max_param_grad_norm: Scheduled[float | None] = None,
+) -> None:
+    """Take a step of AdamW that is short where gradients are suddenly large.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastoptim import functional
+    >>> p, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> for step, g in ((1, np.ones(2)), (2, np.full(2, 6.0))):
+    ...     functional.stableadamw(p, g, m, v, step=step, lr=0.1, betas=(0.5, 0.75), weight_decay=0)
+    >>> p.round(6)
+    array([0.827778, 1.827778])
     """

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._containers import is_sequence
 from ._groups import Hyperparameter
 from ._hyper import Hyper
 from ._kinds import entry, shown, unknown
@@ -17,6 +16,7 @@ from ._optimizer import CommonOptions, Optimizer
 from ._rule import AFTER, BEFORE, Rule, Scheduled
 from ._settings import pop_settings
 from ._stepper import Stepper
+from ._trees import is_sequence
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,7 +47,7 @@ class Mixed(Optimizer):
         takes them, and hyperparameters of the class. Those that are missing have its defaults.
     weight_decay, l1, max_grad_value, max_param_grad_norm, maximize, bounds, ema_decay : optional
         For the groups that do not have their own; see `Optimizer`.
-    max_grad_norm, nonfinite, flush_denormals, backend : optional
+    max_grad_norm, nonfinite, flush_denormals, cast_grads, backend : optional
         For the optimizer as a whole, as in `Optimizer`.
 
     Attributes

@@ -13,30 +13,44 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import reference
 from ._containers import Params
 from ._docs import complete
-from ._groups import FlagAttribute, Hyperparameter, NumberAttribute, PairAttribute
+from ._groups import (
+    FlagAttribute,
+    Hyperparameter,
+    NumberAttribute,
+    PairAttribute,
+    TripleAttribute,
+)
 from ._optimizer import Optimizer, Options
-from ._rule import Scheduled, ScheduledPair
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
+    "ADOPT",
     "ASGD",
+    "FTRL",
     "LAMB",
     "LARS",
     "SGD",
+    "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "Lion",
     "Momentum",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "StableAdamW",
+    "Yogi",
 ]
 
 
@@ -72,6 +86,10 @@ class SGD(Optimizer):
     nesterov : bool, default False
         Nesterov's look-ahead; needs dampening = 0, and a momentum other than the number 0 beside
         it. (One that is scheduled, or changed later, may be 0; then it makes no difference.)
+    cautious : bool, default False
+        Take no step in elements where it would not go down the gradient; the learning rate of
+        the others is divided by their share of the array, which is taken to be 0.001 at least
+        (arXiv:2411.16085).
 
     Attributes
     ----------
@@ -99,6 +117,7 @@ class SGD(Optimizer):
     momentum: NumberAttribute
     dampening: NumberAttribute
     nesterov: FlagAttribute
+    cautious: FlagAttribute
 
     def __init__(
         self,
@@ -110,6 +129,7 @@ class SGD(Optimizer):
         nesterov: Scheduled[bool] = False,
         *,
         maximize: Scheduled[bool] = False,
+        cautious: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -120,9 +140,10 @@ class SGD(Optimizer):
             weight_decay=weight_decay,
             nesterov=nesterov,
             maximize=maximize,
+            cautious=cautious,
             **options,
         )
-        refuse_idle_nesterov(self._defaults)
+        refuse_idle(self._defaults)
 
 
 class Momentum(Optimizer):
@@ -147,6 +168,10 @@ class Momentum(Optimizer):
         Which of the two formulas.
     nesterov : bool, default False
         Nesterov's look-ahead.
+    cautious : bool, default False
+        Take no step in elements where it would not go down the gradient; the learning rate of
+        the others is divided by their share of the array, which is taken to be 0.001 at least
+        (arXiv:2411.16085).
 
     Attributes
     ----------
@@ -173,6 +198,7 @@ class Momentum(Optimizer):
     momentum: NumberAttribute
     form: FormAttribute
     nesterov: FlagAttribute
+    cautious: FlagAttribute
 
     def __init__(
         self,
@@ -184,6 +210,7 @@ class Momentum(Optimizer):
         nesterov: Scheduled[bool] = False,
         weight_decay: Scheduled[float] = 0.0,
         maximize: Scheduled[bool] = False,
+        cautious: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -194,6 +221,7 @@ class Momentum(Optimizer):
             nesterov=nesterov,
             weight_decay=weight_decay,
             maximize=maximize,
+            cautious=cautious,
             **options,
         )
 
@@ -391,6 +419,10 @@ class Adam(Optimizer):
         Add :math:`\epsilon` to the root that is not corrected, as scikit-learn, Keras and thinc do:
         the step is :math:`\eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
         \frac{m_t}{\sqrt{v_t} + \epsilon}`.
+    cautious : bool, default False
+        Take no step in elements where it would not go down the gradient; the learning rate of
+        the others is divided by their share of the array, which is taken to be 0.001 at least
+        (arXiv:2411.16085).
 
     Attributes
     ----------
@@ -421,6 +453,7 @@ class Adam(Optimizer):
     amsgrad: FlagAttribute
     decoupled_weight_decay: FlagAttribute
     eps_hat: FlagAttribute
+    cautious: FlagAttribute
 
     def __init__(
         self,
@@ -434,6 +467,7 @@ class Adam(Optimizer):
         maximize: Scheduled[bool] = False,
         decoupled_weight_decay: Scheduled[bool] = False,
         eps_hat: Scheduled[bool] = False,
+        cautious: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -446,6 +480,7 @@ class Adam(Optimizer):
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
             eps_hat=eps_hat,
+            cautious=cautious,
             **options,
         )
 
@@ -476,6 +511,10 @@ class AdamW(Adam):
         As above; if False, the rule sees :math:`g + \lambda p` for g, as in `Adam`.
     eps_hat : bool, default False
         Add :math:`\epsilon` to the root that is not corrected; see `Adam`.
+    cautious : bool, default False
+        Take no step in elements where it would not go down the gradient; the learning rate of
+        the others is divided by their share of the array, which is taken to be 0.001 at least
+        (arXiv:2411.16085).
 
     Attributes
     ----------
@@ -512,6 +551,7 @@ class AdamW(Adam):
         maximize: Scheduled[bool] = False,
         decoupled_weight_decay: Scheduled[bool] = True,
         eps_hat: Scheduled[bool] = False,
+        cautious: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -524,6 +564,7 @@ class AdamW(Adam):
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
             eps_hat=eps_hat,
+            cautious=cautious,
             **options,
         )
 
@@ -1001,6 +1042,10 @@ class Lion(Optimizer):
         :math:`\lambda \ge 0`.
     decoupled_weight_decay : bool, default True
         Decay as `AdamW` does; if False, the rule sees :math:`g + \lambda p` for g instead.
+    cautious : bool, default False
+        Take no step in elements where it would not go down the gradient; the learning rate of
+        the others is divided by their share of the array, which is taken to be 0.001 at least
+        (arXiv:2411.16085).
 
     Attributes
     ----------
@@ -1026,6 +1071,7 @@ class Lion(Optimizer):
     rule = reference.lion
     betas: PairAttribute
     decoupled_weight_decay: FlagAttribute
+    cautious: FlagAttribute
 
     def __init__(
         self,
@@ -1036,6 +1082,7 @@ class Lion(Optimizer):
         *,
         maximize: Scheduled[bool] = False,
         decoupled_weight_decay: Scheduled[bool] = True,
+        cautious: Scheduled[bool] = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -1045,6 +1092,7 @@ class Lion(Optimizer):
             weight_decay=weight_decay,
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
+            cautious=cautious,
             **options,
         )
 
@@ -1125,6 +1173,408 @@ class AdaBelief(Optimizer):
             weight_decay=weight_decay,
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
+            **options,
+        )
+
+
+class Yogi(Optimizer):
+    r"""Adam whose mean square moves towards the square of the gradient by no more than that square.
+
+    .. math::
+
+        v_t = v_{t-1} - (1 - \beta_2) \, \mathrm{sign}(v_{t-1} - g_t^2) \, g_t^2, \quad
+        p_t = p_{t-1} - \frac{\eta}{1 - \beta_1^t}
+              \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    with :math:`m_t` as in `Adam`, :math:`m_0 = v_0` and :math:`\mathrm{sign}(0) = 0`. Where
+    gradients become small, v falls slowly, as a sum, where Adam's falls exponentially. The formula
+    is that of ``optax.yogi``.
+
+    Parameters
+    ----------
+    lr : float, default 1e-2
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-3
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    initial_accumulator_value : float, default 1e-6
+        :math:`m_0 = v_0 \ge 0`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"v"`` (optax's ``mu`` and ``nu``).
+
+    References
+    ----------
+    M. Zaheer, S. Reddi, D. Sachan, S. Kale, S. Kumar, "Adaptive methods for nonconvex
+    optimization", NeurIPS 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.Yogi(p, lr=0.1, eps=0.0, initial_accumulator_value=0.0)
+    >>> opt.step(np.array([3.0, 1.0]))
+    >>> p
+    array([0.9, 1.9])
+    """
+
+    rule = reference.yogi
+    betas: PairAttribute
+    eps: NumberAttribute
+    initial_accumulator_value: NumberAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-2,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-3,
+        weight_decay: Scheduled[float] = 0.0,
+        initial_accumulator_value: Scheduled[float] = 1e-6,
+        *,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            maximize=maximize,
+            **options,
+        )
+
+
+class AdEMAMix(Optimizer):
+    r"""Adam with a second momentum, which remembers the gradients of thousands of steps.
+
+    .. math::
+
+        m^{(1)}_t = \beta_1 m^{(1)}_{t-1} + (1 - \beta_1) g_t, \quad
+        m^{(2)}_t = \beta_3 m^{(2)}_{t-1} + (1 - \beta_3) g_t, \quad
+        p_t = (1 - \eta \lambda) p_{t-1}
+              - \eta \frac{m^{(1)}_t / (1 - \beta_1^t) + \alpha m^{(2)}_t}
+                          {\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    with :math:`v_t` as in `Adam`. The slow momentum is not corrected for its start at zero. The
+    formula is that of ``optax.contrib.ademamix``.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float, float), default (0.9, 0.999, 0.9999)
+        :math:`0 \le \beta_1, \beta_2, \beta_3 < 1`. For trainings of a few thousand steps a smaller
+        :math:`\beta_3` is better.
+    alpha : float, default 5
+        :math:`\alpha \ge 0`, the weight of the slow momentum. The paper raises it, and
+        :math:`\beta_3`, by schedules from 0 and from :math:`\beta_1`.
+    eps : float, default 1e-8
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`.
+    decoupled_weight_decay : bool, default True
+        Decay as `AdamW` does; if False, the rule sees :math:`g + \lambda p` for g instead.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m1"``, ``"m2"`` and ``"v"`` (optax's ``m1``, ``m2`` and ``nu``).
+
+    References
+    ----------
+    M. Pagliardini, P. Ablin, D. Grangier, "The AdEMAMix optimizer: better, faster, older", ICLR
+    2025, arXiv:2409.03137.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.AdEMAMix(p, lr=0.1, betas=(0.9, 0.999, 0.5), alpha=2.0)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.8, 2. ])
+
+    The weight of the slow momentum grows for 10,000 steps:
+
+    >>> opt = fo.AdEMAMix(p, alpha=lambda t: 5.0 * min(1.0, t / 10_000))
+    """
+
+    rule = reference.ademamix
+    betas: TripleAttribute
+    alpha: NumberAttribute
+    eps: NumberAttribute
+    decoupled_weight_decay: FlagAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledTriple = (0.9, 0.999, 0.9999),
+        alpha: Scheduled[float] = 5.0,
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
+        *,
+        maximize: Scheduled[bool] = False,
+        decoupled_weight_decay: Scheduled[bool] = True,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+            **options,
+        )
+
+
+class ADOPT(Optimizer):
+    r"""Momentum of gradients that are scaled by the root mean square of those before them.
+
+    .. math::
+
+        u_t = \mathrm{clip}\left( \frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)},
+              \pm (t - 1)^{1/4} \right), \quad
+        m_t = \beta_1 m_{t-1} + (1 - \beta_1) u_t, \quad
+        p_t = p_{t-1} - \eta m_t, \quad
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2
+
+    The first step only takes :math:`v_1 = g_1^2`. Since v lacks the gradient that it divides, the
+    method converges whatever :math:`\beta_2` is. The formula is that of ``optax.contrib.adopt``.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.9999)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-6
+        :math:`\epsilon \ge 0`, the least divisor. With 0, an element whose gradients have all been
+        0 becomes NaN.
+    decoupled_weight_decay : bool, default False
+        Decay as `AdamW` does instead, from the second step on.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"v"`` (optax's ``mu`` and ``nu``).
+
+    References
+    ----------
+    S. Taniguchi et al., "ADOPT: modified Adam can converge with any beta2 with the optimal rate",
+    NeurIPS 2024, arXiv:2411.02853.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.ADOPT(p, lr=0.1, betas=(0.5, 0.9999))
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([1., 2.])
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.95, 2.  ])
+    """
+
+    rule = reference.adopt
+    betas: PairAttribute
+    eps: NumberAttribute
+    decoupled_weight_decay: FlagAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledPair = (0.9, 0.9999),
+        eps: Scheduled[float] = 1e-6,
+        weight_decay: Scheduled[float] = 0.0,
+        decoupled_weight_decay: Scheduled[bool] = False,
+        *,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class Adan(Optimizer):
+    r"""Adam with Nesterov's momentum, estimated from the differences of gradients.
+
+    .. math::
+
+        \delta_t = g_t - g_{t-1}, \quad
+        m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad
+        d_t = \beta_2 d_{t-1} + (1 - \beta_2) \delta_t, \quad
+        v_t = \beta_3 v_{t-1} + (1 - \beta_3) (g_t + \beta_2 \delta_t)^2
+
+    .. math::
+
+        p_t = \frac{1}{1 + \eta \lambda} \left( p_{t-1}
+              - \eta \frac{\hat m_t + \beta_2 \hat d_t}{\sqrt{\hat v_t} + \epsilon} \right)
+
+    where :math:`\delta_1 = 0`, and the hats correct averages for their start at zero, as in `Adam`;
+    the state holds them corrected. The formula is that of ``Adan`` in torch-optimi; the paper's
+    :math:`\beta` are 1 minus these.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float, float), default (0.98, 0.92, 0.99)
+        :math:`0 \le \beta_1, \beta_2, \beta_3 < 1`.
+    eps : float, default 1e-8
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`, decoupled.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"``, ``"d"``, ``"v"`` (torch-optimi's ``exp_avg``, ``exp_avg_diff``
+        and ``exp_avg_sq``) and ``"prev"``, the gradient of the step before (its ``prev_grad``, with
+        the other sign).
+
+    References
+    ----------
+    X. Xie, P. Zhou, H. Li, Z. Lin, S. Yan, "Adan: adaptive Nesterov momentum algorithm for faster
+    optimizing deep models", IEEE TPAMI 2024, arXiv:2208.06677.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.Adan(p, lr=0.1)
+    >>> opt.step(np.array([3.0, 0.0]))
+    >>> p
+    array([0.9, 2. ])
+    """
+
+    rule = reference.adan
+    betas: TripleAttribute
+    eps: NumberAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledTriple = (0.98, 0.92, 0.99),
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
+        *,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            **options,
+        )
+
+
+class FTRL(Optimizer):
+    r"""Follow the regularised leader, proximal: sparse linear models, such as those of clicks.
+
+    .. math::
+
+        h_t = h_{t-1} + g_t^2, \quad
+        z_t = z_{t-1} + g_t - \frac{\sqrt{h_t} - \sqrt{h_{t-1}}}{\eta} p_{t-1}, \quad
+        p_t = \frac{\mathrm{clip}(z_t, \pm \lambda_1) - z_t}
+                   {(\sqrt{h_t} + \beta) / \eta + 2 \lambda_2}
+
+    Where :math:`|z_t| \le \lambda_1`, the parameter is exactly 0. It depends on the parameters
+    before the first step only as far as :math:`z_1` does, so they should be 0: one whose gradients
+    have all been 0 becomes 0. Since z sums what was divided by the learning rate of its step, a
+    learning rate that changes later moves all parameters. The formula and the names are those of
+    ``keras.optimizers.Ftrl``.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        Learning rate :math:`\eta > 0`.
+    initial_accumulator_value : float, default 0.1
+        :math:`h_0 \ge 0`. If it, :math:`\beta` and :math:`\lambda_2` are all 0, an element whose
+        gradients have all been 0 becomes NaN.
+    l1_regularization_strength : float, default 0
+        :math:`\lambda_1 \ge 0`.
+    l2_regularization_strength : float, default 0
+        :math:`\lambda_2 \ge 0`.
+    beta : float, default 0
+        :math:`\beta \ge 0`.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"z"`` and ``"h"`` (Keras's ``linear`` and ``accumulator``).
+
+    References
+    ----------
+    H. B. McMahan et al., "Ad click prediction: a view from the trenches", KDD 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.zeros(3)
+    >>> opt = fo.FTRL(p, lr=0.5, l1_regularization_strength=1.0, beta=1.0)
+    >>> opt.step(np.array([3.0, 1.0, -5.0]))
+    >>> p.round(6)
+    array([-0.248966,  0.      ,  0.332779])
+    """
+
+    rule = reference.ftrl
+    initial_accumulator_value: NumberAttribute
+    l1_regularization_strength: NumberAttribute
+    l2_regularization_strength: NumberAttribute
+    beta: NumberAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-3,
+        initial_accumulator_value: Scheduled[float] = 0.1,
+        l1_regularization_strength: Scheduled[float] = 0.0,
+        l2_regularization_strength: Scheduled[float] = 0.0,
+        beta: Scheduled[float] = 0.0,
+        *,
+        weight_decay: Scheduled[float] = 0.0,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            initial_accumulator_value=initial_accumulator_value,
+            l1_regularization_strength=l1_regularization_strength,
+            l2_regularization_strength=l2_regularization_strength,
+            beta=beta,
+            weight_decay=weight_decay,
+            maximize=maximize,
             **options,
         )
 
@@ -1284,13 +1734,266 @@ class LARS(Optimizer):
         )
 
 
-def refuse_idle_nesterov(defaults: Mapping[str, Any]) -> None:
-    """Raise if a constructor was given nesterov without the momentum that it is about."""
-    if defaults["nesterov"] and defaults["momentum"] == 0:
-        raise ValueError(
-            "nesterov: expected momentum > 0 with it, or a schedule, "
-            f"found momentum={defaults['momentum']}"
+class StableAdamW(Optimizer):
+    r"""AdamW whose learning rate shrinks, for each array, where its gradients are suddenly large.
+
+    .. math::
+
+        r_t = \sqrt{\mathrm{mean} \frac{g_t^2}{\max(\hat v_t, \epsilon^2)}}, \quad
+        \eta_t = \frac{\eta}{\max(1, r_t)}, \quad
+        p_t = (1 - \eta_t \lambda) p_{t-1} - \eta_t \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}
+
+    with :math:`\hat m_t` and :math:`\hat v_t` as in `Adam`; the state holds them, corrected. The
+    mean is over all elements of an array, summed in a fixed order, so it depends on no number of
+    threads. The formula is that of ``StableAdamW`` in torch-optimi.
+
+    Parameters
+    ----------
+    params : ndarray, sequence, mapping, or sequence of group mappings
+        The arrays to update in place, float32 or float64; see `Optimizer`. Each array has a
+        learning rate of its own.
+    lr : float, default 1e-3
+        Learning rate :math:`\eta \ge 0`.
+    betas : (float, float), default (0.9, 0.99)
+        :math:`0 \le \beta_1, \beta_2 < 1`.
+    eps : float, default 1e-6
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    weight_decay : float, default 0.01
+        :math:`\lambda \ge 0`, decoupled.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"m"`` and ``"v"`` (torch-optimi's ``exp_avg`` and ``exp_avg_sq``).
+
+    References
+    ----------
+    M. Wortsman et al., "Stable and low-precision training for large-scale vision-language models",
+    NeurIPS 2023, arXiv:2304.13013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.StableAdamW(p, lr=0.1, betas=(0.5, 0.75), weight_decay=0.0)
+    >>> opt.step(np.array([1.0, 1.0]))
+    >>> opt.step(np.array([6.0, 6.0]))  # 1.3 times as large as v has it
+    >>> p.round(6)
+    array([0.827778, 1.827778])
+    """
+
+    rule = reference.stableadamw
+    betas: PairAttribute
+    eps: NumberAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1e-3,
+        betas: ScheduledPair = (0.9, 0.99),
+        eps: Scheduled[float] = 1e-6,
+        weight_decay: Scheduled[float] = 1e-2,
+        *,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            **options,
         )
+
+
+class ScheduleFreeSGD(Optimizer):
+    r"""Stochastic gradient descent that needs no schedule: gradients at y, steps of z, result x.
+
+    .. math::
+
+        c_t = \frac{w_t}{\sum_{i \le t} w_i}, \quad w_t = t^r \max_{i \le t} \eta_i^k, \quad
+        z_t = z_{t-1} - \eta_t g_t, \quad
+        x_t = (1 - c_t) x_{t-1} + c_t z_t, \quad
+        y_t = (1 - \mu) z_t + \mu x_t
+
+    The parameters are y, where the gradients are to be taken. They hold x, which is to be evaluated
+    and kept, inside of `use_average`; x is no array, but follows from y and z. There,
+    :math:`x_0 = y_0 = z_0`, and :math:`\eta_t` rises to :math:`\eta` in the first steps as
+    :math:`\eta t / \mathrm{warmup\_steps}`. The formula is that of ``SGDScheduleFree`` in the
+    package schedulefree; t and the weights are those of each parameter.
+
+    Parameters
+    ----------
+    lr : float, default 1.0
+        Learning rate :math:`\eta \ge 0`. It may be larger than what suits `SGD`.
+    momentum : float, default 0.9
+        :math:`0 \le \mu < 1`, how close y is to x. `use_average` needs :math:`\mu > 0`.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`; the rule sees :math:`g + \lambda y` for g.
+    warmup_steps : float, default 0
+        In how many steps the learning rate rises.
+    r : float, default 0
+        :math:`r \ge 0`: later steps weigh more.
+    weight_lr_power : float, default 2
+        :math:`k \ge 0`: steps with small learning rates, such as the first, weigh less.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"z"``.
+
+    References
+    ----------
+    A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky, "The road less scheduled",
+    NeurIPS 2024, arXiv:2405.15682.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.ScheduleFreeSGD(p, lr=0.5, momentum=0.5)
+    >>> for _ in range(2):
+    ...     opt.step(np.array([1.0, 0.0]))
+    >>> p
+    array([0.125, 2.   ])
+    >>> with opt.use_average():
+    ...     print(p)
+    [0.25 2.  ]
+    """
+
+    rule = reference.schedulefreesgd
+    momentum: NumberAttribute
+    warmup_steps: NumberAttribute
+    r: NumberAttribute
+    weight_lr_power: NumberAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 1.0,
+        momentum: Scheduled[float] = 0.9,
+        weight_decay: Scheduled[float] = 0.0,
+        warmup_steps: Scheduled[float] = 0.0,
+        r: Scheduled[float] = 0.0,
+        weight_lr_power: Scheduled[float] = 2.0,
+        *,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            r=r,
+            weight_lr_power=weight_lr_power,
+            maximize=maximize,
+            **options,
+        )
+
+
+class ScheduleFreeAdamW(Optimizer):
+    r"""AdamW that needs no schedule: gradients at y, steps of z, result x.
+
+    .. math::
+
+        u_t = \frac{g_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon} + \lambda y_{t-1}, \quad
+        z_t = z_{t-1} - \eta_t u_t, \quad
+        x_t = (1 - c_t) x_{t-1} + c_t z_t, \quad
+        y_t = (1 - \beta_1) z_t + \beta_1 x_t
+
+    with :math:`v_t` as in `Adam`, and :math:`\eta_t`, :math:`c_t` and all else as in
+    `ScheduleFreeSGD`. The formula is that of ``AdamWScheduleFree`` in the package schedulefree.
+
+    Parameters
+    ----------
+    lr : float, default 2.5e-3
+        Learning rate :math:`\eta \ge 0`. It may be larger than what suits `AdamW`.
+    betas : (float, float), default (0.9, 0.999)
+        :math:`0 \le \beta_1, \beta_2 < 1`; :math:`\beta_1` is how close y is to x, and
+        `use_average` needs :math:`\beta_1 > 0`.
+    eps : float, default 1e-8
+        :math:`\epsilon \ge 0`, added to the corrected root.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`, decoupled.
+    warmup_steps : float, default 0
+        In how many steps the learning rate rises.
+    r : float, default 0
+        :math:`r \ge 0`: later steps weigh more.
+    weight_lr_power : float, default 2
+        :math:`k \ge 0`: steps with small learning rates, such as the first, weigh less.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter ``"z"`` and ``"v"`` (schedulefree's ``z`` and ``exp_avg_sq``).
+
+    References
+    ----------
+    A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky, "The road less scheduled",
+    NeurIPS 2024, arXiv:2405.15682.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastoptim as fo
+    >>> p = np.array([1.0, 2.0])
+    >>> opt = fo.ScheduleFreeAdamW(p, lr=0.5, betas=(0.5, 0.999))
+    >>> for _ in range(2):
+    ...     opt.step(np.array([1.0, 0.0]))
+    >>> with opt.use_average():
+    ...     print(p.round(6))
+    [0.25 2.  ]
+    """
+
+    rule = reference.schedulefreeadamw
+    betas: PairAttribute
+    eps: NumberAttribute
+    warmup_steps: NumberAttribute
+    r: NumberAttribute
+    weight_lr_power: NumberAttribute
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scheduled[float] = 2.5e-3,
+        betas: ScheduledPair = (0.9, 0.999),
+        eps: Scheduled[float] = 1e-8,
+        weight_decay: Scheduled[float] = 0.0,
+        warmup_steps: Scheduled[float] = 0.0,
+        r: Scheduled[float] = 0.0,
+        weight_lr_power: Scheduled[float] = 2.0,
+        *,
+        maximize: Scheduled[bool] = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            r=r,
+            weight_lr_power=weight_lr_power,
+            maximize=maximize,
+            **options,
+        )
+
+
+def refuse_idle(defaults: Mapping[str, Any]) -> None:
+    """Raise if a constructor was given an option without the momentum that it is about."""
+    for name in ("nesterov", "cautious"):
+        if defaults.get(name) and defaults["momentum"] == 0:
+            raise ValueError(
+                f"{name}: expected momentum > 0 with it, or a schedule, "
+                f"found momentum={defaults['momentum']}"
+            )
 
 
 for _name in __all__:

@@ -94,11 +94,7 @@ def magnitude(arrays: Any, sparsity: float) -> Any:
         part.reshape(array.shape)
         for part, array in zip(np.split(kept, edges), container.arrays, strict=True)
     ]
-    if container.single:
-        return masks[0]
-    if container.names is not None:
-        return dict(zip(container.names, masks, strict=True))
-    return tuple(masks) if isinstance(arrays, tuple) else masks
+    return container.like(masks)
 
 
 def magnitudes_of(label: str, array: Any) -> NDArray[Any]:

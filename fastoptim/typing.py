@@ -7,6 +7,7 @@
 `Scheduled`          ``Scheduled[float]`` is a float, or a function from the number of steps to one,
                      such as a `fastoptim.schedules.Schedule`: what ``lr=`` takes
 `ScheduledPair`      two of them, or a function that returns two floats: what ``betas=`` takes
+`ScheduledTriple`    three of them: what ``betas=`` of `fastoptim.AdEMAMix` takes
 `Number`             a hyperparameter of a rule of one's own (see `fastoptim.rule`) that is any
                      finite number
 `NonNegative`        one that is at least 0
@@ -30,7 +31,7 @@ array([0.25, 0.25])
 
 from ._containers import Array, Grads, Mask, Masks, Params
 from ._kinds import Betas, Fraction, NonNegative, NonNegativePair, Number, Switch
-from ._rule import Scheduled, ScheduledPair
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 
 __all__ = [
     "Array",
@@ -45,6 +46,7 @@ __all__ = [
     "Params",
     "Scheduled",
     "ScheduledPair",
+    "ScheduledTriple",
     "Switch",
 ]
 

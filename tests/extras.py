@@ -112,7 +112,8 @@ assert losses[-1] < losses[0], losses
 
 TORCH = """
 import torch
-from fastoptim.integrations.torch import Adagrad, Adam, AdamW, Lion, RMSprop, SGD
+from fastoptim import LAMB
+from fastoptim.integrations.torch import AdamW, ASGD, NAdam, optimizer_of
 model = torch.nn.Linear(3, 2)
 optimizer = AdamW(model.parameters(), lr=1e-3, max_grad_norm=1.0, ema_decay=0.999)
 for _ in range(3):
@@ -121,6 +122,8 @@ for _ in range(3):
     optimizer.step()
 with optimizer.use_ema():
     model(torch.ones(4, 3))
+for kind in (ASGD, NAdam, optimizer_of(LAMB)):
+    kind(model.parameters()).step()
 """
 
 AUTOGRAD = """

@@ -159,7 +159,7 @@ REFUSED_PARAMS = {
     "none": (None, TypeError, "params: expected an array, a sequence or a mapping"),
     "empty sequence": ([], ValueError, "params: expected at least one array, found none"),
     "empty mapping": ({}, ValueError, "params: expected at least one array, found none"),
-    "nested": ([[np.ones(3)]], TypeError, "params[0]: expected a NumPy array, found list"),
+    "list in a list": ([[1.0]], TypeError, "params['0.0']: expected a NumPy array, found float"),
     "integers": (
         np.ones(3, int),
         TypeError,
@@ -231,16 +231,18 @@ def test_readonly_broadcast_param_is_refused():
 
 
 REFUSED_GRADS = {
-    "list": ([1.0, 1.0, 1.0, 1.0], TypeError, "grads[1]: expected a NumPy array, found list"),
-    "number": (1.0, TypeError, "grads[1]: expected a NumPy array, found float"),
+    "list of text": (["1.0"] * 4, TypeError, "grads[1]: expected a NumPy array, found list of str"),
+    "list": ([1.0], ValueError, "grads[1]: expected shape (4,) as params[1] has, found (1,)"),
+    "number": (1.0, ValueError, "grads[1]: expected shape (4,) as params[1] has, found ()"),
+    "whole number": (1, TypeError, "grads[1]: expected a NumPy array, found int"),
     "scalar": (np.float64(1.0), ValueError, "expected shape (4,) as params[1] has, found ()"),
     "shape": (np.ones(5), ValueError, "grads[1]: expected shape (4,) as params[1] has, found (5,)"),
     "would broadcast": (np.ones(1), ValueError, "expected shape (4,) as params[1] has, found (1,)"),
-    "more axes": (np.ones((1, 4)), ValueError, "found (1, 4)"),
+    "more axes": (np.ones((2, 2)), ValueError, "found (2, 2)"),
     "dtype": (
-        np.ones(4, np.float32),
+        np.ones(4, np.float16),
         TypeError,
-        "grads[1]: expected dtype float64 as params[1] has",
+        "grads[1]: expected dtype float64 as params[1] has, found float16",
     ),
     "integers": (np.ones(4, int), TypeError, "found int64"),
     "objects": (np.ones(4, object), TypeError, "found object"),
@@ -367,7 +369,7 @@ def test_parameter_given_another_dtype_since(backend):
         warnings.simplefilter("ignore", DeprecationWarning)
         p.dtype = np.float32
         optimizer.step(np.ones(4))
-        with pytest.raises(TypeError, match="expected dtype float64"):
+        with pytest.raises(ValueError, match=r"expected shape \(4,\)"):
             optimizer.step(np.ones(8, np.float32))
         p.dtype = np.float64
     assert p.tolist() == [0.5] * 4
@@ -400,7 +402,7 @@ def test_parameter_given_another_dtype_and_made_shorter_since():
 
 
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
-@pytest.mark.parametrize("shape", [(2, 2), (4, 1), (2,)])
+@pytest.mark.parametrize("shape", [(2, 2), (2,)])
 def test_gradient_given_another_shape_since(shape, backend):
     """The same object as in the last step, in the same list, at the same address."""
     p, g = np.ones(4), np.ones(4)

@@ -35,8 +35,8 @@ from wrong import (
     extended,
     maybe,
     others,
-    pair,
     real,
+    several,
     whole_numbers,
     word,
 )
@@ -85,7 +85,11 @@ def callables() -> dict[str, Any]:
     return found
 
 
-RULES = [name for name, rule in vars(reference).items() if isinstance(rule, Rule)]
+RULES = [
+    name
+    for name, rule in vars(reference).items()
+    if isinstance(rule, Rule) and not rule.numbers  # with which there is no function
+]
 # Optimizers make the groups, which are public for isinstance and for annotations.
 # Those of rules are NumPy's.
 NOT_CALLED = {"Optimizer", "ParamGroup", "Schedule", "where", "sqrt"}
@@ -97,8 +101,10 @@ BOUND: dict[str, Callable[[], Callable[..., Any]]] = {
     "Optimizer.load_state_dict": lambda: optimizer().load_state_dict,
     "Optimizer.state_dict": lambda: optimizer().state_dict,
     "Optimizer.load": lambda: optimizer().load,
+    "Optimizer.rebind": lambda: optimizer().rebind,
     "Optimizer.save": lambda: optimizer().save,
     "Optimizer.step": lambda: optimizer().step,
+    "Optimizer.use_average": lambda: fo.ScheduleFreeSGD(BASE.copy()).use_average,
     "Optimizer.use_ema": lambda: optimizer(ema_decay=0.5).use_ema,
     "Schedule.__call__": lambda: Constant(0.1).__call__,
     "Cyclic.momentum": lambda: schedules.Cyclic(0.1, 0.5).momentum,
@@ -187,7 +193,9 @@ def table(cases: Callable[[], list[tuple[Any, Any]]], none: Any = TypeError) -> 
         def cases(self):
             for value in others():
                 if not hasattr(value, "__len__"):
-                    yield value, none if value is None else TypeError
+                    # an iterator may be one of gradients, and is refused for what it gives
+                    wrong = Exception if isinstance(value, Iterator) else TypeError
+                    yield value, none if value is None else wrong
             yield from cases()
 
     return Table(lambda _: TypeError)
@@ -201,7 +209,7 @@ def params_cases():
     buffer = np.ones(12)
     return [
         *placed("param", lambda x: [BASE.copy(), x], lambda x: {"w": x}, lambda x: [{"params": x}]),
-        *(([x], error) for x, error in ((whole, TypeError), ({}, TypeError), ({1: 2}, TypeError))),
+        *(([x], error) for x, error in ((whole, [whole]), ({}, ValueError), ({1: 2}, TypeError))),
         *(([], ValueError), ((), ValueError), ({}, ValueError), (iter([]), ValueError)),
         *(("weights", TypeError), (b"ab", TypeError), ({1, 2}, TypeError), ({}.keys(), TypeError)),
         ([{"params": whole}, BASE.copy()], TypeError),
@@ -213,6 +221,16 @@ def params_cases():
         (UserDict(w=whole[0]).values(), [BASE.copy()]),
         (UserDict(w=whole[0]), {"w": BASE.copy()}),
     ]
+
+
+def rebind_cases():
+    found = []
+    for array, outcome in arrays("param"):
+        fits = not isinstance(outcome, type) and (outcome.shape, outcome.dtype) == ((2, 3), "f8")
+        error = outcome if isinstance(outcome, type) else Exception
+        found.append(([BASE.copy(), array], [BASE.copy(), outcome] if fits else error))
+    others = ([BASE.copy()], [BASE.copy()] * 3, {"w": BASE.copy()}, BASE.copy(), {}, [])
+    return [*found, *((x, ValueError) for x in others)]
 
 
 def group_cases():
@@ -236,9 +254,10 @@ def grads_cases():
     pair_of = [ONES, ONES]
     return [
         *placed("grad", lambda x: [ONES, x], lambda x: (x, None), alone=False),
-        *((x, TypeError) for x in ({}, {0: ONES, 1: ONES}, set(), "ab", iter(pair_of), ONES)),
+        *((x, TypeError) for x in ({}, {0: ONES, 1: ONES}, set(), "ab", ONES)),
         *((x, ValueError) for x in ([], [ONES], [ONES] * 3, Lying([ONES]), Lying([ONES] * 3))),
         (deque(pair_of), pair_of),
+        (iter(pair_of), pair_of),
         (pair_of, pair_of),
         ([None, None], [None, None]),
     ]
@@ -412,6 +431,7 @@ def decoupled(value: Any) -> Any:
 
 
 NATURAL = count(1)
+INVERTIBLE = real(lambda x: x > 0 and 1 / float(x) < np.inf)
 GAIN = real(lambda x: 0 <= x < 1e30)
 MIDDLING = real(lambda x: 1e-100 <= x < 1e100)
 LAYOUT = word("out_in", "in_out")
@@ -428,14 +448,16 @@ ROWS: dict[str, tuple[Any, Kind]] = {
         table(mixed_cases),
     ),
     "Optimizer.add_param_group.group": (lambda: {"params": BASE.copy()}, table(group_cases)),
+    "Optimizer.rebind.params": (lambda: [BASE.copy(), BASE.copy()], table(rebind_cases)),
     "Optimizer.step.grads": (lambda: [ONES, ONES], table(grads_cases)),
-    "Optimizer.step.grad_scale": (1.0, real(lambda x: x > 0 and 1 / float(x) < np.inf)),
+    "Optimizer.step.grad_scale": (1.0, INVERTIBLE),
     "Optimizer.load_state_dict.state_dict": (lambda: optimizer().state_dict(), table(saved_cases)),
     "path": (lambda: saved_file(), Kind(path)),
     "Optimizer.save.params": (True, FLAG),
     "lr": (0.1, NONNEGATIVE),
     "momentum": (0.9, NONNEGATIVE),
     "Momentum.momentum": (0.9, SHARE),
+    "ScheduleFreeSGD.momentum": (0.9, SHARE),
     "functional.momentum.momentum": (0.9, SHARE),
     "reference.momentum.momentum": (0.9, SHARE),
     "dampening": (0.0, FINITE),
@@ -444,13 +466,26 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "ASGD.alpha": (0.5, NONNEGATIVE),
     "functional.asgd.alpha": (0.5, NONNEGATIVE),
     "reference.asgd.alpha": (0.5, NONNEGATIVE),
-    "betas": ((0.9, 0.99), pair(SHARE.outcome, 0.5)),
-    "etas": ((0.5, 1.2), pair(NONNEGATIVE.outcome, 0.5, lambda a, b: 0 < a < 1 < b)),
-    "step_sizes": ((0.1, 50.0), pair(NONNEGATIVE.outcome, 0.5, lambda a, b: a <= b)),
+    **dict.fromkeys(
+        ("AdEMAMix.alpha", "functional.ademamix.alpha", "reference.ademamix.alpha"),
+        (0.5, NONNEGATIVE),
+    ),
+    "betas": ((0.9, 0.99), several(SHARE.outcome, 0.5)),
+    **dict.fromkeys(
+        [
+            f"{name}.betas"
+            for rule in ("AdEMAMix", "Adan")
+            for name in (rule, f"functional.{rule.lower()}", f"reference.{rule.lower()}")
+        ],
+        ((0.9, 0.99, 0.999), several(SHARE.outcome, 0.5, size=3)),
+    ),
+    **dict.fromkeys(("FTRL.lr", "functional.ftrl.lr", "reference.ftrl.lr"), (0.1, INVERTIBLE)),
+    "etas": ((0.5, 1.2), several(NONNEGATIVE.outcome, 0.5, lambda a, b: 0 < a < 1 < b)),
+    "step_sizes": ((0.1, 50.0), several(NONNEGATIVE.outcome, 0.5, lambda a, b: a <= b)),
     "rho": (0.9, SHARE),
     "form": ("averaged", word("averaged", "heavy_ball")),
     "mask": (None, table(mask_cases, none=None)),
-    "bounds": (None, maybe(pair(extended, 0.5, lambda a, b: a <= b))),
+    "bounds": (None, maybe(several(extended, 0.5, lambda a, b: a <= b))),
     "ema_decay": (None, maybe(SHARE)),
     "max_grad_value": (None, maybe(NONNEGATIVE)),
     "max_param_grad_norm": (None, maybe(NONNEGATIVE)),
@@ -467,7 +502,14 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "t0",
             "lr_decay",
             "initial_accumulator_value",
+            "l1_regularization_strength",
+            "l2_regularization_strength",
+            "beta",
             "momentum_decay",
+            "ScheduleFreeSGD.warmup_steps",
+            "ScheduleFreeAdamW.warmup_steps",
+            "r",
+            "weight_lr_power",
             "trust_coefficient",
         ),
         (0.5, NONNEGATIVE),
@@ -479,8 +521,10 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "centered",
             "eps_inside",
             "eps_hat",
+            "cautious",
             "maximize",
             "flush_denormals",
+            "cast_grads",
             "decoupled_weight_decay",
             "three_phase",
             "staircase",

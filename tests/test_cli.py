@@ -271,8 +271,10 @@ def test_table_of_every_optimizer_has_80_columns(capsys):
     chosen = [word for name in optimizers.__all__ for word in ("--optimizer", name)]
     assert main(["demo", "--quick", *chosen]) == 0
     out = capsys.readouterr().out
-    assert list(rows_of(out)) == optimizers.__all__
-    assert max(map(len, out.splitlines())) <= 80
+    lines = out.splitlines()
+    shown = [line.split()[0] for line in lines if line.endswith(" yes")]
+    assert shown == [name[:10] for name in optimizers.__all__]  # the rest is in the next line
+    assert max(map(len, lines)) <= 80
     assert "…" not in out
 
 

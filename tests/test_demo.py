@@ -267,8 +267,10 @@ def test_every_optimizer_learns(digits, name):
     result = compare(set_up(digits, 200), [name])[name]
     assert result.identical
     losses = result.fastoptim.losses
-    if name == "Rprop":
-        return  # it compares the signs of successive gradients, and needs full batches to learn
+    # Rprop compares the signs of successive gradients, and needs full batches to learn; FTRL starts
+    # from zeros, where the gradients of all layers but the last are 0.
+    if name in ("Rprop", "FTRL"):
+        return
     assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
 
 

@@ -7,14 +7,16 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from peers import import_keras
+from zoo import gradients
 
 from fastoptim import examples
-from fastoptim.examples import evolution
+from fastoptim.examples import evolution, muon
 
 
 def test_every_example_is_run_here():
     found = {module.name for module in pkgutil.iter_modules(examples.__path__)}
-    assert found == {"autograd_digits", "evolution"}
+    assert found == {"autograd_digits", "evolution", "muon"}
 
 
 class TestEvolution:
@@ -60,6 +62,46 @@ class TestEvolution:
         assert [line.split(":")[0] for line in said] == starts
         first, *_, last = (float(line.split(": ")[1]) for line in said[:6])
         assert first < -5 < last, "the mean value of a generation"
+
+
+class TestMuon:
+    @pytest.mark.parametrize("shape", [(30, 50), (50, 30), (40, 40), (1, 7)])
+    def test_makes_a_matrix_orthogonal(self, shape):
+        x = np.random.default_rng(5).standard_normal(shape)
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+        found = u.T @ muon.orthogonal(x) @ vt.T
+        large = s > 0.05 * np.linalg.norm(s)
+        assert np.allclose(np.diag(found)[large], 1, atol=0.35)
+        assert np.allclose(found, np.diag(np.diag(found)), atol=1e-10)
+
+    def test_learns_faster_than_adamw(self):
+        said = []
+        muon.main(report=said.append)
+        losses = [float(line.split("loss ")[1].split(",")[0]) for line in said]
+        assert losses[1] < losses[0]
+
+    def test_against_keras(self, monkeypatch):
+        """Keras has norms, and roots of whole numbers, in float32: here the first are replaced."""
+        keras = import_keras()
+        torch = import_module("torch")
+        exact = torch.linalg.matrix_norm
+        monkeypatch.setattr(
+            import_module("keras.src.ops"),
+            "norm",
+            lambda x, axis, keepdims: exact(x, keepdim=keepdims),
+        )
+        rng, lr = np.random.default_rng(6), 0.1
+        ours = {"w": rng.standard_normal((9, 4)), "u": rng.standard_normal((3, 16))}
+        theirs = {name: keras.Variable(p, dtype="float64") for name, p in ours.items()}
+        optimizer = muon.Muon({**ours, "bias": np.zeros(2)}, lr=lr, weight_decay=0.25)
+        peer = keras.optimizers.Muon(lr, weight_decay=0.25)
+        for _ in range(25):
+            grads = dict(zip(ours, gradients(rng, list(ours.values())), strict=True))
+            optimizer.step({**grads, "bias": np.ones(2)})
+            peer.apply([keras.ops.convert_to_tensor(grads[n]) for n in ours], [*theirs.values()])
+        for name, p in ours.items():
+            found = theirs[name].value.detach().numpy()
+            np.testing.assert_allclose(p, found, rtol=1e-12, atol=1e-12)
 
 
 def test_autograd_digits():

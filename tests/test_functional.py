@@ -11,12 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from fresh import output
-from zoo import DTYPES, OPTIMIZERS, gradients, hyperparameters, name_of, options, same_bits
+from zoo import (
+    DTYPES,
+    OPTIMIZERS,
+    WITH_FUNCTIONS,
+    gradients,
+    hyperparameters,
+    name_of,
+    options,
+    same_bits,
+)
 
 from fastoptim import functional, optimizers, reference
 from fastoptim._docs import entries, sections
 
-CASES = [(cls, chosen) for cls in OPTIMIZERS for chosen in options(cls)]
+CASES = [(cls, chosen) for cls in WITH_FUNCTIONS for chosen in options(cls)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
@@ -48,12 +57,24 @@ def test_functions_take_the_steps_of_the_class(cls, chosen, dtype):
 
 
 def test_every_class_has_a_function():
-    missing = [cls for cls in OPTIMIZERS if cls.__name__.lower() not in dir(functional)]
+    missing = [cls for cls in WITH_FUNCTIONS if cls.__name__.lower() not in dir(functional)]
     assert not missing, (
         "fastoptim/functional.py: expected a function of each class, its name in __all__, and an "
         "example in its docstring:" + "".join(map(declaration, missing))
     )
-    assert sorted(cls.__name__.lower() for cls in OPTIMIZERS) == dir(functional) == dir(reference)
+    assert sorted(cls.__name__.lower() for cls in WITH_FUNCTIONS) == dir(functional)
+    assert sorted(cls.__name__.lower() for cls in OPTIMIZERS) == dir(reference)
+
+
+@pytest.mark.parametrize(
+    "cls", [cls for cls in OPTIMIZERS if cls not in WITH_FUNCTIONS], ids=name_of
+)
+def test_rules_that_keep_numbers_are_stepped_by_their_class(cls):
+    names = ", ".join(cls.rule.numbers)
+    arrays = [np.ones(2) for _ in ("p", "g", *cls.rule.state)]
+    with pytest.raises(TypeError, match=rf"without numbers of the steps .* \({names}\)"):
+        cls.rule(*arrays, step=1)
+    assert all(np.array_equal(a, np.ones(2)) for a in arrays)
 
 
 def declaration(cls):
@@ -77,7 +98,7 @@ def declaration(cls):
     )
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+@pytest.mark.parametrize("cls", WITH_FUNCTIONS, ids=name_of)
 def test_the_declaration_in_the_message_is_right(cls):
     """What is there to copy is what functional.py has, up to the docstring."""
     name = cls.__name__.lower()
@@ -85,7 +106,7 @@ def test_the_declaration_in_the_message_is_right(cls):
     assert declaration(cls).split('"""')[0].strip() == source.split('"""')[0].strip()
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+@pytest.mark.parametrize("cls", WITH_FUNCTIONS, ids=name_of)
 def test_signature_is_that_of_the_rule(cls):
     """What is declared for type checkers and help() is what a call is checked against."""
     declared = inspect.signature(getattr(functional, cls.__name__.lower()))
@@ -95,7 +116,7 @@ def test_signature_is_that_of_the_rule(cls):
     )
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+@pytest.mark.parametrize("cls", WITH_FUNCTIONS, ids=name_of)
 def test_docstring_explains_every_argument(cls):
     function = getattr(functional, cls.__name__.lower())
     parts = sections(function.__doc__)
@@ -228,7 +249,7 @@ UNCOUNTED = [cls for cls in OPTIMIZERS if not cls.rule.needs_step]
 
 def test_rules_that_need_no_step():
     assert {cls.__name__ for cls in UNCOUNTED} == {
-        "SGD", "Momentum", "RMSprop", "Adadelta", "Rprop", "Lion", "LARS"
+        "SGD", "Momentum", "RMSprop", "Adadelta", "Rprop", "Lion", "FTRL", "LARS"
     }  # fmt: skip
 
 

@@ -253,7 +253,7 @@ def read_only():
 
 SHARED = np.ones(20)
 NO_GRADIENTS = {
-    "list": ([1.0], TypeError, "grads[2]: expected a NumPy array, found list"),
+    "list": ([1.0], TypeError, "grads['2.0']: expected a NumPy array, found float"),
     "number": (1.0, TypeError, "grads[2]: expected a NumPy array, found float"),
     "integers": (
         np.ones(3, int),

@@ -63,6 +63,14 @@ def leave_ema(optimizer):
     return work
 
 
+def leave_average(optimizer):
+    def work():
+        with optimizer.use_average():
+            pass
+
+    return work
+
+
 def load(optimizer):
     other = make("compiled", momentum=0.75)
     other.step(BAD)
@@ -85,13 +93,17 @@ CALLS = {
     "add_param_group": lambda opt: lambda: opt.add_param_group({"params": np.ones(3)}),
     "load_state_dict": load,
     "use_ema": leave_ema,
+    "use_average": leave_average,
     "state_dict": lambda opt: opt.state_dict,
     "deepcopy": lambda opt: lambda: copy.deepcopy(opt),
 }
 CASES = [
     (name, cls, backend)
-    for name, cls, backend in itertools.product(CALLS, (fo.SGD, fo.LARS), ("compiled", "reference"))
-    if name.startswith("step") or (cls, backend) == (fo.SGD, "compiled")
+    for name, cls, backend in itertools.product(
+        CALLS, (fo.SGD, fo.LARS, fo.ScheduleFreeSGD), ("compiled", "reference")
+    )
+    if name.startswith("step")
+    or (cls, backend) == (fo.ScheduleFreeSGD if name == "use_average" else fo.SGD, "compiled")
 ]
 
 
@@ -217,12 +229,14 @@ class WithSklearn:
 class WithTorch:
     """The same for torch."""
 
+    name = "Adam"
+
     def __init__(self):
         torch = pytest.importorskip("torch")
-        from fastoptim.integrations.torch import Adam
+        from fastoptim.integrations import torch as integration
 
         self.params = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)]
-        self.optimizer = Adam(self.params, lr=0.1, ema_decay=0.5)
+        self.optimizer = getattr(integration, self.name)(self.params, lr=0.1, ema_decay=0.5)
 
     def prepare(self):
         for p in self.params:
@@ -237,10 +251,23 @@ class WithTorch:
         return [a.detach().numpy().tobytes() for a in arrays]
 
 
+class WithTorchAndNumbers(WithTorch):
+    """The same, where torch's state has numbers beside the step counts."""
+
+    name = "NAdam"
+
+
 @pytest.mark.parametrize("steps_before", [0, 1])
 @pytest.mark.parametrize(
     "library",
-    [WithThinc, WithThincInFortranOrder, WithThincAndPenalty, WithSklearn, WithTorch],
+    [
+        WithThinc,
+        WithThincInFortranOrder,
+        WithThincAndPenalty,
+        WithSklearn,
+        WithTorch,
+        WithTorchAndNumbers,
+    ],
     ids=name_of,
 )
 def test_steps_with_other_libraries_have_happened_or_have_not(library, steps_before):

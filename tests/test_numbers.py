@@ -66,6 +66,31 @@ def test_under_a_schedule():
     assert entry["total"] == sum((t + 1) * max(LRS[: t + 1]) for t in range(5))
 
 
+def delayed(step, last, lr: NonNegative = 0.5):
+    return (last,), (lr,)
+
+
+@rule(delayed, starts={"last": "lr"}, numbers={"last": 0.0})
+def later(p, g, /, lr):
+    p -= lr * g
+
+
+class Delayed(fo.Optimizer):
+    """Each step has the learning rate of the one before; the first has its own."""
+
+    rule = later
+
+
+def test_that_starts_with_a_hyperparameter():
+    groups = [{"params": np.zeros(2)}, {"params": np.zeros(2), "lr": 2.0}]
+    opt = Delayed(groups, lr=1.0, backend="reference")
+    assert [entry["last"] for entry in opt.state_dict()["state"].values()] == [1.0, 2.0]
+    for lr in (1.0, 4.0, 8.0):
+        opt.param_groups[0]["lr"] = lr
+        opt.step([np.ones(2), np.ones(2)])
+    assert [group["params"][0].tolist() for group in opt.param_groups] == [[-6.0] * 2] * 2
+
+
 def test_of_each_parameter_by_the_steps_that_it_has_taken():
     """As its step count, they stand still where there is no gradient."""
     params = [np.zeros(2), np.zeros(3), np.zeros(1)]
@@ -81,7 +106,10 @@ def test_of_each_parameter_by_the_steps_that_it_has_taken():
         assert p.tolist() == [walked(lrs)] * p.size
 
 
-@pytest.mark.parametrize("way", ["state dict", "file", "pickle", "deepcopy", "new group", "mask"])
+WAYS = ["state dict", "file", "pickle", "deepcopy", "new group", "mask", "other arrays"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_goes_on_with_the_same_bits(way, tmp_path):
     params = {"a": np.zeros(2), "b": np.zeros(3)}
     opt = optimizer(params, lr=schedule)
@@ -102,14 +130,16 @@ def test_goes_on_with_the_same_bits(way, tmp_path):
             again.load_state_dict(opt.state_dict())
     elif way == "new group":
         opt.add_param_group({"params": {"c": np.zeros(1)}})
+    elif way == "other arrays":
+        opt.rebind({name: params[name].copy() for name in ("b", "a")})
     else:
         opt.param_groups[0]["mask"] = {"a": np.ones(2, bool), "b": None}
         assert opt.state
     more = ({"c": np.ones(1)},) if way == "new group" else ()
     again.step([grads, *more] if more else grads)
-    found = again.param_groups[0]["params"]
-    assert found[0].tolist() == [walked(LRS[:3])] * 2
-    assert found[1].tolist() == [walked(LRS[:2])] * 3
+    found = dict(zip(again.steps, again.param_groups[0]["params"], strict=False))
+    assert found["a"].tolist() == [walked(LRS[:3])] * 2
+    assert found["b"].tolist() == [walked(LRS[:2])] * 3
     if more:
         assert again.param_groups[1]["params"][0].tolist() == [walked(LRS[:1])]
 

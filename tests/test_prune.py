@@ -107,7 +107,7 @@ def test_nan_is_refused(index):
         (1.0, "arrays: expected an array, a sequence or a mapping of arrays, found float"),
         ("w", "arrays: expected an array, a sequence or a mapping of arrays, found str"),
         ([], "arrays: expected at least one array, found none"),
-        ([[1.0]], r"arrays\[0\]: expected a NumPy array, found list"),
+        ([[1.0]], r"arrays\['0.0'\]: expected a NumPy array, found float"),
         (np.arange(3), "arrays: expected floating-point numbers, found int64"),
         ([np.ones(2), np.ones(2, complex)], r"arrays\[1\]: .* found complex128"),
         (np.array([1.0], object), "arrays: expected floating-point numbers, found object"),

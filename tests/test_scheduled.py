@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zoo import OPTIMIZERS, arrays_of, name_of, same_bits, snapshot
 
 import fastoptim as fo
-from fastoptim._kinds import Real
+from fastoptim._kinds import Divisor, Real
 from fastoptim.schedules import CosineAnnealing, Linear, Step, WarmUp
 
 
@@ -214,7 +214,7 @@ def test_a_value_set_for_each_step_gives_the_bits_of_a_schedule(cls):
     for name, kind in cls.rule.kinds.items():
         if not isinstance(kind, Real) or isinstance(cls.rule.defaults[name], tuple):
             continue
-        values = [0.1, 0.3, 0.3, 0.2, 0.0]
+        values = [0.1, 0.3, 0.3, 0.2, 0.5 if isinstance(kind, Divisor) else 0.0]
         p, q = np.ones(5), np.ones(5)
         hyper = {name: 0.1}
         by_hand = cls(p, **hyper)

@@ -104,6 +104,22 @@ class Pair(RuleBasedStateMachine):
             first[0][...] = value
         self.both(lambda optimizer: optimizer.step(grads))
 
+    @rule(seed=SEEDS)
+    def step_with_gradients_of_the_other_dtype(self, seed):
+        """Float64 in float32 is rounded or refused, as the setting says."""
+        grads = with_each(self.gradients(seed, skip=0.2), in_the_other_dtype)
+        self.both(lambda optimizer: optimizer.step(grads))
+
+    @rule(order=st.sampled_from("KCF"))
+    def go_on_with_other_arrays(self, order):
+        def go_on(optimizer):
+            groups = [
+                [p.copy(order=order) for p in group["params"]] for group in optimizer.param_groups
+            ]
+            optimizer.rebind(groups if len(groups) > 1 else groups[0])
+
+        self.both(go_on)
+
     @rule(lr=st.one_of(RATES, SCHEDULES))
     def change_lr(self, lr):
         self.both(lambda optimizer: setattr(optimizer, "lr", lr))
@@ -226,10 +242,20 @@ def with_last(grads, change):
     return [*grads[:-1], change(grads[-1])]
 
 
-OTHER = {np.float32: np.float64, np.float64: np.float32}
+def with_each(grads, change):
+    """Change each gradient of all that there are."""
+    if isinstance(grads, list):
+        return [with_each(g, change) for g in grads]
+    return None if grads is None else change(grads)
+
+
+def in_the_other_dtype(g):
+    return g.astype(np.float64 if g.dtype == np.float32 else np.float32)
+
+
 FAILURES = {
     "shape": lambda opt, g: opt.step(with_last(g, lambda x: np.ones((*x.shape, 2), x.dtype))),
-    "dtype": lambda opt, g: opt.step(with_last(g, lambda x: x.astype(OTHER[x.dtype.type]))),
+    "dtype": lambda opt, g: opt.step(with_last(g, lambda x: x.astype(np.float16))),
     "count": lambda opt, g: opt.step([*g, None]),
     "shared": lambda opt, g: opt.step(
         with_last(g, lambda x: params_of(opt)[-1] if x.size else "none to share")

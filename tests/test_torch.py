@@ -6,24 +6,36 @@ import contextlib
 import copy
 import doctest
 import gc
+import inspect
 import io
+import itertools
 import math
 import pickle
 import re
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fresh import output, python
 
+import fastoptim as fo
+
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from fastoptim._mirror import Places  # noqa: E402
 from fastoptim.bench.clients import torch as clients  # noqa: E402
 from fastoptim.integrations import torch as integration  # noqa: E402
-from fastoptim.integrations.torch import SGD, Adam, AdamW, Lion, RMSprop  # noqa: E402
+from fastoptim.integrations.torch import (  # noqa: E402
+    SGD,
+    Adam,
+    AdamW,
+    Lion,
+    RMSprop,
+    optimizer_of,
+)
 
 TEXT = (Path(__file__).parents[1] / "LICENSE").read_bytes()
 CLIP, DECAY = 0.1, 0.9
@@ -39,8 +51,20 @@ CASES = [
     ("Adam", {"lr": 2e-3, "amsgrad": True, "betas": (0.8, 0.9), "decoupled_weight_decay": True}),
     ("AdamW", {"lr": 2e-3, "weight_decay": 0.1}),
     ("AdamW", {"lr": 2e-3, "eps": 1e-4, "maximize": True}),
+    ("Adadelta", {"lr": 0.5, "rho": 0.8}),
+    ("Adadelta", {"lr": 0.1, "eps": 1e-4, "weight_decay": 0.01, "maximize": True}),
+    ("Adamax", {"lr": 2e-3}),
+    ("Adamax", {"lr": 1e-3, "betas": (0.8, 0.9), "weight_decay": 0.01}),
+    ("NAdam", {"lr": 2e-3, "momentum_decay": 0.1}),
+    ("NAdam", {"lr": 1e-3, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("RAdam", {"lr": 1e-3, "betas": (0.8, 0.9), "maximize": True}),
+    ("RAdam", {"lr": 2e-3, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("Rprop", {"lr": 1e-3, "step_sizes": (1e-6, 0.01)}),
+    ("ASGD", {"lr": 0.05, "weight_decay": 0.01}),
+    ("ASGD", {"lr": 0.1, "lambd": 0.01, "alpha": 0.5, "t0": 7.0}),
 ]
-NAMES = ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"]
+NAMES = [*dict.fromkeys(name for name, _ in CASES)]
+NEW = [getattr(integration, name) for name in NAMES[5:]]
 every_name = pytest.mark.parametrize("name", NAMES)
 every_case = pytest.mark.parametrize(("name", "kwargs"), CASES, ids=str)
 
@@ -209,6 +233,8 @@ class TestTransformer:
         ("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.float64, 1e-9)], ids=str
     )
     def test_clipping_and_averaging_in_one_pass(self, name, dtype, tolerance):
+        if name == "Rprop" and dtype == torch.float32:
+            pytest.skip("a sign that rounding turns makes another step of the same length")
         ours, theirs = twins(dtype)
         optimizer = getattr(integration, name)(
             ours.parameters(), 1e-3, max_grad_norm=CLIP, ema_decay=DECAY
@@ -239,8 +265,6 @@ class TestTransformer:
         assert_equal(values(ours.parameters()), last)
 
     def test_lion(self):
-        import fastoptim as fo
-
         ours, twin = twins()
         optimizer = Lion(ours.parameters(), lr=1e-3, weight_decay=0.1)
         used = [p for p in twin.parameters() if p is not twin.unused]
@@ -258,22 +282,113 @@ class TestTransformer:
         assert_close(ours, twin, 0)
 
 
+# Another value of each argument of torch's.
+OTHERS = {
+    "alpha": 0.5,
+    "amsgrad": True,
+    "betas": (0.8, 0.9),
+    "centered": True,
+    "dampening": 0.3,
+    "decoupled_weight_decay": True,
+    "eps": 1e-3,
+    "etas": (0.4, 1.3),
+    "initial_accumulator_value": 0.1,
+    "lambd": 0.01,
+    "lr_decay": 0.1,
+    "maximize": True,
+    "momentum": 0.9,
+    "momentum_decay": 0.1,
+    "nesterov": True,
+    "rho": 0.5,
+    "step_sizes": (1e-4, 0.02),
+    "t0": 5.0,
+    "weight_decay": 0.1,
+}
+CHANGED = {"lr": 0.02, "betas": (0.7, 0.95), "momentum_decay": 0.2, "lambd": 0.02}  # meanwhile
+
+
+def combinations(name):
+    """Yield all combinations of the options of a class of torch that go together."""
+    known = inspect.signature(getattr(torch.optim, name)).parameters
+    chosen = [option for option in OTHERS if option in known]
+    for switched in itertools.product([False, True], repeat=len(chosen)):
+        options = {o: OTHERS[o] for o, on in zip(chosen, switched, strict=True) if on}
+        idle = "dampening" in options or "momentum" not in options
+        if not ("nesterov" in options and idle):
+            yield options
+
+
+def assert_exact(ours, theirs, what):
+    """Assert that tensors differ by no more than the roundings of a few operations."""
+    torch.testing.assert_close(
+        ours, theirs, rtol=1e-12, atol=1e-12 * theirs.abs().max().item(), msg=f"{what}: {ours}"
+    )
+
+
+@every_name
+@pytest.mark.parametrize("scalars", [torch.float32, torch.float64], ids=str)
+def test_every_combination_of_options_goes_where_torch_goes(name, scalars):
+    """In double precision, with hyperparameters that change and gradients that come and go."""
+    torch.set_default_dtype(scalars)  # the type of the numbers in torch's state
+    try:
+        for options in combinations(name):
+            go_along(name, options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def go_along(name, options):
+    rng = torch.Generator().manual_seed(2)
+    start = [torch.randn(s, generator=rng, dtype=torch.float64) for s in ((3, 4), (5,), ())]
+    both = [[torch.nn.Parameter(p.clone()) for p in start] for _ in range(2)]
+    lr = 1.0 if name == "Adadelta" else 0.01
+    optimizers = [
+        getattr(library, name)(
+            [{"params": params[:2], "lr": lr}, {"params": params[2:]}], **options
+        )
+        for library, params in zip((integration, torch.optim), both, strict=True)
+    ]
+    for t in range(25):
+        for i in range(len(start)):
+            g = torch.randn(start[i].shape, generator=rng, dtype=torch.float64)
+            g *= 10.0 ** torch.randint(-6, 3, g.shape, generator=rng)
+            g[torch.rand(g.shape, generator=rng) < 0.2] = 0
+            absent = (i == 1 and t < 5) or (i == 2 and t % 4 == 3)
+            for params in both:
+                params[i].grad = None if absent else g.clone()
+        for o in optimizers:
+            if t in (3, 11):  # once before the second parameter comes
+                known = o.param_groups[0]
+                known.update({k: v for k, v in CHANGED.items() if k in known and t == 11})
+                known["lr"] = lr / t
+            o.step()
+    ours, theirs = optimizers
+    for i, (p, q) in enumerate(zip(*both, strict=True)):
+        assert_exact(p.detach(), q.detach(), (name, options, i))
+        assert (p - start[i]).abs().max() > 1e-6
+        assert ours.state[p].keys() == {k for k, v in theirs.state[q].items() if v is not None}
+        for key, value in ours.state[p].items():
+            assert value.dtype == theirs.state[q][key].dtype
+            assert_exact(value, theirs.state[q][key], (name, options, i, key))
+
+
 class TestState:
     @every_case
     def test_goes_from_torch_to_fastoptim_and_back(self, name, kwargs):
-        ours, theirs = twins()
+        """Beside one that goes from torch to torch, which changes the type of numbers there."""
         mine, peer = getattr(integration, name), getattr(torch.optim, name)
-        first, other = peer(ours.parameters(), **kwargs), peer(theirs.parameters(), **kwargs)
-        train(ours, first, range(5))
-        second = mine(ours.parameters())
-        second.load_state_dict(first.state_dict())
-        train(ours, second, range(5, 10))
-        third = peer(ours.parameters())
-        third.load_state_dict(second.state_dict())
-        train(ours, third, range(10, 15))
-        train(theirs, other, range(15))
+        found = []
+        for model, classes in zip(twins(), [(peer, mine, peer), (peer, peer, peer)], strict=True):
+            optimizer = peer(model.parameters(), **kwargs)
+            for part, cls in enumerate(classes):
+                saved = optimizer.state_dict()
+                optimizer = cls(model.parameters())
+                optimizer.load_state_dict(saved)
+                train(model, optimizer, range(5 * part, 5 * part + 5))
+            found.append((model, optimizer))
+        (ours, first), (theirs, second) = found
         assert_close(ours, theirs)
-        assert_states_close(third, other)
+        assert_states_close(first, second)
 
     @every_name
     def test_an_optimizer_that_has_not_stepped(self, name):
@@ -288,15 +403,17 @@ class TestState:
         assert_close(ours, theirs)
 
     @pytest.mark.parametrize("way", ["file", "pickle", "deepcopy"])
-    def test_resumes_with_the_same_bits(self, way):
-        params, optimizer = small(momentum=0.9, cls=SGD, max_grad_norm=0.1, ema_decay=0.9, lr=0.1)
+    @pytest.mark.parametrize("cls", [SGD, *NEW], ids=lambda cls: cls.__name__)
+    def test_resumes_with_the_same_bits(self, cls, way):
+        kwargs = {"momentum": 0.9} if cls is SGD else {}
+        params, optimizer = small(cls, lr=0.1, max_grad_norm=0.1, ema_decay=0.9, **kwargs)
         optimizer.step()
         if way == "file":
             file = io.BytesIO()
             torch.save(optimizer.state_dict(), file)
             file.seek(0)
             again = copy.deepcopy(params)
-            resumed = SGD(again, max_grad_norm=0.1)
+            resumed = cls(again, max_grad_norm=0.1)
             resumed.load_state_dict(torch.load(file, weights_only=True))
         else:
             copied = copy.deepcopy if way == "deepcopy" else lambda o: pickle.loads(pickle.dumps(o))
@@ -466,11 +583,11 @@ class TestState:
         assert optimizer._link is link
 
     @pytest.mark.parametrize("step", [2.0**24 - 2, 2.0**24, 3e7])
-    @pytest.mark.parametrize("name", ["Adam", "Adagrad", "RMSprop"])
+    @pytest.mark.parametrize("name", ["Adam", "Adagrad", "RMSprop", "NAdam", "ASGD"])
     def test_more_steps_than_float32_counts(self, name, step):
         """They stay where torch's stay, as does a learning rate that decays with them."""
-        kwargs = {"lr_decay": 0.1} if name == "Adagrad" else {"betas": (0.9, 1 - 1e-9)}
-        kwargs = {} if name == "RMSprop" else kwargs
+        kwargs = {"betas": (0.9, 1 - 1e-9)} if name in ("Adam", "NAdam") else {}
+        kwargs |= {"lr_decay": 0.1} if name == "Adagrad" else {}
         params, optimizer = small(getattr(integration, name), lr=0.1, **kwargs)
         theirs = copy.deepcopy(params)
         peer = getattr(torch.optim, name)(theirs, lr=0.1, **kwargs)
@@ -504,6 +621,22 @@ class TestState:
         params[0].grad = None
         optimizer.step()
         assert [optimizer.state[p]["step"].item() for p in params] == [2, 2]
+
+    @pytest.mark.parametrize("name", ["Rprop", "ASGD"])
+    def test_that_starts_with_a_learning_rate_starts_with_that_of_its_first_step(self, name):
+        params, optimizer = small(getattr(integration, name), lr=0.1)
+        theirs = copy.deepcopy(params)
+        peer = getattr(torch.optim, name)(theirs, lr=0.1)
+        for t in range(4):
+            for ps, o in ((params, optimizer), (theirs, peer)):
+                o.param_groups[0]["lr"] = 0.5 / (1 + t)
+                give_gradients(ps, t)
+                if t < 2:
+                    ps[1].grad = None
+                o.step()
+        torch.testing.assert_close(params, theirs)
+        for p, q in zip(params, theirs, strict=True):
+            torch.testing.assert_close(optimizer.state[p], peer.state[q])
 
     @pytest.mark.parametrize("switched", [{"amsgrad": True}, {"ema_decay": 0.5}], ids=str)
     def test_an_option_that_is_switched_on(self, switched):
@@ -870,10 +1003,11 @@ class TestGroups:
             found.append(p)
         torch.testing.assert_close(*found, rtol=1e-12, atol=0)
 
-    def test_a_momentum_that_cycles(self):
+    @pytest.mark.parametrize("name", ["AdamW", "NAdam"])
+    def test_a_momentum_that_cycles(self, name):
         ours, theirs = twins()
         for model, library in ((ours, integration), (theirs, torch.optim)):
-            o = library.AdamW(model.parameters(), lr=0.1)
+            o = getattr(library, name)(model.parameters(), lr=0.1)
             cycle = torch.optim.lr_scheduler.OneCycleLR(o, 0.01, total_steps=8)
             for batch in range(8):
                 train(model, o, [batch])
@@ -1209,7 +1343,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize(
-    ("name", "how"), [("Adam", "given"), ("AdamW", "later"), ("Adagrad", "method")]
+    ("name", "how"),
+    [("Adam", "given"), ("AdamW", "later"), ("NAdam", "later"), ("Adagrad", "method")],
 )
 def test_processes_that_share_an_optimizer_go_where_torch_goes(name, how, start, tmp_path):
     if start not in torch.multiprocessing.get_all_start_methods():
@@ -1286,6 +1421,185 @@ class TestWhatPeopleReportedOfTorch:
         assert [optimizer.state[p]["step"].tolist() for p in params] == [[2.0], [2.0]]
 
 
+def _fall_scalars(lr: fo.reference.NonNegative = 0.5):
+    return (lr,)
+
+
+@fo.reference.rule(_fall_scalars)
+def fall(p, g, m, /, lr):
+    m += g
+    p -= lr * m
+
+
+class Fall(fo.Optimizer):
+    """An optimizer of one's own."""
+
+    rule = fall
+
+
+def _weighted_scalars(step, weight, lr: fo.reference.NonNegative = 0.5):
+    weight = weight + lr**2 / 3
+    return (lr / weight,), (weight,)
+
+
+class Weighted(fo.Optimizer):
+    """One whose rule keeps a number of its steps, which float32 would round."""
+
+    rule = fo.reference.Rule(fall.update, _weighted_scalars, numbers={"weight": 0.1})
+
+
+class Wide(fo.LAMB):
+    """One with defaults of its own."""
+
+    def __init__(self, params, lr=0.5, **options):
+        super().__init__(params, lr, eps=0.25, max_grad_norm=1.0, l1=0.01, **options)
+
+
+class Lamb(optimizer_of(fo.LAMB)):
+    """A subclass of one that was made."""
+
+
+# The classes that torch has not.
+MADE = [Fall, Weighted] + [
+    cls for cls in map(vars(fo.optimizers).get, fo.optimizers.__all__) if cls.__name__ not in NAMES
+]
+every_made = pytest.mark.parametrize("cls", MADE, ids=lambda cls: cls.__name__)
+
+
+@pytest.mark.filterwarnings("ignore:.* the rule fall has no compiled loop")
+class TestOptimizerOf:
+    @every_made
+    def test_takes_the_steps_of_the_class(self, cls):
+        """Bit for bit, beside options, a late gradient, a scheduler, a file and copies."""
+        params, optimizer = small(
+            optimizer_of(cls), lr=0.1, weight_decay=0.01, max_grad_norm=2.0, ema_decay=0.5
+        )
+        arrays = [p.detach().numpy().copy() for p in params]
+        peer = cls(arrays, lr=0.1, weight_decay=0.01, max_grad_norm=2.0, ema_decay=0.5)
+        schedule = SCHEDULES.ExponentialLR(optimizer, 0.5)
+        for t in range(6):
+            give_gradients(params, t)
+            if t == 1:
+                params[1].grad = None
+            optimizer.step()
+            peer.step([None if p.grad is None else p.grad.numpy() for p in params])
+            schedule.step()
+            peer.lr *= 0.5
+            if t == 2:
+                file = io.BytesIO()
+                torch.save(optimizer.state_dict(), file)
+                file.seek(0)
+                optimizer = optimizer_of(cls)(params, max_grad_norm=2.0)
+                optimizer.load_state_dict(torch.load(file, weights_only=True))
+                schedule.optimizer = optimizer
+            if t == 4:
+                params, optimizer = pickle.loads(pickle.dumps((params, optimizer)))
+                params, optimizer = copy.deepcopy((params, optimizer))
+                schedule.optimizer = optimizer
+        names = optimizer_of(cls).names
+        numbers = cls.rule.numbers
+        saved = peer.state_dict()["state"]
+        for i, (p, array, state) in enumerate(
+            zip(params, arrays, peer.state.values(), strict=True)
+        ):
+            np.testing.assert_array_equal(p.detach().numpy(), array)
+            found = optimizer.state[p]
+            assert found.keys() == {"step", *numbers, *(names[name] for name in state)}
+            assert all(found[name] == saved[i][name] != numbers[name] for name in numbers)
+            for name, expected in state.items():
+                np.testing.assert_array_equal(found[names[name]].numpy(), expected)
+        assert [optimizer.state[p]["step"].item() for p in params] == [*peer.steps.values()]
+        assert optimizer.grad_norm == peer.grad_norm
+
+    @pytest.mark.parametrize(
+        ("value", "error", "message"),
+        [
+            (None, ValueError, "expected it beside .*, found none"),
+            (1j, TypeError, "expected a finite number, found 1j"),
+            (math.inf, ValueError, "expected a finite number, found inf"),
+        ],
+    )
+    def test_a_number_that_does_not_fit_is_refused(self, value, error, message):
+        _, optimizer = small(optimizer_of(Weighted))
+        optimizer.step()
+        saved = copy.deepcopy(optimizer.state_dict())
+        saved["state"][0]["weight"] = value
+        with pytest.raises(error, match=rf"state\[0\]\['weight'\]: {message}"):
+            optimizer.load_state_dict(saved)
+
+    def test_one_class_for_each(self):
+        assert optimizer_of(fo.LAMB) is optimizer_of(fo.LAMB)
+        assert optimizer_of(fo.LARS) is not optimizer_of(fo.LAMB)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(optimizer_of, [type("New", (fo.SGD,), {})] * 50))) == 1
+        for name in set(integration.__all__) - {"optimizer_of"}:
+            assert optimizer_of(getattr(fo, name)) is getattr(integration, name)
+
+    @pytest.mark.parametrize("cls", [fo.LAMB, Wide, fo.Adam], ids=lambda cls: cls.__name__)
+    def test_the_class_pickles(self, cls):
+        made = optimizer_of(cls)
+        assert pickle.loads(pickle.dumps(made)) is copy.deepcopy(made) is made
+        assert made.__name__ == cls.__name__
+        _, optimizer = small(made)
+        assert type(pickle.loads(pickle.dumps(optimizer))) is made
+        assert repr(optimizer).startswith(cls.__name__)
+
+    def test_a_subclass_pickles_as_itself(self):
+        assert pickle.loads(pickle.dumps(Lamb)) is Lamb
+        assert type(pickle.loads(pickle.dumps(small(Lamb)[1]))) is Lamb
+
+    def test_arguments_are_those_of_the_class(self):
+        lr = torch.tensor(0.25)
+        params, optimizer = small(optimizer_of(fo.LAMB), lr=lr, foreach=True)
+        assert optimizer.param_groups[0]["lr"] is lr
+        (group,) = optimizer_of(fo.LAMB)(params, 0.5, (0.8, 0.9), weight_decay=0.1).param_groups
+        assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.8, 0.9), 0.1)
+        assert group["decoupled_weight_decay"] is True
+        lr.fill_(0.0)
+        before = values(params)
+        optimizer.step()
+        assert_equal(params, before)
+
+    def test_defaults_are_those_of_the_class(self):
+        params, optimizer = small(optimizer_of(Wide))
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["eps"], group["l1"]) == (0.5, 0.25, 0.01)
+        assert optimizer.max_grad_norm == 1.0
+        arrays = [p.detach().numpy().copy() for p in params]
+        peer = Wide(arrays)
+        optimizer.step()
+        peer.step([p.grad.numpy() for p in params])
+        for p, array in zip(params, arrays, strict=True):
+            np.testing.assert_array_equal(p.detach().numpy(), array)
+
+    @pytest.mark.parametrize(
+        ("args", "kwargs", "error", "message"),
+        [
+            ((), {"lr": -1}, ValueError, "lr: expected a finite number >= 0, found -1"),
+            ((), {"lr": lambda t: 0.1}, TypeError, "lr: expected a number, found a function"),
+            ((), {"lr": torch.ones(2)}, ValueError, "lr: expected .* one element"),
+            ((0.1,), {"lr": 0.1}, TypeError, "lr"),
+            ((0.1, (0.9, 0.9), 1e-8, 0.0, 1), {}, TypeError, "too many positional arguments"),
+            ((), {"momentum": 0.9}, TypeError, "momentum: LAMB has no such argument"),
+            ((), {"mask": None}, TypeError, "mask: LAMB for torch has no such argument"),
+            ((), {"backend": "reference"}, TypeError, "backend: LAMB for torch has no such"),
+            ((), {"capturable": True}, ValueError, "capturable: expected False, found True"),
+            ((), {"nonfinite": "no"}, ValueError, "nonfinite: expected"),
+        ],
+        ids=str,
+    )
+    def test_arguments_that_are_refused(self, args, kwargs, error, message):
+        with pytest.raises(error, match=message):
+            optimizer_of(fo.LAMB)([torch.nn.Parameter(torch.zeros(2))], *args, **kwargs)
+
+    @pytest.mark.parametrize(
+        "cls", [fo.Optimizer, fo.Mixed, Adam, fo.reference.lamb, "LAMB", None], ids=str
+    )
+    def test_what_is_no_class_of_optimizers_is_refused(self, cls):
+        with pytest.raises(TypeError, match=r"^cls: expected a class of optimizers"):
+            optimizer_of(cls)
+
+
 class TestImport:
     def test_without_torch(self):
         code = "import sys; sys.modules['torch'] = None; import fastoptim.integrations.torch"
@@ -1314,6 +1628,40 @@ def test_rmsprop_state_of_an_old_torch_counts_with_integers():
     optimizer.load_state_dict(saved)
     optimizer.step()
     assert optimizer.state[params[0]]["step"] == 8
+
+
+@pytest.mark.parametrize("name", ["NAdam", "ASGD"])
+def test_state_of_an_old_torch_has_numbers_in_place_of_tensors(name):
+    params, optimizer = small(getattr(integration, name))
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    for entries in saved["state"].values():
+        entries.update({k: v.item() for k, v in entries.items() if v.ndim == 0})
+    twins = copy.deepcopy(params)
+    peer = getattr(torch.optim, name)(twins)
+    for ps, o in ((params, optimizer), (twins, peer)):
+        o.load_state_dict(copy.deepcopy(saved))
+        give_gradients(ps)
+        o.step()
+    torch.testing.assert_close(params, twins)
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(optimizer.state[p], peer.state[q])
+
+
+def test_every_rule_that_torch_has_is_here():
+    assert {name for name in fo.optimizers.__all__ if hasattr(torch.optim, name)} == set(NAMES)
+    assert set(integration.__all__) == {*NAMES, "Lion", "optimizer_of"}
+
+
+@every_name
+def test_signature_is_torchs(name):
+    """The same names, in the same order, with the same defaults."""
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    *ours, extras = inspect.signature(getattr(integration, name)).parameters.values()
+    assert extras.kind is extras.VAR_KEYWORD
+    assert [(p.name, p.kind, p.default) for p in ours] == [
+        (p.name, p.kind, p.default) for p in theirs.values()
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="knows torch for Linux")
@@ -1390,7 +1738,7 @@ class TestAverage:
             for name, p in model.items():
                 torch.testing.assert_close(p, average.module[name])
 
-    @pytest.mark.parametrize("name", ["Adam", "SGD"])
+    @pytest.mark.parametrize("name", ["Adam", "SGD", "NAdam", "Rprop", "ASGD"])
     def test_of_parameters_without_gradients_does_not_keep_torch_from_going_on(self, name):
         params, optimizer = small(getattr(integration, name), lr=0.1, ema_decay=0.5)
         params[1].grad = None

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS, examples
-from zoo import OPTIMIZERS, hyperparameters, name_of
+from zoo import OPTIMIZERS, WITH_FUNCTIONS, hyperparameters, name_of
 
 import fastoptim
 from fastoptim import functional
 from fastoptim._groups import Hyperparameter
-from fastoptim._kinds import Pair, Real
+from fastoptim._kinds import Real, Several
 
 PROGRAM = Path(__file__).with_name("typed_program.py")
 needs_mypy = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="no mypy here")
@@ -91,7 +91,9 @@ def arguments(cls: type[fastoptim.Optimizer]) -> str:
     values = []
     for name, default in hyperparameters(cls).items():
         kind = cls.rule.kinds[name]
-        schedule = {Real: "rate", Pair: "(rate, 0.999)"}.get(type(kind), repr(default))
+        schedule = "rate" if isinstance(kind, Real) else repr(default)
+        if isinstance(kind, Several):
+            schedule = f"({', '.join(['rate'] * (kind.count - 1))}, 0.999)"
         values.append(f"{name}={schedule}")
     return ", ".join(values)
 
@@ -126,7 +128,7 @@ def test_hyperparameters_are_declared(cls):
         assert isinstance(getattr(cls, name), Hyperparameter)
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS, ids=name_of)
+@pytest.mark.parametrize("cls", WITH_FUNCTIONS, ids=name_of)
 def test_annotations_of_class_and_function_agree(cls):
     ours = inspect.signature(cls).parameters
     for name, theirs in inspect.signature(

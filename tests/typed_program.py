@@ -7,7 +7,8 @@ to no other. Nobody runs it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from fastoptim.typing import (
     Params,
     Scheduled,
     ScheduledPair,
+    ScheduledTriple,
 )
 
 
@@ -50,6 +52,7 @@ def schedule_of(base: float) -> Schedule:
 def every(params: dict[str, Array]) -> list[fo.Optimizer]:
     """Return one of each, with plain hyperparameters, schedules and functions."""
     betas: ScheduledPair = (rate, 0.999)
+    three: ScheduledTriple = (0.9, 0.999, rate)
     return [
         fo.SGD(params, lr=rate, momentum=0.9, nesterov=True),
         fo.SGD(list(params.values()), 0.1, 0.9, 0.0, 0.0, True),
@@ -66,7 +69,16 @@ def every(params: dict[str, Array]) -> list[fo.Optimizer]:
         fo.ASGD(params, lambd=1e-4, alpha=0.75, t0=1e6),
         fo.Lion(params, maximize=True, backend="reference"),
         fo.AdaBelief(params, eps_root=1e-16, bounds=(0, np.inf), ema_decay=0.99),
+        fo.Yogi(params, initial_accumulator_value=0.0),
+        fo.AdEMAMix(params, betas=three, alpha=rate),
+        fo.ADOPT(params, betas=betas, decoupled_weight_decay=True),
+        fo.Adan(params, betas=three),
+        fo.FTRL(params, lr=0.1, l1_regularization_strength=1.0, beta=1.0),
         fo.LAMB(params, l1=1e-5, max_grad_value=lambda t: 1.0, flush_denormals=True),
+        fo.StableAdamW(params, lr=rate),
+        fo.ScheduleFreeSGD(params, warmup_steps=100, r=1.0),
+        fo.ScheduleFreeAdamW(params, betas=betas, weight_lr_power=0),
+        fo.Lion(params, cautious=True),
         optimizers.LARS(params, trust_coefficient=rate, mask={"w": None, "b": params["b"] > 0}),
     ]
 
@@ -87,6 +99,32 @@ def none(params: dict[str, Array]) -> None:
     fo.Adam(params, betas=(0.9, 0.99, 0.999))  # wrong
     fo.Adam(params, nonfinite="skipp")  # wrong
     fo.Momentum(params, form="averagedd")  # wrong
+
+
+class Pair(NamedTuple):
+    """Parameters, as people hold them."""
+
+    w: Array
+    b: Array
+
+
+@dataclass
+class Layer:
+    """Parameters, as other people hold them."""
+
+    w: Array
+    inner: Pair
+
+
+def nested(w: Array) -> None:
+    layer = Layer(w, Pair(w, w))
+    fo.SGD({"layers": [layer, {"w": w}], "b": (w, w)}, cast_grads=True)
+    fo.SGD(layer, mask=Layer(w, Pair(w, w)))
+    fo.SGD([[w], [w, [w]]])
+    fo.SGD(x for x in [Pair(w, w)]).step(iter([None]))
+    fo.SGD(layer).step(Layer(w, Pair(w, w)))
+    fo.SGD([{"params": {"layers": [layer]}, "lr": 0.1}, {"params": w}])
+    fo.SGD(1.0)  # wrong
 
 
 def changed(opt: fo.AdamW, w: Array) -> None:
@@ -118,6 +156,14 @@ def changed(opt: fo.AdamW, w: Array) -> None:
 
     opt.step(w)
     opt.step({"w": w, "b": None}, grad_scale=2.0)
+    opt.step(0.5)
+    opt.step([0.5, [1.0, 2.0]])
+    opt.step(g for g in (w, w))
+    opt.step({"w": w}.values())
+    opt.rebind({"w": w})
+    opt.rebind(w, w)  # wrong
+    opt.cast_grads = True
+    opt.cast_grads = "yes"  # wrong
     opt.step(w, gradscale=2.0)  # wrong
     norm = opt.grad_norm
     if norm is not None:
@@ -127,6 +173,8 @@ def changed(opt: fo.AdamW, w: Array) -> None:
     opt.state[0]["m"].sum()
     with opt.use_ema():
         opt.ema.sum()
+    with opt.use_average():
+        pass
     opt.add_param_group({"params": w})
     opt.param_groups[0]["lr"] = rate
     opt.param_groups[0].update(lr=0.1, eps=1e-6)

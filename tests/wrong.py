@@ -134,8 +134,13 @@ def word(*words: str) -> Kind:
     return Kind(outcome, more)
 
 
-def pair(of: Callable[[Any], Any], one: float, fits: Callable[..., bool] = lambda *_: True) -> Kind:
-    """Return the kind of two values, of which `one` is right in either place."""
+def several(
+    of: Callable[[Any], Any],
+    one: float,
+    fits: Callable[..., bool] = lambda *_: True,
+    size: int = 2,
+) -> Kind:
+    """Return the kind of two values, or more, of which `one` is right in the first and the last."""
 
     def outcome(value):
         if not issubclass(type(value), (list, tuple, range, np.ndarray)):
@@ -143,7 +148,7 @@ def pair(of: Callable[[Any], Any], one: float, fits: Callable[..., bool] = lambd
         if isinstance(value, np.ndarray) and value.ndim == 0:
             return TypeError
         items = list(value)
-        if len(items) != 2:
+        if len(items) != size:
             return ValueError
         found = [of(item) for item in items]
         wrong = [x for x in found if x in (TypeError, ValueError)]
@@ -151,9 +156,9 @@ def pair(of: Callable[[Any], Any], one: float, fits: Callable[..., bool] = lambd
 
     def more():
         return [
-            *((one, value) for value in (*numbers(), *others())),
-            *([value, one] for value in (*numbers(), *others())),
-            *(np.array([one, one]), np.array([1, 2]), [one] * 3, "ab", {one: one}),
+            *((*[one] * (size - 1), value) for value in (*numbers(), *others())),
+            *([value, *[one] * (size - 1)] for value in (*numbers(), *others())),
+            *(np.array([one] * size), np.array([1] * size), [one] * (size + 1), "ab", {one: one}),
         ]
 
     return Kind(outcome, more)
@@ -229,12 +234,12 @@ ARRAYS: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
     "as it is": (lambda a: a.copy(), "=======T"),
     "bool": (lambda a: a > 1, "TTTTTTT="),
     "None": (lambda a: None, "T.TT..T."),
-    "list": (lambda a: a.tolist(), "TTTTTTTT"),
+    "list": (lambda a: a.tolist(), "T=TTTTTT"),
     "text": (lambda a: "weights", "TTTTTTTT"),
-    "number": (lambda a: 1.0, "TTTTTTTT"),
+    "number": (lambda a: 1.0, "TVTTTTTT"),
     "scalar": (lambda a: np.float64(1.0), "TVTTT=TT"),
     "class that says it is an array": (lambda a: NoArray(), "TTTTTTTT"),
-    "memory": (lambda a: memoryview(a), "TTTTTTTT"),
+    "memory": (lambda a: memoryview(a), "T=TTTTTT"),
     "int64": (lambda a: a.astype(np.int64), "TTTTTTTT"),
     "uint8": (lambda a: a.astype(np.uint8), "TTTTTTTT"),
     "float16": (lambda a: a.astype(np.float16), "TTTTTT=T"),
@@ -249,11 +254,11 @@ ARRAYS: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
     "masked scalar": (lambda a: np.ma.masked, "TTTTTTTT"),
     "matrix": (lambda a: a.view(np.matrix), "=======T"),
     "subclass": (lambda a: a.copy().view(Subclass), "=======T"),
-    "float32": (lambda a: a.astype(np.float32), "=TTT===T"),
+    "float32": (lambda a: a.astype(np.float32), "==TT===T"),
     "longer": (lambda a: np.ones((2, 4)), "=VVV===T"),
     "would broadcast": (lambda a: np.ones((1, 3)), "=VVV===T"),
-    "more axes": (lambda a: a[np.newaxis], "=VVV===T"),
-    "64 axes": (lambda a: a.reshape(2, 3, *[1] * 62), "=VVV===T"),
+    "more axes": (lambda a: a[np.newaxis], "==VV===T"),
+    "64 axes": (lambda a: a.reshape(2, 3, *[1] * 62), "==VV===T"),
     "no axes": (lambda a: np.array(1.0), "=VVV===T"),
     "no elements": (lambda a: np.ones((2, 0)), "=VVV===T"),
     "transposed": (lambda a: a.T, "=VVV===T"),

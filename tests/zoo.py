@@ -20,6 +20,8 @@ from fastoptim._kinds import Choice, Flag, Real
 from fastoptim.threads import share_openmp_workers
 
 OPTIMIZERS = [getattr(optimizers, name) for name in optimizers.__all__]
+# A function has nowhere to keep numbers of the steps that were taken.
+WITH_FUNCTIONS = [cls for cls in OPTIMIZERS if not cls.rule.numbers]
 DTYPES = [np.float32, np.float64]
 LEVELS = _levels.available()
 TILE, TASK = compiled.tile_size, compiled.task_size
@@ -48,11 +50,13 @@ COMMON: dict[str, list[Any]] = {
     "max_grad_norm": [None, 1.0],
     "nonfinite": ["ignore", "skip"],
     "flush_denormals": [False, True],
+    "cast_grads": [False, True],
 }
 
 # Where the default leaves a part of the rule unused in the few steps of a test.
 MORE: dict[str, list[Any]] = {
     "t0": [1e6, 2.0],
+    "warmup_steps": [0.0, 3.0],
     "step_sizes": [(1e-6, 50.0), (0.009, 0.011)],
 }
 

@@ -9,6 +9,7 @@ machine   which code its CPU runs, whether denormals can be zero, which compiler
 threads   how many threads a step may use, whose they are, and how they share out its work
 tuning    which level and how many threads run a pass, by the time of the steps that are taken
 formats   how the elements of an array are stored, and in which type the loops compute on them
+foreign   what comes in the place of a NumPy array, and the ndarray that is made of it
 arrays    what an array must be, how it runs through memory, and what overlaps what
 layouts   how a gradient is gathered that is not laid out in memory as its parameter
 changes   what happens to several objects or arrays at once, or to none of them
@@ -30,6 +31,7 @@ from . import (
     changes,
     compiled,
     entry,
+    foreign,
     formats,
     layouts,
     machine,
@@ -48,6 +50,7 @@ __all__ = [
     "changes",
     "compiled",
     "entry",
+    "foreign",
     "formats",
     "layouts",
     "machine",

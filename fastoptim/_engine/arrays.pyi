@@ -1,6 +1,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+def are_plain(values: list[Any]) -> bool: ...
 def as_array(label: str, value: Any) -> Any: ...
 def array_at(
     address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, owner: Any

@@ -14,6 +14,8 @@ from fastoptim._engine.formats cimport Format, format_of, known_format
 
 import numpy as np
 
+from fastoptim._engine.foreign import unfit
+
 cnp.import_array()
 
 cdef extern from "numpy/arrayobject.h":
@@ -32,10 +34,18 @@ cpdef as_array(label, value):
     if cnp.PyArray_CheckExact(value):
         return value
     if not cnp.PyArray_Check(value):
-        raise TypeError(f"{label}: expected a NumPy array, found {type(value).__name__}")
+        raise TypeError(f"{label}: {unfit(value)}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label}: expected an array without a mask, found {type(value).__name__}")
     return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
+
+
+def are_plain(list values):
+    """Tell, quickly, whether values are ndarrays of no subclass, or None."""
+    for value in values:
+        if not cnp.PyArray_CheckExact(value) and value is not None:
+            return False
+    return True
 
 
 def array_at(uintptr_t address, shape, strides, cnp.dtype dtype, owner):
@@ -204,6 +214,10 @@ cdef check_mask(label, mask, cnp.ndarray p):
 cdef raise_unfit(label, p_label, a, p):
     if a.dtype != p.dtype:
         raise TypeError(f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}")
+    raise_misshapen(label, p_label, a, p)
+
+
+cdef raise_misshapen(label, p_label, a, p):
     raise ValueError(f"{label}: expected shape {p.shape} as {p_label} has, found {a.shape}")
 
 

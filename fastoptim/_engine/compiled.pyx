@@ -14,6 +14,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
+from fastoptim._engine.formats cimport Stored
 from fastoptim._engine.layouts cimport (
     BLOCK_BYTES, LINES, Block, block_at, block_behind, gather_block, offsets, prefetch_block,
     scatter_block
@@ -304,7 +305,7 @@ cdef inline void update_range(
         more = bounded or tensor.data[EMA] != NULL or tensor.mask != NULL
         if not tensor.gathered:
             g = tensor.g + start * tensor.stored.itemsize
-            update_tiles(line, loops, tensor, start, n, g, more)
+            update_tiles(line, loops, tensor, start, n, g, tensor.stored, more)
         elif tensor.route.in_order:
             update_in_order(line, loops, tensor, start, n, more)
         else:
@@ -352,7 +353,7 @@ cdef void update_in_order(
     cdef char* g = <char*> &tile[0]
     cdef Py_ssize_t end = start + n, most = TRANSPOSED if tensor.route.down else COPIED
     cdef Block block
-    most = most * <Py_ssize_t> sizeof(double) // tensor.stored.itemsize
+    most = most * <Py_ssize_t> sizeof(double) // tensor.g_stored.itemsize
     while start < end:
         block = block_at(tensor.route, start, end - start, most)
         gather_block(g, tensor.route, tensor.g, &block, tensor.zeroing)
@@ -392,7 +393,7 @@ cdef void update_rows(
 ) noexcept nogil:
     """Step the rows of a block, while the gradients of the following one come from memory."""
     cdef Py_ssize_t[LINES] places
-    cdef Py_ssize_t k, n, column, itemsize = tensor.stored.itemsize
+    cdef Py_ssize_t k, n, column, itemsize = tensor.g_stored.itemsize
     cdef Py_ssize_t part = 0, parts = block.rows * ((block.columns + TILE - 1) // TILE)
     offsets(&places[0], &tensor.route.places, block.row, block.rows)
     for k in range(block.rows):
@@ -414,17 +415,17 @@ cdef inline void update_block(
     bint more,
 ) noexcept nogil:
     """Step n elements whose gradient was gathered."""
-    if more or tensor.stored.load != NULL:
-        update_tiles(line, loops, tensor, start, n, g, more)
+    if more or tensor.stored.load != NULL or tensor.g_stored.load != NULL:
+        update_tiles(line, loops, tensor, start, n, g, tensor.g_stored, more)
     else:
         call_in_place(line, loops, tensor, start, n, <array> g)
 
 
 cdef void update_tiles(
     array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n,
-    char* stored_g, bint more,
+    char* g_at, const Stored* g_stored, bint more,
 ) noexcept nogil:
-    """Step n elements tile by tile."""
+    """Step n elements tile by tile, with their gradients one behind the other."""
     cdef double[TILE] g_tile
     cdef double[ARRAYS][TILE] tiles
     cdef array[ARRAYS] at
@@ -433,18 +434,18 @@ cdef void update_tiles(
     cdef int k
     while start < end:
         n = min(<Py_ssize_t> TILE, end - start)
-        g = load(<array> &g_tile[0], stored_g, tensor.stored, 0, n)
+        g = load(<array> &g_tile[0], g_at, g_stored, 0, n)
         for k in range(ARRAYS):
             at[k] = load(<array> &tiles[k][0], tensor.data[k], tensor.stored, start, n)
         call(line, loops, n, at[0], g, at[1], at[2], at[3], at[4])
         if tensor.zeroing and not tensor.gathered:
-            memset(stored_g, 0, n * tensor.stored.itemsize)
+            memset(g_at, 0, n * g_stored.itemsize)
         if more:
             finish(line + BEFORE, loops, tensor, start, n, at[0], at[EMA])
         for k in range(ARRAYS):
             store(at[k], tensor.data[k], tensor.stored, start, n)
         start += n
-        stored_g += n * tensor.stored.itemsize
+        g_at += n * g_stored.itemsize
 
 
 cdef void average(
@@ -579,10 +580,11 @@ cdef inline array gradient(
     Gathered* held,
 ) noexcept nogil:
     """Return where a loop finds n elements of a gradient: in place, gathered or staged."""
-    cdef char* at = tensor.g + start * tensor.stored.itemsize
-    if tensor.gathered:
-        at = gathered(held, tensor, start, n, min(tiles * SQUARES_TILE, tensor.size - start))
-    return load(tile, at, tensor.stored, 0, n)
+    cdef char* at
+    if not tensor.gathered:
+        return load(tile, tensor.g, tensor.stored, start, n)
+    at = gathered(held, tensor, start, n, min(tiles * SQUARES_TILE, tensor.size - start))
+    return load(tile, at, tensor.g_stored, 0, n)
 
 
 cdef void sum_directions(void* work, Py_ssize_t block) noexcept nogil:

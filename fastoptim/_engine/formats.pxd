@@ -23,5 +23,6 @@ cdef class Format:
     cdef decoded_copy(self, array)
     cdef encoded(self, array)
 
+cdef const Stored* read_as(Format found, Format own) noexcept
 cdef Format known_format(cnp.ndarray a)
 cpdef Format format_of(label, array)

@@ -85,6 +85,42 @@ cdef class Format:
 FORMATS = {real: Format(real, real) for real in REALS}
 
 
+cdef const Stored* read_as(Format found, Format own) noexcept:
+    """Return how elements of a format are loaded for loops that compute in the type of another one.
+
+    It is NULL where they cannot be: what has to be decoded is decoded into one type alone.
+    """
+    if found is own:
+        return &own.stored
+    if found is None or found.stored.load != NULL:
+        return NULL
+    if found.single == own.single:
+        return &found.stored
+    return &widened if found.single else &narrowed
+
+
+cdef void widen(void* tile, const char* stored, Py_ssize_t n) noexcept nogil:
+    """Load floats as doubles."""
+    cdef double* to = <double*> tile
+    cdef const float* x = <const float*> stored
+    cdef Py_ssize_t i
+    for i in range(n):
+        to[i] = x[i]
+
+
+cdef void narrow(void* tile, const char* stored, Py_ssize_t n) noexcept nogil:
+    """Load doubles as floats, each rounded to the nearest."""
+    cdef float* to = <float*> tile
+    cdef const double* x = <const double*> stored
+    cdef Py_ssize_t i
+    for i in range(n):
+        to[i] = <float> x[i]
+
+
+cdef Stored widened = Stored(sizeof(float), &widen, NULL)
+cdef Stored narrowed = Stored(sizeof(double), &narrow, NULL)
+
+
 cdef Format known_format(cnp.ndarray a):
     """Return the format of an array, None if it is not known."""
     cdef Format found

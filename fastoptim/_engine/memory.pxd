@@ -3,7 +3,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uintptr_t
 
 from fastoptim._engine.arrays cimport Range
-from fastoptim._engine.formats cimport Format
+from fastoptim._engine.formats cimport Format, Stored
 from fastoptim._engine.staging cimport Tensor
 
 cdef struct Owned:
@@ -28,6 +28,7 @@ cdef class Tensors:
     cdef void note_kind(self, bint gathered) noexcept
     cdef bint is_fresh(self) noexcept
     cdef gradient_label(self, Py_ssize_t i)
+    cdef gradient(self, Py_ssize_t i)
 
 
 cdef class Gradients(Tensors):
@@ -44,6 +45,7 @@ cdef class Memory(Tensors):
     cdef Range* ranges  # of parameters and state, sorted by address, none overlapping
     cdef Py_ssize_t range_count
     cdef bint zeroing
+    cdef bint casting  # in the pass under way: whether gradients may be rounded to floats
     cdef list given  # the arrays that are written, kept alive
     cdef object labels
     cdef readonly list params, masks  # the parameters are views
@@ -56,13 +58,15 @@ cdef class Memory(Tensors):
     cdef label(self, Py_ssize_t i, Py_ssize_t k)
     cdef label_at(self, Py_ssize_t n)
     cdef view(self, Py_ssize_t i, Py_ssize_t k)
-    cdef collect(self, grads)
+    cdef collect(self, grads, bint casting)
     cdef as_gradient(self, Py_ssize_t i, g)
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1
     cdef raise_changed(self, Owned* owned, bint writing)
     cdef int bind_gradient(
         self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g, bint in_order
     ) except -1
+    cdef cnp.ndarray shaped(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p)
+    cdef const Stored* stored_as(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p) except NULL
     cdef int find_gap(
         self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high
     ) except -1

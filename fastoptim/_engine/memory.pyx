@@ -13,15 +13,17 @@ from libc.stdint cimport UINTPTR_MAX, uintptr_t
 from fastoptim._engine.arrays cimport (
     LINE, LONG, Range, address_of, array_over, as_array, axes_of, check_layout, check_mask,
     check_state, check_zeroed, descr_of, dtype_of, fits, flags_of, is_dense, is_ndarray,
-    is_state_of, itemsize_of, layout_format, memory_of, overlaps_itself, raise_unfit,
-    same_strides, shape_of, size_of, sort_by_address
+    is_state_of, itemsize_of, layout_format, memory_of, overlaps_itself, raise_misshapen,
+    raise_unfit, same_strides, shape_of, size_of, sort_by_address
 )
-from fastoptim._engine.formats cimport Format, format_of, known_format
+from fastoptim._engine.formats cimport Format, Stored, format_of, known_format, read_as
 from fastoptim._engine.layouts cimport find_route, new_route
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
 from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 
 import numpy as np
+
+from fastoptim._engine.foreign import as_ndarray
 
 cnp.import_array()
 
@@ -79,13 +81,21 @@ cdef class Tensors:
         """Return what messages call a gradient."""
         raise NotImplementedError
 
+    cdef gradient(self, Py_ssize_t i):
+        """Return a gradient of the pass under way in the type that it is computed on in."""
+        cdef Format own = self.formats[i]
+        g = self.grads[i]
+        if g.dtype == own.dtype:
+            return own.decoded(g)
+        with np.errstate(all="ignore"):
+            return g.astype(own.real)
+
     def first_nonfinite(self):
         """Return the name of the first gradient of the pass under way with a NaN or infinity."""
         cdef Py_ssize_t i
         for i in range(self.count):
             if self.tensors[i].stepped:
-                g = (<Format> self.formats[i]).decoded(self.grads[i])
-                if not np.isfinite(g).all():
+                if not np.isfinite(self.gradient(i)).all():
                     return self.gradient_label(i)
         return None
 
@@ -143,7 +153,8 @@ cdef class Gradients(Tensors):
                     f"{self.labels[i]}: expected elements with memory of their own, "
                     f"found strides {(<object> g).strides} for shape {(<object> g).shape}"
                 )
-        tensor.stored, tensor.single, tensor.stepped = &found.stored, found.single, True
+        tensor.stored = tensor.g_stored = &found.stored
+        tensor.single, tensor.stepped = found.single, True
         tensor.loops = tensor.single
         tensor.size, tensor.g = size_of(g), cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
@@ -349,8 +360,11 @@ cdef class Memory(Tensors):
             n += 1
         return None
 
-    cdef collect(self, grads):
-        """Note which parameters have gradients; make ndarrays of gradients of other types."""
+    cdef collect(self, grads, bint casting):
+        """Note which parameters have gradients; make ndarrays of gradients of other types.
+
+        With `casting`, gradients in float64 may be rounded to float32.
+        """
         cdef Py_ssize_t i, traffic = 0, count = self.count
         cdef Tensor* tensors = self.tensors
         cdef Tensor* tensor
@@ -367,13 +381,16 @@ cdef class Memory(Tensors):
                     found[i] = self.as_gradient(i, found[i])
             elif tensor.data[EMA]:  # the average is read and written, p is read
                 traffic += 3 * tensor.size * tensor.stored.itemsize
-        self.grads, self.traffic = found, traffic
+        self.grads, self.traffic, self.casting = found, traffic, casting
 
     cdef as_gradient(self, Py_ssize_t i, g):
-        """Return the ndarray of a gradient that is a NumPy scalar or of a subclass, else raise."""
-        if isinstance(g, np.floating) and not self.zeroing:
-            return np.asarray(g)  # NumPy's reductions give scalars, for 0-d parameters
-        return as_array(self.labels[i][1], g)
+        """Return the ndarray of a gradient that is of a subclass, or no array of NumPy's."""
+        if self.zeroing or isinstance(g, np.ndarray):
+            return as_array(self.labels[i][1], g)
+        try:
+            return as_ndarray(g, (<Format> self.formats[i]).real)
+        except TypeError as error:
+            raise TypeError(f"{self.labels[i][1]}: {error}") from error
 
     cdef bind(self, bint in_order):
         cdef Py_ssize_t i, count = self.count, owned_count = self.owned_count
@@ -425,10 +442,14 @@ cdef class Memory(Tensors):
         cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
         cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize  # if g is as dense as p
         cdef Range r
+        tensor.g_stored = tensor.stored
         if not fits(g, p):
-            raise_unfit(self.labels[i][1], self.labels[i][0], g, p)
+            tensor.g_stored = self.stored_as(i, g, p)
+            g = self.shaped(i, g, p)
         tensor.g = cnp.PyArray_BYTES(g)
-        tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and same_strides(g, p))
+        tensor.gathered = tensor.g_stored != tensor.stored or not (
+            cnp.PyArray_ISALIGNED(g) and same_strides(g, p)
+        )
         if tensor.gathered:
             lay_route(tensor, g, p, in_order)
             r = memory_of(g, i, 0)
@@ -436,6 +457,30 @@ cdef class Memory(Tensors):
         if low < tensor.gap_low or high > tensor.gap_high:
             self.find_gap(i, tensor, low, high)
         return 0
+
+    cdef const Stored* stored_as(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p) except NULL:
+        """Return how a gradient is stored; raise if its parameter cannot be stepped by it."""
+        cdef Format own = self.formats[i]
+        cdef Format found = known_format(g)
+        cdef const Stored* stored = read_as(found, own)
+        if stored == NULL:
+            raise_unfit(self.labels[i][1], self.labels[i][0], g, p)
+        if own.single and not found.single and not self.casting:
+            raise TypeError(
+                f"{self.labels[i][1]}: expected dtype {own.dtype} as {self.labels[i][0]} has, "
+                f"found {found.dtype}, which would be rounded: pass g.astype(np.{own.real}), or "
+                "let the optimizer do so by cast_grads=True"
+            )
+        return stored
+
+    cdef cnp.ndarray shaped(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p):
+        """Return a gradient in the shape of its parameter, but for axes of length 1 its own."""
+        shape, wanted = (<object> g).shape, (<object> p).shape
+        if shape != wanted:
+            if [n for n in shape if n != 1] != [n for n in wanted if n != 1]:
+                raise_misshapen(self.labels[i][1], self.labels[i][0], g, p)
+            g = self.grads[i] = (<object> g).reshape(wanted)  # a view
+        return g
 
     cdef int find_gap(
         self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high

@@ -14,7 +14,6 @@ It knows groups only as what has scalars, and a rule only as its loops and its f
 
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.math cimport INFINITY
 
 cimport cython
 cimport numpy as cnp
@@ -97,9 +96,9 @@ cdef class Plan:
         For each parameter whether its average is to start at the next step, from what the parameter
         is then. Without this argument all averages go on from what they are.
     watched : sequence of tuples
-        ``(given, arrays, check)``: a list or mapping of the caller's, the arrays that it held, and
-        a function that raises if one of them was replaced. A step first compares quickly, and calls
-        the function only where that does not show that all arrays are still there.
+        ``(held, check)``: containers of the caller's, each with what it held, and a function that
+        raises if an array in them was replaced. A step first compares quickly, and calls the
+        function only where that does not show that all arrays are still there.
 
     Raises
     ------
@@ -114,14 +113,13 @@ cdef class Plan:
     cdef bint counts  # whether rules keep numbers of the steps that were taken
     cdef list upcoming  # these numbers, once the step under way is taken
     cdef bint rescales  # whether a parameter has scalars that depend on its own elements
-    cdef bint limits  # whether, in the step under way, the norm of a gradient may be too large
     cdef tuple watched
     cdef Py_ssize_t unstarted_count
     cdef bint busy
     cdef public bint retired  # whether another plan has taken over the arrays, for good
     cdef unsigned long user  # the thread that has entered
     cdef int user_forks  # forks() when it entered, which tells a child from its parent
-    cdef readonly bint shows_ema  # whether parameters and averages have changed places
+    cdef readonly str shows  # the call inside of which the parameters hold their averages, or None
 
     def __cinit__(
         self, entries, labels, formulas=(), loops=None, bint zeroing=False, unstarted=(),
@@ -168,12 +166,24 @@ cdef class Plan:
         """What else the rule of each parameter keeps of the steps that it has taken."""
         return list(self.memory.numbers)
 
+    @numbers.setter
+    def numbers(self, numbers):
+        numbers = [<tuple?> of_one for of_one in numbers]
+        if list(map(len, numbers)) != list(map(len, self.memory.numbers)):
+            raise ValueError("numbers: expected as many as there are, found others")
+        self.enter()
+        self.memory.numbers = numbers
+        self.leave()
+
     @property
     def unstarted(self):
         """Whether the average of each parameter is to start at the next step."""
         return [self.memory.tensors[i].unstarted for i in range(self.memory.count)]
 
-    def step(self, grads, groups, double scale=1.0, changes=(), judge=None, bint flush=False):
+    def step(
+        self, grads, groups, double scale=1.0, changes=(), judge=None, bint flush=False,
+        bint casting=False,
+    ):
         """Take one step, and tell whether it was taken.
 
         Parameters
@@ -195,6 +205,8 @@ cdef class Plan:
             step, and what to `change` in the end.
         flush : bool, default False
             Take denormal numbers for zero in the loops, and only there.
+        casting : bool, default False
+            Round float64 gradients of float32 parameters, instead of refusing them.
 
         Raises
         ------
@@ -205,10 +217,12 @@ cdef class Plan:
         """
         self.enter()
         try:
-            for given, arrays, check in self.watched:
-                if not holds(given, arrays):
-                    check()
-            self.memory.collect(grads)
+            for held, check in self.watched:
+                for given, things in <list> held:
+                    if not holds(given, things):
+                        check()
+                        break
+            self.memory.collect(grads, casting)
             self.ask_scalars(groups)
             if self.unstarted_count > 0:
                 self.start_with_step()
@@ -220,11 +234,12 @@ cdef class Plan:
                     return False
                 scale *= <double> factor
                 changes = [*changes, *judged]
-            if self.rescales or self.limits:
-                self.separate_lines()
-            if self.limits:
-                self.limit_norms(scale, flush)
             self.table.round(scale, flush)
+            limited = self.table.limits_norms()
+            if self.rescales or limited:
+                self.separate_lines(scale, flush)
+            if limited:
+                self.limit_norms(scale, flush)
             if self.rescales:
                 self.rescale_lines(scale, flush)
             self.passes.update(self.table, flush)
@@ -241,7 +256,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         self.enter()
         try:
-            self.memory.collect(grads)
+            self.memory.collect(grads, False)
             for i in range(self.memory.count):
                 # no scalars are needed: a line below 0 would tell `bind` to leave the gradient out
                 self.memory.tensors[i].line = 0 if self.memory.tensors[i].stepped else -1
@@ -255,27 +270,28 @@ cdef class Plan:
         cdef Py_ssize_t i, line = -1, group = -1, t = -1
         cdef Tensor* tensors = self.memory.tensors
         cdef Tensor* tensor
+        cdef bint counts = self.counts
+        cdef list all_numbers = self.memory.numbers
         cdef tuple numbers = None
         cdef dict seen = None  # the lines by these three, once there is more than one
         self.table.clear()
-        self.limits = False
-        if self.counts:
-            self.upcoming = list(self.memory.numbers)
+        if counts:
+            self.upcoming = list(all_numbers)
         for i in range(self.memory.count):
             tensor = &tensors[i]
             if not tensor.stepped and not tensor.data[EMA]:
                 tensor.line = -1
-                continue
-            if tensor.group != group or tensor.t != t or (
-                self.counts and self.memory.numbers[i] is not numbers
-            ):
-                if seen is None and line >= 0:
-                    seen = {(group, t, numbers): line}
-                group, t, numbers = tensor.group, tensor.t, self.memory.numbers[i]
-                line = self.line_of(seen, groups, group, t, numbers)
-            tensor.line = line
-            if self.counts and tensor.stepped and len(numbers) > 0:
-                self.upcoming[i] = self.table.lines[line][3]
+            else:
+                if tensor.group != group or tensor.t != t or (
+                    counts and all_numbers[i] is not numbers
+                ):
+                    if seen is None and line >= 0:
+                        seen = {(group, t, numbers): line}
+                    group, t, numbers = tensor.group, tensor.t, all_numbers[i]
+                    line = self.line_of(seen, groups, group, t, numbers)
+                tensor.line = line
+                if counts and tensor.stepped and len(numbers) > 0:
+                    self.upcoming[i] = self.table.lines[line][3]
 
     cdef Py_ssize_t line_of(
         self, dict seen, groups, Py_ssize_t group, Py_ssize_t t, tuple numbers
@@ -287,23 +303,17 @@ cdef class Plan:
             first = seen.setdefault((group, t, numbers), following)
         if first < following:
             return first
-        scalars = groups[group].scalars
-        line = scalars(t + 1, numbers) if numbers else scalars(t + 1)
-        self.limits = self.limits or line[0][MAX_NORM] < INFINITY
-        return self.table.add(line)
+        return self.table.add(scalars_of(groups[group], t + 1, numbers))
 
-    cdef separate_lines(self):
+    cdef separate_lines(self, double scale, bint flush):
         """Give each parameter whose scalars depend on its own elements a line to itself."""
         cdef Py_ssize_t i
         cdef Tensor* tensor
         for i in range(self.memory.count):
             tensor = &self.memory.tensors[i]
-            if tensor.stepped and (tensor.direction > 0 or self.is_limited(tensor)):
+            if tensor.stepped and (tensor.direction > 0 or self.table.limits_norm(tensor.line)):
                 tensor.line = self.table.add(self.table.lines[tensor.line])
-
-    cdef bint is_limited(self, const Tensor* tensor) except -1:
-        """Tell whether the norm of a parameter's gradient has a limit in the step under way."""
-        return self.limits and self.table.lines[tensor.line][0][MAX_NORM] < INFINITY
+        self.table.round(scale, flush)
 
     cdef limit_norms(self, double scale, bint flush):
         """Scale each gradient whose norm has a limit so that it is no longer than that."""
@@ -312,11 +322,12 @@ cdef class Plan:
         cdef list norms = self.passes.norms(scale, flush)
         for i in range(self.memory.count):
             tensor = &self.memory.tensors[i]
-            if tensor.stepped and self.is_limited(tensor):
+            if tensor.stepped and self.table.limits_norm(tensor.line):
                 before, *others = self.table.lines[tensor.line]
                 factor = clip_factor(norms[i], before[MAX_NORM])
                 before = before[:SCALE] + (before[SCALE] * factor,) + before[SCALE + 1:]
                 self.table.lines[tensor.line] = before, *others
+        self.table.round(scale, flush)
 
     cdef rescale_lines(self, double scale, bint flush):
         """Let the rule of each parameter that asks for it depend on the direction of its step."""
@@ -348,9 +359,7 @@ cdef class Plan:
         for i in range(self.memory.count if self.unstarted_count else 0):
             tensor = &self.memory.tensors[i]
             if tensor.unstarted:
-                numbers = self.memory.numbers[i]
-                scalars = groups[tensor.group].scalars
-                line = scalars(tensor.t + 1, numbers) if numbers else scalars(tensor.t + 1)
+                line = scalars_of(groups[tensor.group], tensor.t + 1, self.memory.numbers[i])
                 self.start_average(i, line[1])
 
     cdef start_average(self, Py_ssize_t i, after):
@@ -431,73 +440,116 @@ cdef class Plan:
             p[...] = value
         change(changes)
 
-    cdef int swap_ema(self) except -1:
-        """Let parameters and averages change places."""
+    cdef list values_of(self, function):
+        """Return what a function makes of each parameter and its state, as they are stored."""
+        cdef Py_ssize_t i, k
+        cdef Memory memory = self.memory
+        cdef Format stored
+        cdef const Tensor* tensor
+        values = []
+        for i in range(memory.count):
+            memory.check_owned(i, True)
+            stored = memory.formats[i]
+            arrays = [memory.view(i, k) for k in range(1 + memory.tensors[i].states)]
+            arrays = [array if array is None else stored.decoded(array) for array in arrays]
+            tensor = &memory.tensors[i]
+            x = function(tensor.group, memory.masks[i], tensor.t, *arrays)
+            if x is None:
+                values.append(None)
+                continue
+            value = memory.params[i].copy(order="K")  # laid out as the parameter is
+            value[...] = stored.encoded(x)
+            values.append(value)
+        return values
+
+    cdef int swap_averages(self, list values, str shows) except -1:
+        """Let parameters change places with these values, or (None) with their averages."""
         cdef Py_ssize_t i
         cdef Tensor* tensor
+        cdef char* other
         for i in range(self.memory.count):
             self.memory.check_owned(i, True)
         for i in range(self.memory.count):
             tensor = &self.memory.tensors[i]
-            if tensor.data[EMA]:
-                swap(tensor.data[0], tensor.data[EMA], tensor.size * tensor.stored.itemsize)
-        self.shows_ema = not self.shows_ema
+            if values is None:
+                other = tensor.data[EMA]
+            else:
+                other = NULL if values[i] is None else cnp.PyArray_BYTES(values[i])
+            if other:
+                swap(tensor.data[0], other, tensor.size * tensor.stored.itemsize)
+        self.shows = shows
         return 0
 
 
-cdef class ShownEma:
+cdef class ShownAverages:
     """Lets the parameters of a plan hold their averages inside of a ``with``.
 
     It enters and leaves without an instruction of Python, before which an interrupt might raise.
 
     Parameters
     ----------
+    name : str
+        The call that this is for.
     averaged : function
         It returns the plan to enter, or raises.
+    function : function, optional
+        ``function(group, mask, t, p, *state)``: the average of a parameter of the group of this
+        number, after t steps, or None if there is none. Without the function the averages are those
+        that the plan keeps.
     """
 
-    cdef object averaged
+    cdef str name
+    cdef object averaged, function
     cdef Plan plan
+    cdef list values  # of the parameters, if the plan keeps none
 
-    def __init__(self, averaged):
-        self.averaged = averaged
+    def __init__(self, str name, averaged, function=None):
+        self.name, self.averaged, self.function = name, averaged, function
 
     def __enter__(self):
         cdef Plan plan = self.averaged()
+        cdef list values = None
         plan.enter()
         try:
-            plan.swap_ema()
+            if self.function is not None:
+                values = plan.values_of(self.function)
+            plan.swap_averages(values, self.name)
         except BaseException:
             plan.leave()
             raise
-        self.plan = plan
+        self.plan, self.values = plan, values
 
     def __exit__(self, *_):
         if self.plan is not None:
             try:
-                self.plan.swap_ema()
+                self.plan.swap_averages(self.values, None)
             finally:
                 self.plan.leave()
-                self.plan = None
+                self.plan = self.values = None
 
 
-cdef bint holds(given, list arrays):
-    """Tell, quickly, whether a list or dict of the caller starts with these arrays.
+cdef scalars_of(group, Py_ssize_t t, tuple numbers):
+    """Ask a group for the scalars of the t-th step of parameters with these numbers."""
+    return group.scalars(t, numbers) if len(numbers) > 0 else group.scalars(t)
+
+
+cdef bint holds(given, list things):
+    """Tell, quickly, whether a list or dict of the caller starts with these things.
 
     False may also mean that it is of another type, or has them in another order.
     """
-    cdef Py_ssize_t i = 0, count = len(arrays)
+    cdef Py_ssize_t i = 0, count = len(things)
     if type(given) is list:
         with cython.critical_section(given):
             if len(<list> given) < count:
                 return False
             for i in range(count):
-                if PyList_GET_ITEM(<list> given, i) != PyList_GET_ITEM(arrays, i):
+                if PyList_GET_ITEM(<list> given, i) != PyList_GET_ITEM(things, i):
                     return False
             return True
     if type(given) is dict:
         for value in (<dict> given).values():
-            if i == count or value is not arrays[i]:
+            if i == count or value is not things[i]:
                 break
             i += 1
         return i == count

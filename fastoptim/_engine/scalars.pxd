@@ -18,6 +18,8 @@ cdef class ScalarTable:
     cdef Py_ssize_t add(self, scalars) except -1
     cdef clear(self)
     cdef round(self, double scale, bint flush)
+    cdef bint limits_norm(self, Py_ssize_t line) noexcept
+    cdef bint limits_norms(self) noexcept
     cdef list rounded(self, Py_ssize_t line, dtype)
     cdef int store(
         self, Py_ssize_t at, part, Py_ssize_t least, Py_ssize_t most, bint flush

@@ -10,6 +10,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_SIZE
 from libc.float cimport DBL_MIN, FLT_MIN
+from libc.math cimport INFINITY
 
 from fastoptim._stages import After, Before
 
@@ -82,6 +83,18 @@ cdef class ScalarTable:
             number = PyFloat_AsDouble(PyTuple_GET_ITEM(part, k))
             put(self.doubles, self.singles, at + k, number, flush)
         return 0
+
+    cdef bint limits_norm(self, Py_ssize_t line) noexcept:
+        """Tell whether a line, once rounded, limits the norms of its parameters' gradients."""
+        return self.doubles[line * SCALARS + MAX_NORM] < INFINITY
+
+    cdef bint limits_norms(self) noexcept:
+        """Tell whether one of the lines does."""
+        cdef Py_ssize_t line
+        for line in range(len(self.lines)):
+            if self.limits_norm(line):
+                return True
+        return False
 
     cdef list rounded(self, Py_ssize_t line, dtype):
         """Return the three parts of a line as the loops of a type read them, in NumPy's scalars."""

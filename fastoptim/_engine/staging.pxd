@@ -20,7 +20,7 @@ cdef struct Tensor:
     # What a step of many small arrays reads comes first, in the order in which it is read: these
     # are two lines of the cache, and little of the third.
     bint stepped  # in the step under way: whether there is a gradient
-    bint gathered  # in that step: whether g is misaligned, or not laid out as p
+    bint gathered  # in that step: whether g is misaligned, or not laid out or stored as p
     bint staged  # whether a step computes in tiles, or does more than its rule, whatever g is like
     bint single  # whether the loops compute in float, not in double
     int loops  # where its rule's loops for that type are among those of a level
@@ -46,6 +46,7 @@ cdef struct Tensor:
     int states  # how many state arrays the rule has, also those that there are not
     int direction  # the place of u among the arrays; 0: the rule measures no directions
     bint zeroing  # whether the step leaves zeros in g
+    const Stored* g_stored  # how the elements of g are stored, if it is gathered
     bint unstarted  # whether the average is to start at the next step, as the parameter is then
 
 cdef struct Gathered:

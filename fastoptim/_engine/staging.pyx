@@ -2,8 +2,8 @@
 
 A loop sees pointers to floats or doubles, one behind the other. What is stored so, in the memory
 order of its parameter, costs nothing: the loop gets its address. All else is loaded into a tile in
-the cache and computed on there: a gradient in another layout, arrays in another format. What a step
-writes is then stored back; gradients are not.
+the cache and computed on there: a gradient in another layout or dtype, arrays in another format.
+What a step writes is then stored back; gradients are not.
 
 This room knows tiles, and neither loops nor threads.
 """
@@ -19,7 +19,7 @@ cdef char* gathered(
     If they have to be gathered now, so are others that will be asked for next: `ahead` in all, as
     far as there is room. So rows that lie across each other share the lines of the cache.
     """
-    cdef Py_ssize_t itemsize = tensor.stored.itemsize
+    cdef Py_ssize_t itemsize = tensor.g_stored.itemsize
     cdef Py_ssize_t most = <Py_ssize_t> sizeof(held.room) // itemsize
     cdef char* room = <char*> &held.room[0]
     cdef Block block

@@ -88,7 +88,7 @@ cdef class NumPyPasses(Passes):
     cdef update_one(self, Py_ssize_t i, p, state, u, list scalars):
         """Update one parameter, or only write the direction of its step to u."""
         first, _, own = scalars
-        g = before((<Format> self.memory.formats[i]).decoded(self.memory.grads[i]), p, *first)
+        g = before(self.memory.gradient(i), p, *first)
         update, rescale = self.formulas[self.memory.tensors[i].rule]
         update(p, g, *(state if rescale is None else (*state, u)), *own)
 
@@ -121,7 +121,7 @@ cdef class NumPyPasses(Passes):
             for i in range(memory.count):
                 parts = []
                 if memory.tensors[i].stepped:
-                    g = (<Format> memory.formats[i]).decoded(memory.grads[i])
+                    g = memory.gradient(i)
                     parts += sum_of_squares(g, memory.params[i], scale)
                 found.append(parts)
         return found

@@ -21,8 +21,9 @@ TOLD = {"lr": 1e-2, "weight_decay": 1e-2}
 # Rules whose learning rate is a factor of steps that have a size of their own.
 TOLD_OTHERWISE = {"Adadelta": {"lr": 1.0}, "LARS": {"lr": 1.0}}
 # For a rule with a trust ratio, the number of arrays that must be read, for the norms of p and of
-# the direction, before its step can begin: for LARS p and g; for LAMB m and v as well.
-AHEAD = {"LARS": 2, "LAMB": 4}
+# the direction, before its step can begin: for LARS p and g; for LAMB m and v as well; for
+# StableAdamW g and v.
+AHEAD = {"LARS": 2, "LAMB": 4, "StableAdamW": 2}
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,95 @@ def adabelief(
         yield
 
 
+def yogi(
+    p: Any,
+    g: Any,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    initial_accumulator_value: float = 1e-6,
+) -> Steps:
+    b1, b2 = betas
+    m = np.full_like(p, initial_accumulator_value)
+    v = np.full_like(p, initial_accumulator_value)
+    for t in count(1):
+        m = b1 * m + (1 - b1) * g
+        v -= (1 - b2) * np.sign(v - g**2) * g**2
+        m_hat = m / (1 - b1**t)
+        v_hat = v / (1 - b2**t)
+        p -= lr * m_hat / (np.sqrt(v_hat) + eps)
+        yield
+
+
+def ademamix(
+    p: Any,
+    g: Any,
+    lr: float,
+    betas: tuple[float, float, float],
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+) -> Steps:
+    b1, b2, b3 = betas
+    m1, m2, v = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    for t in count(1):
+        p -= lr * weight_decay * p
+        m1 = b1 * m1 + (1 - b1) * g
+        m2 = b3 * m2 + (1 - b3) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat = m1 / (1 - b1**t)
+        v_hat = v / (1 - b2**t)
+        p -= lr * (m_hat + alpha * m2) / (np.sqrt(v_hat) + eps)
+        yield
+
+
+def adopt(p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float) -> Steps:
+    b1, b2 = betas
+    m, v = np.zeros_like(p), g**2
+    yield
+    for t in count(2):
+        limit = (t - 1) ** 0.25
+        u = np.clip(g / np.maximum(np.sqrt(v), eps), -limit, limit)
+        m = b1 * m + (1 - b1) * u
+        p -= lr * m
+        v = b2 * v + (1 - b2) * g**2
+        yield
+
+
+def adan(
+    p: Any,
+    g: Any,
+    lr: float,
+    betas: tuple[float, float, float],
+    eps: float,
+    weight_decay: float,
+) -> Steps:
+    b1, b2, b3 = betas
+    m, d, v = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    previous = g.copy()
+    for t in count(1):
+        change = g - previous
+        m = b1 * m + (1 - b1) * g
+        d = b2 * d + (1 - b2) * change
+        v = b3 * v + (1 - b3) * (g + b2 * change) ** 2
+        m_hat = m / (1 - b1**t)
+        d_hat = d / (1 - b2**t)
+        v_hat = v / (1 - b3**t)
+        p -= lr * (m_hat + b2 * d_hat) / (np.sqrt(v_hat) + eps)
+        p /= 1 + lr * weight_decay
+        previous = g.copy()
+        yield
+
+
+def ftrl(p: Any, g: Any, lr: float, initial_accumulator_value: float = 0.1) -> Steps:
+    z, h = np.zeros_like(p), np.full_like(p, initial_accumulator_value)
+    while True:
+        old, h = h, h + g**2
+        z += g - (np.sqrt(h) - np.sqrt(old)) / lr * p
+        p[...] = -z / (np.sqrt(h) / lr)
+        yield
+
+
 def lamb(
     p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> Steps:
@@ -211,4 +300,44 @@ def lars(
         ratio = trust_coefficient * np.linalg.norm(p) / np.linalg.norm(u)
         v = momentum * v + lr * ratio * u
         p -= v
+        yield
+
+
+def stableadamw(
+    p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> Steps:
+    b1, b2 = betas
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t in count(1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat = m / (1 - b1**t)
+        v_hat = v / (1 - b2**t)
+        rms = np.sqrt(np.mean(g**2 / np.maximum(v_hat, eps**2)))
+        eta = lr / max(1, rms)
+        p -= eta * weight_decay * p
+        p -= eta * m_hat / (np.sqrt(v_hat) + eps)
+        yield
+
+
+def schedulefreesgd(p: Any, g: Any, lr: float, momentum: float) -> Steps:
+    x, z = p.copy(), p.copy()
+    for t in count(1):
+        z -= lr * g
+        x += (z - x) / t
+        p[...] = (1 - momentum) * z + momentum * x
+        yield
+
+
+def schedulefreeadamw(
+    p: Any, g: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> Steps:
+    b1, b2 = betas
+    x, z, v = p.copy(), p.copy(), np.zeros_like(p)
+    for t in count(1):
+        v = b2 * v + (1 - b2) * g**2
+        v_hat = v / (1 - b2**t)
+        z -= lr * (g / (np.sqrt(v_hat) + eps) + weight_decay * p)
+        x += (z - x) / t
+        p[...] = (1 - b1) * z + b1 * x
         yield

@@ -264,7 +264,10 @@ def _numexpr(case: Case, params: Arrays, grads: Arrays) -> Run:
 
 # JAX and optax
 
-OPTAX = ("SGD", "SGD-momentum", "RMSprop", "Adam", "AdamW", "Lion", "AdaBelief", "LAMB", "LARS")
+OPTAX = (
+    *("SGD", "SGD-momentum", "RMSprop", "Adam", "AdamW"),
+    *("Lion", "AdaBelief", "Yogi", "AdEMAMix", "ADOPT", "LAMB", "LARS"),
+)
 
 
 def _optax(case: Case, params: Arrays, grads: Arrays) -> Run:
@@ -274,7 +277,9 @@ def _optax(case: Case, params: Arrays, grads: Arrays) -> Run:
     """
     only(case, *OPTAX)
     optax, jax = needed("optax"), needed("jax")
-    rule = getattr(optax, case.optimizer.__name__.lower())(**_optax_hyper(case))
+    name = case.optimizer.__name__.lower()
+    rule = getattr(optax, name, None) or getattr(optax.contrib, name)
+    rule = rule(**_optax_hyper(case))
 
     def update(params: Any, state: Any, grads: Any) -> Any:
         updates, state = rule.update(grads, state, params)
@@ -305,8 +310,8 @@ def _optax_hyper(case: Case) -> dict[str, Any]:
     hyper = dict(case.hyper)
     found = {"learning_rate": hyper.pop("lr")}
     if "betas" in hyper:
-        found["b1"], found["b2"] = hyper.pop("betas")
-    if "alpha" in hyper:
+        found |= {f"b{i}": beta for i, beta in enumerate(hyper.pop("betas"), start=1)}
+    if case.name == "RMSprop":
         found |= {"decay": hyper.pop("alpha"), "eps_in_sqrt": False}
     return found | hyper
 

@@ -202,7 +202,7 @@ def table(results: list[Result]) -> Table:
     from rich.table import Table
 
     grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    grid.add_column("optimizer")
+    grid.add_column("optimizer", overflow="fold")
     for heading in (
         "lr",
         "test\naccuracy",

@@ -117,20 +117,23 @@ def numpy_step(optimizer: Optimizer) -> Callable[[Weights], None]:
     """Return a step with the bits of the optimizer's, in which NumPy computes nothing but the rule.
 
     The reference backend works on copies of the arrays, so that an interrupt leaves them whole:
-    that is slower than NumPy need be, and would flatter the comparison. Rules with a trust ratio
-    step by the reference backend all the same, for it sums the norms in the order of the engine.
+    that is slower than NumPy need be, and would flatter the comparison. What is measured of whole
+    arrays, as for a trust ratio, is summed in the order of the engine: such rules step by the
+    reference backend all the same.
     """
     rule, (group,) = optimizer.rule, optimizer.param_groups
-    if rule.formula.rescale:
+    if group.hyper.measured:
         return optimizer.step
     arrays = list(zip(optimizer.state.items(), group["params"], strict=True))
-    steps = count(1)
+    steps, numbers = count(1), [rule.initial_numbers]
+    nothing = (None,) if rule.formula.rescale else ()  # to measure
 
     def step(gradients: Weights) -> None:
-        *_, own = group.scalars(next(steps))
+        nonlocal numbers
+        _, _, own, *numbers = group.scalars(next(steps), *numbers)
         scalars = [np.float32(x) for x in own]
         for (name, state), p in arrays:
-            rule.update(p, gradients[name], *map(state.get, rule.state), *scalars)
+            rule.update(p, gradients[name], *map(state.get, rule.state), *nothing, *scalars)
 
     return step
 

@@ -8,7 +8,8 @@ To torch the truth is in ``param_groups`` and ``state``, which anybody may chang
 from another process. So it is here: each step starts from what they are then, and works on their
 own memory.
 
-The classes are here; `_optimizer` has what they share, `_link` ties torch's state to what takes the
+The classes are here; `_optimizer` has what they share, `_rules` the rules that torch has otherwise,
+and `_made` what `optimizer_of` makes of other classes. `_link` ties torch's state to what takes the
 steps, and `_tensors` and `_hyperparameters` say what these are in fastoptim.
 
 Examples
@@ -27,6 +28,7 @@ Examples
 
 from __future__ import annotations
 
+import copyreg
 from typing import TYPE_CHECKING, Any, ClassVar
 
 try:
@@ -39,16 +41,33 @@ except ImportError as error:
 from torch import Tensor
 
 import fastoptim as fo
-from fastoptim.optimizers import refuse_idle_nesterov
+from fastoptim._kinds import shown
+from fastoptim.optimizers import refuse_idle
 from fastoptim.threads import share_openmp_workers
 
+from . import _rules
 from ._link import COUNTED, UNCOUNTED, filled
+from ._made import Made, made_of
 from ._optimizer import Extras, Optimizer, params_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "optimizer_of",
+]
 
 
 def __dir__() -> list[str]:
@@ -116,7 +135,7 @@ class SGD(Optimizer):
             fused=fused,
             **extras,
         )
-        refuse_idle_nesterov(self.defaults)
+        refuse_idle(self.defaults)
 
 
 class RMSprop(Optimizer):
@@ -388,6 +407,376 @@ class AdamW(Adam):
         super().__setstate__(state)
 
 
+class Adadelta(Optimizer):
+    """Steps of the size of the steps before, as ``torch.optim.Adadelta``.
+
+    The formula is at `fastoptim.Adadelta`.
+
+    Parameters
+    ----------
+    params, lr, rho, eps, weight_decay, maximize
+        As ``torch.optim.Adadelta`` has them, with its defaults.
+    foreach, capturable, differentiable, **extras
+        As `Optimizer` says.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"``, ``"square_avg"`` and
+        ``"acc_delta"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import Adadelta
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Adadelta([p], eps=0.01)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach().round(decimals=4)
+    tensor([0.6877, 1.6848])
+    """
+
+    method = fo.Adadelta
+    names = COUNTED | {"v": "square_avg", "u": "acc_delta"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        foreach: bool | None = None,
+        *,
+        capturable: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            rho=rho,
+            eps=eps,
+            weight_decay=weight_decay,
+            foreach=foreach,
+            capturable=capturable,
+            maximize=maximize,
+            differentiable=differentiable,
+            **extras,
+        )
+
+
+class Adamax(Optimizer):
+    """Adam with a running maximum of the gradients, as ``torch.optim.Adamax``.
+
+    The formula is at `fastoptim.Adamax`.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, maximize
+        As ``torch.optim.Adamax`` has them, with its defaults.
+    foreach, capturable, differentiable, **extras
+        As `Optimizer` says.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"``, ``"exp_avg"`` and ``"exp_inf"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import Adamax
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Adamax([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.9000, 1.9000])
+    """
+
+    method = fo.Adamax
+    names = COUNTED | {"m": "exp_avg", "u": "exp_inf"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            capturable=capturable,
+            **extras,
+        )
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov's momentum, as ``torch.optim.NAdam``.
+
+    The formula is at `fastoptim.NAdam`, but for one thing: the product of the momenta is torch's,
+    that of the steps that were taken, where a momentum or its decay has changed meanwhile.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize
+        As ``torch.optim.NAdam`` has them, with its defaults.
+    foreach, capturable, differentiable, **extras
+        As `Optimizer` says.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"``, ``"exp_avg"``, ``"exp_avg_sq"`` and
+        ``"mu_product"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import NAdam
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = NAdam([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach().round(decimals=4)
+    tensor([0.8944, 1.8944])
+    """
+
+    method = _rules.NAdam
+    names = COUNTED | {"m": "exp_avg", "v": "exp_avg_sq", "mu_product": "mu_product"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum_decay=momentum_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            **extras,
+        )
+
+
+class RAdam(Optimizer):
+    """Adam that waits until its mean square can be relied upon, as ``torch.optim.RAdam``.
+
+    The formula is at `fastoptim.RAdam`.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, decoupled_weight_decay, maximize
+        As ``torch.optim.RAdam`` has them, with its defaults.
+    foreach, capturable, differentiable, **extras
+        As `Optimizer` says.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"``, ``"exp_avg"`` and ``"exp_avg_sq"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import RAdam
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = RAdam([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.8000, 1.6000])
+    """
+
+    method = fo.RAdam
+    names = COUNTED | {"m": "exp_avg", "v": "exp_avg_sq"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            **extras,
+        )
+
+
+class Rprop(Optimizer):
+    """Step sizes that follow the signs of the gradient, as ``torch.optim.Rprop``.
+
+    The formula is at `fastoptim.Rprop`.
+
+    Parameters
+    ----------
+    params, lr, etas, step_sizes, maximize
+        As ``torch.optim.Rprop`` has them, with its defaults.
+    capturable, foreach, differentiable, **extras
+        As `Optimizer` says.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"``, ``"prev"`` and ``"step_size"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import Rprop
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Rprop([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.9000, 1.9000])
+    """
+
+    method = fo.Rprop
+    names = COUNTED | {"prev": "prev", "step_size": "step_size"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50.0),
+        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            etas=etas,
+            step_sizes=step_sizes,
+            capturable=capturable,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            **extras,
+        )
+
+
+class ASGD(Optimizer):
+    """Gradient descent with an average of the parameters, as ``torch.optim.ASGD``.
+
+    The formula is at `fastoptim.ASGD`, but for one thing: as in torch, a step has the rates that
+    the step before it has left in the state, so that another learning rate comes a step later.
+
+    Parameters
+    ----------
+    params, lr, lambd, alpha, t0, weight_decay, maximize
+        As ``torch.optim.ASGD`` has them, with its defaults.
+    foreach, differentiable, capturable, **extras
+        As `Optimizer` says.
+
+    Attributes
+    ----------
+    state : dict
+        For each parameter that has had a gradient ``"step"``, ``"eta"``, ``"mu"`` and ``"ax"``, the
+        average.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastoptim.integrations.torch import ASGD
+    >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = ASGD([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([0.8000, 1.6000])
+    """
+
+    method = _rules.ASGD
+    names = COUNTED | {"ax": "ax", "eta": "eta", "mu": "mu"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0.0,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+        **extras: Unpack[Extras],
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            lambd=lambd,
+            alpha=alpha,
+            t0=t0,
+            weight_decay=weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            capturable=capturable,
+            **extras,
+        )
+
+
 class Lion(Optimizer):
     """Sign of a momentum; torch has none. The formula is at `fastoptim.Lion`.
 
@@ -438,3 +827,74 @@ class Lion(Optimizer):
             decoupled_weight_decay=decoupled_weight_decay,
             **extras,
         )
+
+
+OPTIMIZERS: dict[type[fo.Optimizer], type[Optimizer]] = {
+    fo.ASGD: ASGD,
+    fo.SGD: SGD,
+    fo.Adadelta: Adadelta,
+    fo.Adagrad: Adagrad,
+    fo.Adam: Adam,
+    fo.AdamW: AdamW,
+    fo.Adamax: Adamax,
+    fo.Lion: Lion,
+    fo.NAdam: NAdam,
+    fo.RAdam: RAdam,
+    fo.RMSprop: RMSprop,
+    fo.Rprop: Rprop,
+}
+
+
+def optimizer_of(cls: type[fo.Optimizer]) -> type[Optimizer]:
+    """Return the optimizer for torch that takes the steps of a class of fastoptim.
+
+    It is a ``torch.optim.Optimizer`` with the name, the arguments and the defaults of the class,
+    but for ``mask`` and ``backend``, and takes what `Optimizer` says beside them. Its state has the
+    names that it has in fastoptim, beside ``"step"``; numbers that the rule keeps of its steps are
+    plain numbers there, which processes do not share. Each class has one, which pickles wherever
+    the class itself does; for a class that has a namesake here, it is that one.
+
+    Parameters
+    ----------
+    cls : type
+        A class such as `fastoptim.LAMB`, or one of a rule of your own.
+
+    Returns
+    -------
+    type
+        A subclass of `Optimizer`.
+
+    Raises
+    ------
+    TypeError
+        If `cls` is not a class of optimizers with a rule.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastoptim as fo
+    >>> from fastoptim.integrations.torch import optimizer_of
+    >>> p = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> optimizer = optimizer_of(fo.LAMB)([p], lr=0.1)
+    >>> p.square().sum().backward()
+    >>> optimizer.step()
+    >>> p.detach().round(decimals=4)
+    tensor([2.6464, 3.6464])
+    """
+    if not (isinstance(cls, type) and issubclass(cls, fo.Optimizer) and hasattr(cls, "rule")):
+        raise TypeError(
+            "cls: expected a class of optimizers with a rule, such as fastoptim.LAMB, "
+            f"found {shown(cls)}"
+        )
+    found = OPTIMIZERS.get(cls)
+    # Of two threads that make one at the same time, both get the same.
+    return found or OPTIMIZERS.setdefault(cls, made_of(cls, __name__))
+
+
+def _pickled(cls: Made) -> Any:
+    """Say how a class is pickled: as that of another class, else, as ever, by its name."""
+    method = cls.method
+    return (optimizer_of, (method,)) if OPTIMIZERS.get(method) is cls else cls.__qualname__
+
+
+copyreg.pickle(Made, _pickled)

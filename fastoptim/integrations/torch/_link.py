@@ -2,8 +2,9 @@
 
 To torch the truth is in ``param_groups`` and ``state``, which anybody may change at any time, also
 from another process. So a mirror is made of them when a step needs one, and works on the same
-memory. Another mirror is made when parameters or state have moved to other memory. Step counts are
-read from the state before each step and counted on there after it.
+memory. Another mirror is made when parameters or state have moved to other memory. Step counts, and
+what other numbers a rule keeps of its steps, are read from the state before each step and written
+there after it.
 
 A mirror has all state before the first step. Torch would make some of it only in that step, and
 shows no state of a parameter before. So the link hides such state until the parameter was stepped.
@@ -22,13 +23,14 @@ from torch import Tensor
 from fastoptim._containers import Array
 from fastoptim._engine.changes import change
 from fastoptim._hyper import EMA
-from fastoptim._kinds import checked
+from fastoptim._kinds import Real, checked
 from fastoptim._loading import STEPS
 from fastoptim._mirror import Mirror
 from fastoptim._rule import Rule
 from fastoptim._state import Wanted, put
 
-from ._tensors import arrays_of, count_of, fits, keyed, state_of
+from ._numbers import InTensor, numbers_of
+from ._tensors import arrays_of, count_of, fits, keyed, number_of, scalar_dtype, state_of
 
 if TYPE_CHECKING:
     from fastoptim._engine.changes import Change
@@ -38,7 +40,7 @@ UNCOUNTED = {EMA: EMA}  # the names of state that every optimizer has
 COUNTED = UNCOUNTED | {STEP: STEP}  # and those of one that counts steps
 
 State = dict[Tensor, dict[str, Any]]
-Hidden = dict[int, tuple[Tensor, dict[str, Tensor]]]  # by the number of the parameter
+Hidden = dict[int, tuple[Tensor, dict[str, Any]]]  # by the number of the parameter
 
 
 class Link:
@@ -50,7 +52,7 @@ class Link:
         The rule.
     names : mapping
         The names that state has in torch, by its names in fastoptim. If "step" is among them, the
-        optimizer counts steps.
+        optimizer counts steps; and if a number of the rule's is, it is in a tensor.
     param_groups : sequence of dicts
         The groups. The mirror gets only those that have parameters.
     hypers : sequence of dicts
@@ -87,15 +89,23 @@ class Link:
         known = {key: entries_of(rule, names, key, p, state) for key, p in pairs}
         self._names = names
         self._counts, self._shown = _counts_of(known, STEP in names)
+        self._numbers = numbers_of(rule, names, groups, hypers, known, state)
+        self._starts = _starts_of(rule, hypers)
         params = arrays_of(groups)
         self.mirror = Mirror(
             rule,
             params,
             hypers,
             settings,
-            _laid_out(names, {k: p for group in params for k, p in group.items()}, known, gathered),
+            _laid_out(
+                {ours: names[ours] for ours in (*rule.state, EMA)},
+                {key: p for group in params for key, p in group.items()},
+                known,
+                gathered,
+            ),
             self._shown,
             skipped,
+            self._found_numbers(),
         )
         self._hidden = self._put_into(state, pairs, known)
         # The state of parameters whose averages are switched off. The next step removes these
@@ -116,7 +126,9 @@ class Link:
         arrays = self.mirror.state
         for i, (key, p) in enumerate(pairs):
             counts = {STEP: self._counts[i]} if self._counts else {}
-            for ours, array in {**counts, **arrays[key]}.items():
+            numbers = self._numbers[i] if self._numbers else {}
+            of_torch = {name: x.array for name, x in numbers.items() if isinstance(x, InTensor)}
+            for ours, array in {**counts, **of_torch, **arrays[key]}.items():
                 if isinstance(array.base, Tensor):
                     continue  # the mirror works on the state's own tensor
                 tensor = torch.from_numpy(array)
@@ -124,6 +136,9 @@ class Link:
                     state[p][self._names[ours]] = tensor
                 else:
                     hidden.setdefault(i, (p, {}))[1][self._names[ours]] = tensor
+            for name, number in numbers.items():
+                if name not in of_torch and name not in known[key]:
+                    hidden.setdefault(i, (p, {}))[1][name] = number.value()
         return hidden
 
     def holds(self, param_groups: Sequence[dict[str, Any]], state: State) -> bool:
@@ -139,14 +154,26 @@ class Link:
         """Whether an interrupt came after a step, before the state showed all of it."""
         return self._memory is not None and self.mirror.steps != self._shown
 
+    def starts_alike(self, rule: Rule, hypers: Sequence[Mapping[str, Any]]) -> bool:
+        """Tell whether state that no step has used yet starts as these hyperparameters have it."""
+        return not self._hidden or self._starts == _starts_of(rule, hypers)
+
     def recount(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Take over the step counts of the state, if somebody has changed them."""
-        if not self._counts or [count.item() for count in self._counts] == self._shown:
+        """Take over the step counts of the state, if somebody has changed them, and its numbers.
+
+        These are read before each step: there they are rounded to the type of their tensors.
+        """
+        counts, numbers = [count.item() for count in self._counts], self._found_numbers()
+        if not numbers and (not counts or counts == self._shown):
             return
         keys = (key for key, _ in chain.from_iterable(keyed(groups)))
         taken = [_steps_taken(c, key) for c, key in zip(self._counts, keys, strict=True)]
-        if taken != self._shown:
-            change([self.mirror.counted(taken), (self, {"_shown": taken})])
+        if taken != self._shown or numbers:
+            change([self.mirror.counted(taken, numbers), (self, {"_shown": taken})])
+
+    def _found_numbers(self) -> list[tuple[Any, ...]]:
+        """Return what the state has beside the step counts, in the types that it has there."""
+        return [tuple([x.value() for x in numbers.values()]) for numbers in self._numbers]
 
     def show(self, param_groups: Sequence[dict[str, Any]], state: State) -> None:
         """Let the state show the steps that have been taken, as torch does from the first on.
@@ -161,12 +188,20 @@ class Link:
             for count in compress(self._counts, moved)
         ]
         disclosed, hidden = self._disclosed(state, taken)
-        change([*counted, *disclosed, (self, {"_shown": taken, "_hidden": hidden})])
+        numbers = self._renumbered(moved) if self._numbers else ()
+        change([*counted, *disclosed, *numbers, (self, {"_shown": taken, "_hidden": hidden})])
         for entries in self._outdated:
             entries.pop(EMA, None)
         if disclosed or self._outdated:
             self._outdated = []
             self._memory = memory_of(param_groups, state)
+
+    def _renumbered(self, moved: Sequence[bool]) -> Iterator[Change]:
+        """Yield what to change so that the state has the numbers of the steps that were taken."""
+        pairs = zip(self._numbers, self.mirror.numbers, strict=True)
+        for ours, numbers in compress(pairs, moved):
+            for x, number in zip(ours.values(), numbers, strict=True):
+                yield x.change(number)
 
     def _disclosed(self, state: State, taken: Sequence[int]) -> tuple[list[Change], Hidden]:
         """Return what the state is to show that it has not shown yet, and what stays hidden.
@@ -231,7 +266,7 @@ def entries_of(
     if not found:
         return {}
     entries: dict[str, Any] = {}
-    for ours, theirs in names.items():
+    for ours, theirs in {**{name: name for name in rule.numbers}, **names}.items():
         label = f"state[{key!r}][{theirs!r}]"
         if theirs not in found:
             if ours != EMA and ours not in rule.needs:
@@ -239,6 +274,10 @@ def entries_of(
         elif ours == STEP:
             entries[ours] = count_of(found[theirs])
             _steps_taken(entries[ours], key)  # which checks it
+        elif ours in rule.numbers and ours in names:
+            entries[ours] = number_of(found[theirs], label)
+        elif ours in rule.numbers:
+            entries[ours] = checked(label, Real(), found[theirs])
         else:
             entries[ours] = state_of(found[theirs], label, p)
     return entries
@@ -252,11 +291,16 @@ def _counts_of(
     # the state that is missing.
     if not counts_steps:
         return [], [int(bool(entries.keys() - {EMA})) for entries in known.values()]
-    fresh = np.zeros(len(known), np.float32)
+    fresh = np.zeros(len(known), scalar_dtype())
     counts = [
         entries.get(STEP, fresh[i : i + 1].reshape(())) for i, entries in enumerate(known.values())
     ]
     return counts, [_steps_taken(c, key) for c, key in zip(counts, known, strict=True)]
+
+
+def _starts_of(rule: Rule, hypers: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the hyperparameters that state starts with."""
+    return [hyper.get(name) for hyper in hypers for name in rule.starts.values()]
 
 
 def _steps_taken(count: Any, key: Any) -> int:
@@ -291,7 +335,7 @@ def _laid_out(
     copies: dict[str, Wanted] = {}
     for key, entries in known.items():
         for name, array in entries.items():
-            if name == STEP:
+            if name not in names:  # a count or another number
                 continue
             shared = array.base.is_shared()
             if fits(array, params[key]) and (shared or not gathered):

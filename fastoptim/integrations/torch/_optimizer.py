@@ -16,7 +16,7 @@ import fastoptim as fo
 from fastoptim._containers import Array
 from fastoptim._engine.changes import change
 from fastoptim._mirror import Places
-from fastoptim._settings import Nonfinite, WithSettings, pop_settings
+from fastoptim._settings import Nonfinite, WithSettings, all_settings, pop_settings
 
 from ._hyperparameters import FLAGS, hyper_of, plain
 from ._link import Link, entries_of, filled
@@ -80,7 +80,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
     """
 
     method: ClassVar[type[fo.Optimizer]]
-    names: ClassVar[Mapping[str, str]]  # of state, fastoptim's to torch's
+    names: ClassVar[Mapping[str, str]]  # of what torch has in tensors, fastoptim's to torch's
 
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then sets grad_scale and found_inf
 
@@ -246,7 +246,8 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
             }
             for p, entries in state["state"].items()
         }
-        super().__setstate__({**state, "state": defaultdict(dict, copies)})
+        own = {"_settings": all_settings(state["_settings"])} if unpickled else {}
+        super().__setstate__({**state, **own, "state": defaultdict(dict, copies)})
         self._loaded = True
         if self._link:
             self._link.loosen()
@@ -278,7 +279,8 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         link = self._link
         if link and link.holds(self.param_groups, self.state):
             link.recount(groups)
-            if link.mirror.adopt(self._settings, hypers):
+            adopted = link.mirror.adopt(self._settings, hypers)
+            if adopted and link.starts_alike(self.method.rule, hypers):
                 return link
         link = Link(
             self.method.rule,

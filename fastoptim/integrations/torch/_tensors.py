@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastoptim._containers import Array
 from fastoptim._engine.arrays import array_at
+from fastoptim._kinds import Real, checked
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
@@ -82,6 +83,20 @@ def count_of(value: Any) -> Any:
             return view_of(value, COUNTS[value.dtype], value.detach())
         value = value.item()
     return np.array(value, np.float32)
+
+
+def number_of(value: Any, label: str) -> Any:
+    """Return an array over the memory of a number of the state, or a new one of what has none."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        if value.dtype in DTYPES and has_memory(value):
+            return view_of(value, DTYPES[value.dtype], value.detach())
+        value = value.item()
+    return np.array(checked(label, Real(), value), scalar_dtype())
+
+
+def scalar_dtype() -> np.dtype[Any]:
+    """Return the type in which torch makes numbers of the state."""
+    return np.dtype(np.float64 if torch.get_default_dtype() == torch.float64 else np.float32)
 
 
 def resolved(tensor: Tensor) -> Tensor:
