@@ -54,6 +54,8 @@ NUMPY = ["NumPy plain", "NumPy in place"]
 # What is imported for each rival.
 MODULES = {
     **dict.fromkeys(("torch default", "torch foreach", "torch fused"), "torch"),
+    "torch-optimi": "optimi",
+    "schedulefree": "schedulefree",
     "DeepSpeed": "deepspeed",
     "numba": "numba",
     "numexpr": "numexpr",
@@ -158,6 +160,8 @@ HAVE = {
     "torch default": TORCH,
     "torch foreach": TORCH,
     "torch fused": {*ADAMS, *SGDS, "Momentum", "Adagrad"},
+    "torch-optimi": {"Adan", "StableAdamW"},
+    "schedulefree": {*rivals.SCHEDULE_FREE},
     "DeepSpeed": {"Adam", "AdamW", "Adagrad"},
     "numba": {*SGDS, "Adam", "AdamW", "Adagrad"},
     BY_HAND: {"SGD-momentum", "Adam"},
@@ -199,7 +203,7 @@ def test_what_a_library_has_not_is_said(name):
 @pytest.mark.parametrize("name", RIVALS.keys() & MODULES.keys())
 def test_what_is_not_installed_is_said(without_rivals, name):
     with pytest.raises(UnavailableError, match="absent"):
-        contenders.prepare(name, ADAM)
+        contenders.prepare(name, Cell(CASES[min(HAVE[name])], SMALL, "float32"))
 
 
 def scaled(case, params, grads):

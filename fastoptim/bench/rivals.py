@@ -148,6 +148,37 @@ def torch_default() -> str:
     return "foreach" if foreach else "one tensor at a time"
 
 
+# What others wrote for torch
+
+SCHEDULE_FREE = {"ScheduleFreeSGD": "SGDScheduleFree", "ScheduleFreeAdamW": "AdamWScheduleFree"}
+
+
+def _optimi(case: Case, params: Arrays, grads: Arrays) -> Run:
+    """Run the class of torch-optimi with the same name, formula and arguments."""
+    only(case, "Adan", "StableAdamW")
+    method = getattr(needed("optimi"), case.name)
+    return Run(method(_torch_tensors(params, grads), **case.hyper).step)
+
+
+def _schedulefree(case: Case, params: Arrays, grads: Arrays) -> Run:
+    """Run the class of schedulefree, on copies of the gradients, which it may overwrite."""
+    only(case, *SCHEDULE_FREE)
+    torch = needed("torch")
+    method = getattr(needed("schedulefree"), SCHEDULE_FREE[case.name])
+    tensors = _torch_tensors(params, grads)
+    theirs = [tensor.grad for tensor in tensors]
+    optimizer = method(tensors, **case.hyper)
+    optimizer.train()
+    for tensor in tensors:
+        tensor.grad = torch.empty_like(tensor)
+
+    def step() -> None:
+        torch._foreach_copy_([tensor.grad for tensor in tensors], theirs)
+        optimizer.step()
+
+    return Run(step)
+
+
 # DeepSpeed
 
 
@@ -391,6 +422,8 @@ RIVALS: dict[str, Callable[..., Run]] = {
     "torch default": _torch,
     "torch foreach": partial(_torch, foreach=True),
     "torch fused": partial(_torch, fused=True),
+    "torch-optimi": _optimi,
+    "schedulefree": _schedulefree,
     "DeepSpeed": _deepspeed,
     "numba": _numba,
     BY_HAND: _by_hand,
@@ -399,7 +432,10 @@ RIVALS: dict[str, Callable[..., Run]] = {
     "thinc": _thinc,
     "scikit-learn": _scikit_learn,
 }
-PACKAGES = ("torch", "deepspeed", "numba", "numexpr", "jax", "optax", "thinc", "scikit-learn")
+PACKAGES = (
+    *("torch", "torch-optimi", "schedulefree", "deepspeed", "numba", "numexpr", "jax", "optax"),
+    *("thinc", "scikit-learn"),
+)
 # Some libraries add eps elsewhere: their results are compared with that flavour of the reference.
 FLAVOURS = {(name, "Adam"): (("eps_hat", True),) for name in ("thinc", "scikit-learn")}
 
