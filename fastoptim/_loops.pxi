@@ -54,16 +54,25 @@ cdef inline real sign(real x) noexcept nogil:
     return <real> 1 if x > 0 else (<real> -1 if x < 0 else x)
 
 
-# The loops of rules that may be cautious stand in functions of their own, which are called with
-# constants where a step is not: without that, small arrays would pay for all the conditions.
-
 # As _keeps in reference.py.
-cdef inline bint keeps(real x, real g, real cautious) noexcept nogil:
-    return cautious == 0 or not sign(x) * g <= 0
+cdef inline bint keeps(real x, real g, bint cautious) noexcept nogil:
+    return not cautious or not sign(x) * g <= 0
+
+
+# Rules with cautious steps have two loops in one text, of which the compiler makes a function each:
+# together they would be more combinations of conditions than it makes vector loops of.
+
+cdef void sgd(
+    Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
+) noexcept nogil:
+    if c[5] == 0:
+        sgd_elements(n, p, g, v, NULL, o, c, False)
+    else:
+        sgd_elements(n, p, g, v, u, o, c, True)
 
 
 cdef inline void sgd_elements(
-    Py_ssize_t n, array p, array g, array v, array u, array o, array c, real cautious
+    Py_ssize_t n, array p, array g, array v, array u, array o, array c, bint cautious
 ) noexcept nogil:
     mu, a, nu, lr, resting = c[0], c[1], c[2], c[3], c[4]
     if resting != 0:
@@ -82,15 +91,6 @@ cdef inline void sgd_elements(
             u[i] = <real> 1 if keep else <real> 0
         else:
             p[i] = p[i] - lr * (d if keep else <real> 0)
-
-
-cdef void sgd(
-    Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
-) noexcept nogil:
-    if u == NULL and c[5] == 0:
-        sgd_elements(n, p, g, v, NULL, o, c, 0)
-    else:
-        sgd_elements(n, p, g, v, u, o, c, c[5])
 
 
 cdef void rmsprop(
@@ -128,9 +128,18 @@ cdef void adagrad(
         p[i] = p[i] - (lr * gi) / (root(hi + inside) + eps)
 
 
+cdef void adam(
+    Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c
+) noexcept nogil:
+    if c[8] == 0:
+        adam_elements(n, p, g, m, v, v_max, NULL, o, c, False)
+    else:
+        adam_elements(n, p, g, m, v, v_max, u, o, c, True)
+
+
 cdef inline void adam_elements(
     Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c,
-    real cautious,
+    bint cautious,
 ) noexcept nogil:
     decay, b1, a1, b2, a2, lr, r2, eps = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
     for i in range(n):
@@ -147,15 +156,6 @@ cdef inline void adam_elements(
                 vi = v_max[i] if v_max[i] >= vi else vi
                 v_max[i] = vi
             p[i] = decay * p[i] - (lr * (mi if keep else <real> 0)) / (root(vi) * r2 + eps)
-
-
-cdef void adam(
-    Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c
-) noexcept nogil:
-    if u == NULL and c[8] == 0:
-        adam_elements(n, p, g, m, v, v_max, NULL, o, c, 0)
-    else:
-        adam_elements(n, p, g, m, v, v_max, u, o, c, c[8])
 
 
 cdef void adadelta(
@@ -243,8 +243,17 @@ cdef void asgd(
         p[i] = x
 
 
+cdef void lion(
+    Py_ssize_t n, array p, array g, array m, array u, array _1, array _2, array o, array c
+) noexcept nogil:
+    if c[6] == 0:
+        lion_elements(n, p, g, m, NULL, o, c, False)
+    else:
+        lion_elements(n, p, g, m, u, o, c, True)
+
+
 cdef inline void lion_elements(
-    Py_ssize_t n, array p, array g, array m, array u, array o, array c, real cautious
+    Py_ssize_t n, array p, array g, array m, array u, array o, array c, bint cautious
 ) noexcept nogil:
     decay, b1, a1, b2, a2, lr = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
@@ -256,15 +265,6 @@ cdef inline void lion_elements(
         else:
             m[i] = b2 * m[i] + a2 * gi
             p[i] = decay * p[i] - lr * (sign(ci) if keep else <real> 0)
-
-
-cdef void lion(
-    Py_ssize_t n, array p, array g, array m, array u, array _1, array _2, array o, array c
-) noexcept nogil:
-    if u == NULL and c[6] == 0:
-        lion_elements(n, p, g, m, NULL, o, c, 0)
-    else:
-        lion_elements(n, p, g, m, u, o, c, c[6])
 
 
 cdef void adabelief(

@@ -126,7 +126,7 @@ class Rule:
     def __init__(
         self,
         update: Callable[..., None],
-        scalars: Callable[..., Scalars],
+        scalars: Callable[..., Any],
         *,
         needs: Mapping[str, str] | None = None,
         starts: Mapping[str, str] | None = None,
@@ -142,7 +142,7 @@ class Rule:
         step = next(iter(leading), None)
         _, _, *rest = inspect.signature(update).parameters.values()
         self.update = update
-        self.scalars = scalars
+        self.scalars: Callable[..., Scalars] = scalars
         self.counting = scalars if step is not None else None  # what depends on the step's number
         self.needs_step = step is not None and step.default is REQUIRED
         self.needs = dict(needs or {})
@@ -375,6 +375,6 @@ def loops_of(rules: Sequence[Rule]) -> RuleLoops:
     return _levels.loops_of([rule.loop for rule in rules])
 
 
-def rule(scalars: Callable[..., Scalars], **options: Any) -> Callable[[Callable[..., None]], Rule]:
+def rule(scalars: Callable[..., Any], **options: Any) -> Callable[[Callable[..., None]], Rule]:
     """Make a rule of the decorated update and its scalars."""
     return lambda update: Rule(update, scalars, **options)

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _taken(keep, x):
     return x if keep is True else np.where(keep, x, 0)
 
 
-CAUTIOUS = {"rescale": _made_up_for, "measures": "cautious"}
+CAUTIOUS: dict[str, Any] = {"rescale": _made_up_for, "measures": "cautious"}
 
 
 def _sgd_scalars(
@@ -679,7 +679,16 @@ def stableadamw(p, g, m, v, u, /, decay, b1, a1, b2, a2, lr, eps):
 # give the third.
 
 
-def _schedule_free(step, weight_sum, lr_max, lr, b, warmup_steps, r, weight_lr_power):
+def _schedule_free(
+    step: int,
+    weight_sum: float,
+    lr_max: float,
+    lr: float,
+    b: float,
+    warmup_steps: float,
+    r: float,
+    weight_lr_power: float,
+) -> tuple[Scalars, Scalars]:
     """Return first, share, lr_y and lr of a step, and the numbers after it.
 
     A step weighs t^r lr_max^power in x. The sum of these weights is counted in units of the last:

@@ -1,13 +1,31 @@
-"""Built-in rules as a user would write them: pure functions, by the public names of fastoptim."""
+"""Built-in rules as a user would write them: pure functions, by the public names of fastoptim.
+
+But for ``cautious``, which goes by the mean of a whole array.
+"""
 
 from __future__ import annotations
+
+import inspect
 
 import fastoptim as fo
 from fastoptim import reference
 from fastoptim.typing import Betas, NonNegative, Switch
 
 
-@fo.rule(state=("v",), scalars=reference.sgd.scalars, needs={"v": "momentum"})
+def incautious(scalars):
+    """Return the scalars of a rule but for the last, without the hyperparameter that it is of."""
+
+    def function(*hyper):
+        return scalars(*hyper)[:-1]
+
+    kinds, signature = inspect.get_annotations(scalars, eval_str=True), inspect.signature(scalars)
+    others = [p for name, p in signature.parameters.items() if name != "cautious"]
+    function.__signature__ = signature.replace(parameters=others)
+    function.__annotations__ = {p.name: kinds[p.name] for p in others}
+    return function
+
+
+@fo.rule(state=("v",), scalars=incautious(reference.sgd.scalars), needs={"v": "momentum"})
 def sgd(p, g, v, mu, a, nu, lr, resting):
     if v is None:
         return p - lr * g, None
@@ -18,7 +36,7 @@ def sgd(p, g, v, mu, a, nu, lr, resting):
     return p - lr * (g + nu * v if nu != 0 else v), v
 
 
-@fo.rule(state=("v",), scalars=reference.momentum.scalars)
+@fo.rule(state=("v",), scalars=incautious(reference.momentum.scalars))
 def momentum(p, g, v, mu, a, nu, lr, resting):
     g = a * g
     v = mu * v + g
@@ -54,7 +72,7 @@ def adagrad(p, g, h, lr, inside, eps):
 
 @fo.rule(
     state=("m", "v", "v_max"),
-    scalars=reference.adam.scalars,
+    scalars=incautious(reference.adam.scalars),
     needs={"v_max": "amsgrad"},
     decoupled="decoupled_weight_decay",
 )
@@ -79,7 +97,7 @@ def adamw_scalars(
     eps_hat: Switch = False,
 ):
     given = lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay, eps_hat
-    return reference.adam.scalars(step, *given)
+    return reference.adam.scalars(step, *given)[:-1]
 
 
 @fo.rule(
@@ -142,7 +160,9 @@ def asgd(p, g, ax, decay, eta, mu):
     return x, (ax + mu * (x - ax) if mu != 1 else x)
 
 
-@fo.rule(state=("m",), scalars=reference.lion.scalars, decoupled="decoupled_weight_decay")
+@fo.rule(
+    state=("m",), scalars=incautious(reference.lion.scalars), decoupled="decoupled_weight_decay"
+)
 def lion(p, g, m, decay, b1, a1, b2, a2, lr):
     c = b1 * m + a1 * g
     m = b2 * m + a2 * g

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import rewritten
-from fresh import python
+from fresh import FORK, needs_fork, python
 from written import function_from, numbers
 from zoo import LEVELS
 
@@ -106,6 +106,9 @@ class TestCache:
         assert len(list(folder.iterdir())) == len(fo._levels.active)
         assert run(folder) == 0
 
+    def test_one_level_that_is_asked_for(self, tmp_path):
+        assert run(tmp_path, FASTOPTIM_ISA="base") == 1
+
     @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "exchanged"])
     def test_a_damaged_file_is_not_run(self, tmp_path, damage):
         count = run(tmp_path)
@@ -168,6 +171,28 @@ def test_compiled_when_an_optimizer_is_made(monkeypatch):
     monkeypatch.undo()
     assert cls(np.ones(3)).backend == "compiled"
     assert own.loop._found.keys() == set(fo._levels.active)
+
+
+@needs_llvm
+@needs_fork
+def test_a_child_of_fork_compiles_too(tmp_path):
+    code = f"""
+import os, sys
+import numpy as np
+import fastoptim as fo
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import rewritten
+{FORK}
+def step(rule):
+    p = np.ones(100_000)
+    fo.optimizer(rule)(p).step(p.copy())
+    assert p[0] < 1
+step(rewritten.lion)
+assert fork(lambda: step(rewritten.lion)) == 0
+assert fork(lambda: step(rewritten.adam)) == 0
+"""
+    done = python(code, FASTOPTIM_CACHE_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestWithoutTheExtra:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from written import function_from
+from zoo import snapshot
 
 import fastoptim as fo
 from fastoptim.typing import NonNegative, Switch
@@ -279,6 +280,42 @@ def test_functions_without_a_source():
         fo.rule(scalars=scalars)(space["mine"])
 
 
+@pytest.mark.parametrize(
+    "found",
+    [(0.1,), (0.1, 1, 2), 0.1, [0.1, 2], (0.1, None), ("0.1", 2), (0.1, 1j), (0.1, 10**400), None],
+)
+@pytest.mark.parametrize("first", [1, 3])
+def test_scalars_that_are_not_those_of_the_function(found, first):
+    """When the rule is made, or in a later step, which then changes nothing."""
+
+    def changing(step, lr=0.1):
+        return (lr, 2.0) if step < first else found
+
+    message = r"plain: expected scalars that return a tuple of numbers \(lr, two\), found"
+    make = fo.rule(scalars=changing)
+    if first == 1:
+        with pytest.raises(TypeError, match=message):
+            make(plain)
+        return
+    opt = fo.optimizer(make(plain))(np.ones(3))
+    opt.step(np.ones(3))
+    opt.step(np.ones(3))
+    before = snapshot(opt)
+    with pytest.raises(TypeError, match=message):
+        opt.step(np.ones(3))
+    assert snapshot(opt) == before
+
+
+def test_scalars_that_are_flags_or_numbers_of_numpy():
+    def odd(lr=0.5, on: Switch = True):
+        return np.float32(lr), on
+
+    text = "def odd(p, g, lr, on):\n    return p - (lr * g if on != 0 else g)\n"
+    p = np.ones(2)
+    fo.optimizer(fo.rule(scalars=odd)(function_from(text)))(p).step(np.ones(2))
+    assert p.tolist() == [0.5, 0.5]
+
+
 FACTORY = """
 import fastoptim as fo
 
@@ -354,7 +391,7 @@ WRONG = [
     ({"name": 3}, plain, TypeError, "name: expected a name, or None, found 3"),
     ({"name": " "}, plain, ValueError, "name: expected a name, or None, found ' '"),
     ({"scalars": 3}, plain, TypeError, "scalars: expected a function, found 3"),
-    ({"scalars": lambda step, lr=0.1: (lr,)}, plain, ValueError, "expected 2 scalars, as its up"),
+    ({"scalars": lambda step, lr=0.1: (lr,)}, plain, TypeError, "return a tuple of numbers"),
     ({"scalars": lambda step, lr: (lr, 1)}, plain, (TypeError, ValueError), "lr"),
     ({"scalars": lambda step, lr="x": (lr, 1)}, plain, (TypeError, ValueError), "lr"),
     (

@@ -459,11 +459,14 @@ cdef class Memory(Tensors):
         return 0
 
     cdef const Stored* stored_as(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p) except NULL:
-        """Return how a gradient is stored; raise if its parameter cannot be stepped by it."""
+        """Return how a gradient is stored; raise if its parameter cannot be stepped by it.
+
+        One that is zeroed comes from a client that has made it for its parameter.
+        """
         cdef Format own = self.formats[i]
         cdef Format found = known_format(g)
         cdef const Stored* stored = read_as(found, own)
-        if stored == NULL:
+        if stored == NULL or self.zeroing:
             raise_unfit(self.labels[i][1], self.labels[i][0], g, p)
         if own.single and not found.single and not self.casting:
             raise TypeError(

@@ -71,7 +71,6 @@ INSTEAD_OF_STATEMENTS = {
     ast.Assert: "check hyperparameters in the function of scalars",
     ast.Raise: "check hyperparameters in the function of scalars",
 }
-BOTH_WHOLE = "an operation on numbers that are not all whole: write the result"
 
 
 def formula_of(

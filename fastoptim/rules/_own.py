@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from .._hyper import EMA
-from .._kinds import Flag, Real, checked, items_of, shown
+from .._kinds import Flag, Real, checked, items_of, number, shown
 from .._rule import AFTER, BEFORE, Rule, hyperparameters
 from .._settings import SETTINGS
 from .._stages import Scalars
@@ -48,7 +49,7 @@ class OwnRule(Rule):
         _check_hyperparameters(name, scalars, state, needs, starts)
         super().__init__(
             _in_place(function, name, state, names),
-            scalars,
+            _counted(scalars, name, names),
             needs=needs,
             starts=starts,
             decoupled=decoupled,
@@ -125,6 +126,9 @@ def _check_hyperparameters(
     starts: Mapping[str, str],
 ) -> None:
     """Refuse scalars, and names of hyperparameters, with which there would be no rule."""
+    for argument in inspect.signature(scalars).parameters.values():
+        if argument.kind not in PLAIN:
+            raise TypeError(f"{name}: scalars: expected plain arguments, found {argument}")
     _, kinds, defaults = hyperparameters(scalars)
     for hyper, default in defaults.items():
         if default is inspect.Parameter.empty:
@@ -151,6 +155,36 @@ def _check_hyperparameters(
                 raise ValueError(
                     f"{label}[{array!r}]: expected a hyperparameter that is a number, found {hyper}"
                 )
+
+
+def _counted(
+    scalars: Callable[..., Scalars], name: str, names: Sequence[str]
+) -> Callable[..., Scalars]:
+    """Return a function of scalars that raises in a step for which it has not just these.
+
+    A loop would not notice, and read what is left of another step.
+    """
+
+    @wraps(scalars)
+    def function(*arguments: Any) -> Scalars:
+        found = scalars(*arguments)
+        try:
+            numbers = tuple([as_float(x) for x in items_of(found)])
+        except (TypeError, ValueError, OverflowError):
+            numbers = ()
+        if len(numbers) != len(names) or not isinstance(found, tuple):
+            raise TypeError(
+                f"{name}: expected scalars that return a tuple of numbers "
+                f"({', '.join(names)}), found {shown(found)}"
+            )
+        return numbers
+
+    return function
+
+
+def as_float(x: Any) -> float:
+    """Return a number as a float; that of a flag is 0 or 1."""
+    return float(x) if isinstance(x, (bool, np.bool_)) else number(x)
 
 
 def _in_place(
