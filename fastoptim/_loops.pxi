@@ -60,15 +60,16 @@ cdef inline bint keeps(real x, real g, bint cautious) noexcept nogil:
 
 
 # Rules with cautious steps have two loops in one text, of which the compiler makes a function each:
-# together they would be more combinations of conditions than it makes vector loops of.
+# together they would be more combinations of conditions than it makes vector loops of. A step that a
+# schedule makes cautious or not has u in either case.
 
 cdef void sgd(
     Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
-    if c[5] == 0:
+    if c[5] == 0 and u == NULL:
         sgd_elements(n, p, g, v, NULL, o, c, False)
     else:
-        sgd_elements(n, p, g, v, u, o, c, True)
+        sgd_elements(n, p, g, v, u, o, c, c[5] != 0)
 
 
 cdef inline void sgd_elements(
@@ -131,10 +132,10 @@ cdef void adagrad(
 cdef void adam(
     Py_ssize_t n, array p, array g, array m, array v, array v_max, array u, array o, array c
 ) noexcept nogil:
-    if c[8] == 0:
+    if c[8] == 0 and u == NULL:
         adam_elements(n, p, g, m, v, v_max, NULL, o, c, False)
     else:
-        adam_elements(n, p, g, m, v, v_max, u, o, c, True)
+        adam_elements(n, p, g, m, v, v_max, u, o, c, c[8] != 0)
 
 
 cdef inline void adam_elements(
@@ -246,10 +247,10 @@ cdef void asgd(
 cdef void lion(
     Py_ssize_t n, array p, array g, array m, array u, array _1, array _2, array o, array c
 ) noexcept nogil:
-    if c[6] == 0:
+    if c[6] == 0 and u == NULL:
         lion_elements(n, p, g, m, NULL, o, c, False)
     else:
-        lion_elements(n, p, g, m, u, o, c, True)
+        lion_elements(n, p, g, m, u, o, c, c[6] != 0)
 
 
 cdef inline void lion_elements(
