@@ -60,8 +60,8 @@ cdef inline bint keeps(real x, real g, bint cautious) noexcept nogil:
 
 
 # Rules with cautious steps have two loops in one text, of which the compiler makes a function each:
-# together they would be more combinations of conditions than it makes vector loops of. A step that a
-# schedule makes cautious or not has u in either case.
+# together they would be more combinations of conditions than it makes vector loops of. Where a
+# schedule decides whether a step is cautious, there is u in either case.
 
 cdef void sgd(
     Py_ssize_t n, array p, array g, array v, array u, array _1, array _2, array o, array c

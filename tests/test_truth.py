@@ -304,6 +304,49 @@ def test_lamb_by_hand():
         np.testing.assert_allclose(p, [3 - 0.1 * ratio * 2.5, 4 - 0.1 * ratio * 3.0], rtol=1e-14)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cautious_by_hand(backend):
+    """Of v = 1.9, 0.4, 0.9 the last two do not go down: the first goes three times as far."""
+    p = np.zeros(3)
+    optimizer = fo.SGD(p, lr=0.1, momentum=0.9, cautious=True, backend=backend)
+    optimizer.step(np.ones(3))
+    np.testing.assert_allclose(p, [-0.1] * 3, rtol=1e-15)
+    optimizer.step(np.array([1.0, -0.5, 0.0]))
+    np.testing.assert_allclose(p, [-0.1 - 0.3 * 1.9, -0.1, -0.1], rtol=1e-14)
+    np.testing.assert_allclose(optimizer.state[0]["v"], [1.9, 0.4, 0.9], rtol=1e-14)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("cls", [fo.SGD, fo.Momentum, fo.Adam, fo.AdamW, fo.Lion], ids=name_of)
+def test_cautious_steps_hide_no_nan(cls, backend):
+    p = np.ones(3)
+    kwargs = {"momentum": 0.9} if cls is fo.SGD else {}
+    optimizer = cls(p, cautious=True, backend=backend, **kwargs)
+    optimizer.step(np.array([1.0, np.nan, -1.0]))
+    assert np.isnan(p).tolist() == [False, True, False]
+    assert p[0] < 1 < p[2]
+
+
+def test_cautious_needs_a_momentum():
+    with pytest.raises(ValueError, match="cautious: expected momentum > 0 with it, or a schedule"):
+        fo.SGD(np.ones(2), cautious=True)
+    fo.SGD(np.ones(2), cautious=True, momentum=lambda t: 0.1 * t).step(np.ones(2))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_stableadamw_bounds_the_step_of_each_array(backend):
+    """After v = 1, gradients of 6 have v = 21 and RMS 6 / sqrt(21); those of the other array 1."""
+    p, q = np.ones(2), np.ones(2)
+    hyper = {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.5}
+    optimizer = fo.StableAdamW([p, q], backend=backend, **hyper)
+    optimizer.step([np.ones(2), np.ones(2)])
+    np.testing.assert_allclose([*p, *q], [0.85] * 4, rtol=1e-14)
+    optimizer.step([np.full(2, 6.0), np.ones(2)])
+    lr = 0.1 * math.sqrt(21) / 6
+    first = (1 - 0.5 * lr) * 0.85 - lr * 13 / 3 / math.sqrt(21)
+    np.testing.assert_allclose([*p, *q], [first, first, 0.7075, 0.7075], rtol=1e-14)
+
+
 def test_amsgrad_by_hand():
     """The mean square v is 4 and then 0.75 * 4 = 3; the step still divides by 2, not by sqrt(3)."""
     kwargs = {"lr": 0.1, "betas": (0.0, 0.75), "eps": 0.0, "grads": (4.0, 1e-8)}
