@@ -108,13 +108,14 @@ def load(*levels: str) -> dict[str | OpenLoop | None, RuleLoops]:
 def loops_of(rules: Sequence[str | OpenLoop]) -> RuleLoops:
     """Return the loops of some rules, in this order, by their names or what has their addresses."""
     if len(rules) == 1:
-        return _loops_of_one(rules[0])
-    found = [_loops_of_one(rule) for rule in rules]
+        return loops_of_one(rules[0])
+    found = [loops_of_one(rule) for rule in rules]
     names = " + ".join(str(one.rule) for one in found)
     return RuleLoops(names, {n: [of.levels[n][0] for of in found] for n in found[0].levels})
 
 
-def _loops_of_one(rule: str | OpenLoop) -> RuleLoops:
+def loops_of_one(rule: str | OpenLoop) -> RuleLoops:
+    """Return the loops of a rule, by their name or what has their addresses."""
     found = loops.get(rule)
     if found is None:
         assert not isinstance(rule, str), f"no loop is called {rule}"

@@ -280,7 +280,7 @@ class Rule:
     def apply(self, loops: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Update p and the state arrays in place, with compiled loops or (None) with NumPy."""
         (p, g, *state), step, given = self._bound(args, kwargs)
-        if self.numbers:
+        if self.initial_numbers:
             raise TypeError(
                 f"{self.name}: expected a rule without numbers of the steps that were taken "
                 f"({', '.join(self.numbers)}), which an optimizer keeps: make one of its class"

@@ -27,8 +27,9 @@ from typing import Any, TypeVar, cast
 from . import optimizers
 from ._containers import Array
 from ._docs import function_doc
+from ._levels import loops_of_one
 from ._optimizer import Optimizer
-from ._rule import Scheduled, ScheduledPair, ScheduledTriple, loops_of
+from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 from .optimizers import Form
 
 __all__ = [
@@ -70,7 +71,7 @@ def _steps_of(cls: type[Optimizer]) -> Callable[[Function], Function]:
     def decorate(declared: Function) -> Function:
         @wraps(declared)
         def function(*args: Any, **kwargs: Any) -> None:
-            rule.apply(loops_of([rule]), args, kwargs)
+            rule.apply(loops_of_one(rule.loop), args, kwargs)
 
         if declared.__doc__ is not None:  # Python leaves it out with -OO
             function.__doc__ = function_doc(declared.__doc__, rule, cls)
