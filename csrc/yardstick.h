@@ -15,6 +15,7 @@ TARGET static inline void NAME(streams)(int count, const fo_streams *s, ptrdiff_
 {
     const uint64_t *g = s->read; /* all by names: a store might change what s points to */
     uint64_t *p = s->changed[0], *a = s->changed[1], *b = s->changed[2], *c = s->changed[3];
+    uint64_t *d = s->changed[4];
     ptrdiff_t i = start;
     for (; i + WORDS <= end; i += WORDS) {
         W x = LOAD_W(g + i);
@@ -22,6 +23,7 @@ TARGET static inline void NAME(streams)(int count, const fo_streams *s, ptrdiff_
         if (count > 1) CHANGE_W(a + i, x);
         if (count > 2) CHANGE_W(b + i, x);
         if (count > 3) CHANGE_W(c + i, x);
+        if (count > 4) CHANGE_W(d + i, x);
     }
     base_streams(count, s, i, end);
 }

@@ -16,8 +16,11 @@
     case 3:                                                                                        \
         stream(3, s, start, end);                                                                  \
         break;                                                                                     \
-    default:                                                                                       \
+    case 4:                                                                                        \
         stream(4, s, start, end);                                                                  \
+        break;                                                                                     \
+    default:                                                                                       \
+        stream(5, s, start, end);                                                                  \
     }
 
 /* -- The level `base`, in plain C, which the compiler vectorises ------------------------------- */
@@ -26,13 +29,14 @@ static inline void base_streams(int count, const fo_streams *s, ptrdiff_t start,
 {
     const uint64_t *restrict g = s->read;
     uint64_t *restrict p = s->changed[0], *restrict a = s->changed[1];
-    uint64_t *restrict b = s->changed[2], *restrict c = s->changed[3];
+    uint64_t *restrict b = s->changed[2], *restrict c = s->changed[3], *restrict d = s->changed[4];
     for (ptrdiff_t i = start; i < end; i++) {
         uint64_t x = g[i];
         p[i] += x;
         if (count > 1) a[i] += x;
         if (count > 2) b[i] += x;
         if (count > 3) c[i] += x;
+        if (count > 4) d[i] += x;
     }
 }
 

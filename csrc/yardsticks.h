@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FO_MOST_STREAMS = 4 };
+enum { FO_MOST_STREAMS = 5 };
 
 /* The streams of a step, as 64-bit words: one array that is read, and some that are read and
  * written. */

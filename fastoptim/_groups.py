@@ -45,12 +45,13 @@ class ParamGroup(MutableMapping[str, Any]):
     masks: tuple[Any, ...]  # of each array, or None
     hyper: Hyper
     scalars: ScalarsOfStep  # of these hyperparameters
-    planned: bool  # whether the plan of the steps was made with this state and these masks
+    wanted: object  # another one for each call for other state or other masks
+    planned: object  # the one with which the plan of the steps was made
 
     def __init__(self, container: Container, hyper: Hyper, mask: Any = None) -> None:
         masks = container.masks(mask)
         own = {"container": container, "masks": masks, "hyper": hyper, "scalars": hyper.scalars}
-        change([(self, own | {"planned": False})])
+        change([(self, own | {"wanted": object(), "planned": None})])
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(
@@ -78,7 +79,7 @@ class ParamGroup(MutableMapping[str, Any]):
         hyper.checked_scalars(1)
         values = {"hyper": hyper, "scalars": hyper.scalars}
         if hyper.state_names != self.hyper.state_names or hyper.measured != self.hyper.measured:
-            values["planned"] = False
+            values["wanted"] = object()
         return self, values
 
     def with_hyper(self, hyper: Mapping[str, Any]) -> ParamGroup:
@@ -118,7 +119,7 @@ class ParamGroup(MutableMapping[str, Any]):
             raise TypeError("params: a group's arrays stay; add_param_group takes further ones")
         masks = {}
         if "mask" in values:
-            masks = {"masks": self.container.masks(values.pop("mask")), "planned": False}
+            masks = {"masks": self.container.masks(values.pop("mask")), "wanted": object()}
         _refuse_settings(values)
         change([self.setting(values), (self, masks)])
 
@@ -268,6 +269,11 @@ def of_each_group(label: str, count: int, given: Any) -> Sequence[Any]:
             f"found {shown}"
         )
     return found
+
+
+def is_planned(groups: Iterable[ParamGroup]) -> bool:
+    """Tell whether the plan of the steps is what these groups want."""
+    return all(group.planned is group.wanted for group in groups)
 
 
 def each_param(groups: Iterable[ParamGroup]) -> Iterator[tuple[ParamGroup, Array]]:

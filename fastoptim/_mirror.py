@@ -17,7 +17,7 @@ from numpy.lib.array_utils import byte_bounds
 from ._containers import Array
 from ._engine.arrays import check_target
 from ._engine.changes import change
-from ._groups import new_groups
+from ._groups import is_planned, new_groups
 from ._rule import Rule
 from ._settings import chosen_backend
 from ._stepper import Stepper
@@ -119,11 +119,11 @@ class Mirror(Stepper):
             ]
             own: Change = self, {"_hypers": list(hypers)}
             change([*groups, own])
-        return all(group.planned for group in self._groups)
+        return is_planned(self._groups)
 
-    def refuse_while_ema_shows(self, what: str) -> None:
+    def refuse_while_averages_show(self, what: str) -> None:
         """Raise if parameters and averages have changed places."""
-        self._refuse_while_ema_shows(what)
+        self._refuse_while_averages_show(what)
 
 
 def _changed(

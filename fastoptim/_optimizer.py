@@ -99,7 +99,8 @@ class Optimizer(Stepper):
         Clip the parameters to [low, high] after the update; either may be infinite.
     max_param_grad_norm : float, optional
         Scale the gradient of each parameter so that its own L2 norm is at most this, as the
-        ``clipnorm`` of Keras does; after ``max_grad_norm``, before ``max_grad_value``.
+        ``clipnorm`` of Keras and the ``grad_clip`` of thinc do; after ``max_grad_norm``, before
+        ``max_grad_value``.
     mask : array of bool, or a container like params, optional
         Where it is False the parameters are zero after every step. See `fastoptim.prune`. With
         param groups it belongs into each group, of which ``group["mask"] = ...`` changes it. It is
@@ -287,9 +288,10 @@ class Optimizer(Stepper):
         TypeError, ValueError
             As the constructor does; nothing has changed then.
         RuntimeError
-            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+            Inside of `use_ema` or `use_average`, or if another thread is in a step of this
+            optimizer.
         """
-        self._refuse_while_ema_shows("add_param_group")
+        self._refuse_while_averages_show("add_param_group")
         with self._plan:
             self._add_groups([group])
 
@@ -312,7 +314,8 @@ class Optimizer(Stepper):
             As the constructor does, and if a name, shape or dtype is another; nothing has changed
             then.
         RuntimeError
-            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+            Inside of `use_ema` or `use_average`, or if another thread is in a step of this
+            optimizer.
 
         Examples
         --------
@@ -327,7 +330,7 @@ class Optimizer(Stepper):
         >>> params["w"]
         array([-0.75,  0.  ])
         """
-        self._refuse_while_ema_shows("rebind")
+        self._refuse_while_averages_show("rebind")
         with self._plan as plan:
             groups = tuple(rebound(self._groups, params))
             state = laid_out(groups, self._state)
@@ -357,10 +360,10 @@ class Optimizer(Stepper):
         Raises
         ------
         RuntimeError
-            Inside of `use_ema`, where parameters and averages have changed places, or if another
-            thread is in a step of this optimizer.
+            Inside of `use_ema` or `use_average`, where parameters and averages have changed places,
+            or if another thread is in a step of this optimizer.
         """
-        self._refuse_while_ema_shows("state_dict")
+        self._refuse_while_averages_show("state_dict")
         with self._settled():
             # The copies are made in a function: after an interrupt within a comprehension, Python
             # 3.13 would not leave the plan.
@@ -418,9 +421,10 @@ class Optimizer(Stepper):
         TypeError, ValueError
             If anything in it does not fit; then nothing has changed.
         RuntimeError
-            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+            Inside of `use_ema` or `use_average`, or if another thread is in a step of this
+            optimizer.
         """
-        self._refuse_while_ema_shows("load_state_dict")
+        self._refuse_while_averages_show("load_state_dict")
         with self._plan:
             self._load(state_dict)
 
@@ -458,7 +462,8 @@ class Optimizer(Stepper):
         ImportError
             Without the extra ``checkpoint``.
         RuntimeError
-            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+            Inside of `use_ema` or `use_average`, or if another thread is in a step of this
+            optimizer.
 
         Examples
         --------
@@ -475,7 +480,7 @@ class Optimizer(Stepper):
         >>> opt.lr, w
         (0.5, array([0.5, 2. ]))
         """
-        self._refuse_while_ema_shows("save")
+        self._refuse_while_averages_show("save")
         path = checkpoint.path_of(path)
         with_params = checked("params", Flag(), params)
         self._check_given()
@@ -513,9 +518,10 @@ class Optimizer(Stepper):
         ImportError
             Without the extra ``checkpoint``.
         RuntimeError
-            Inside of `use_ema`, or if another thread is in a step of this optimizer.
+            Inside of `use_ema` or `use_average`, or if another thread is in a step of this
+            optimizer.
         """
-        self._refuse_while_ema_shows("load")
+        self._refuse_while_averages_show("load")
         path = checkpoint.path_of(path)
         self._check_given()
         with self._plan, checkpoint.blaming(path):
@@ -538,7 +544,7 @@ class Optimizer(Stepper):
         return found, {**others, "_skipped": found.skipped}
 
     def __getstate__(self) -> dict[str, Any]:
-        self._refuse_while_ema_shows("copy or pickle")
+        self._refuse_while_averages_show("copy or pickle")
         with self._settled() as plan:
             kept = {"_plan": plan.steps, "_numbers": plan.numbers, "_unstarted": self._unstarted()}
             return {**vars(self), **kept}
@@ -590,7 +596,10 @@ class Optimizer(Stepper):
             (group,) = self._groups
             call = shown_call({**group.chosen(), **chosen}, group.contents())
         else:
-            groups = "".join(f"\n  {group!r}" for group in self._groups)
+            groups = "".join(
+                f"\n  {group.rule.name}: {group!r}" if self._names_rules else f"\n  {group!r}"
+                for group in self._groups
+            )
             call = shown_call(chosen, f"{len(self._groups)} groups:{groups}\n")
         return f"{type(self).__name__}({call})"
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from . import _levels, _stages
 from ._engine.compiled import RuleLoops
-from ._engine.entry import Entry, Formula
+from ._engine.entry import Entry, Twin
 from ._engine.plan import Plan, most_state
 from ._engine.scalars import most_scalars
 from ._hyper import Hyper, StepScalars, is_schedule, value_at
@@ -161,7 +161,7 @@ class Rule:
         self.measures = measures
         self.average = average
         self.rescaling = rescale
-        self.formula = Formula(update, self._rescaled if rescale else None)
+        self.twin = Twin(update, self._rescaled if rescale else None)
         self._scalar_names = [a.name for a in rest if a.kind is not a.POSITIONAL_ONLY]
         self.scalar_count = len(self._scalar_names)
         for label, found, most in (
@@ -245,7 +245,7 @@ class Rule:
 
     def is_measured(self, hyper: Mapping[str, Any]) -> bool:
         """Tell whether a step with these hyperparameters may depend on the whole of an array."""
-        if self.formula.rescale is None:
+        if self.twin.rescale is None:
             return False
         return self.measures is None or bool(hyper[self.measures])
 
@@ -298,7 +298,7 @@ class Rule:
             )
         group = Fixed(hyper.checked_scalars(step))
         entry = Entry(p, state, None, None, 0, 0, 0, (), hyper.measured)
-        Plan([entry], [self._labels], [self.formula], loops).step((g,), [group])
+        Plan([entry], [self._labels], [self.twin], loops).step((g,), [group])
 
     def _bound(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

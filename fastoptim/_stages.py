@@ -137,7 +137,12 @@ def sum_of_squares(g: Any, like: Any, scale: float) -> Iterator[float]:
         yield float(lanes[0])
 
 
+def own_clip_factor(norm: float, max_norm: float) -> float:
+    """Return what the gradient of one array, of this norm, is multiplied by, as Keras has it."""
+    return 1.0 if norm <= max_norm else max_norm / norm  # a NaN stays
+
+
 def clip_factor(norm: float, max_norm: float) -> float:
-    """Return what gradients of this norm are multiplied by."""
+    """Return what all gradients, of this norm together, are multiplied by, as torch has it."""
     factor = max_norm / (norm + 1e-6)
     return 1.0 if factor >= 1 else factor  # a NaN stays

@@ -20,7 +20,7 @@ from ._engine.changes import change
 from ._engine.entry import Entry
 from ._engine.machine import can_flush
 from ._engine.plan import Plan, ShownAverages
-from ._groups import ParamGroup, of_each_group, watched
+from ._groups import ParamGroup, is_planned, of_each_group, watched
 from ._hyper import EMA
 from ._kinds import Divisor, checked
 from ._rule import Rule, loops_of
@@ -189,29 +189,31 @@ class Stepper(WithSettings):
         RuntimeError
             If another thread is in a step of this optimizer, or the averages are swapped in.
         """
-        if self._plan.shows is not None:
-            self._refuse_while_ema_shows("step")
+        # Should another thread change the groups from here on, this plan is retired, and raises.
+        plan, groups = self._plan, self._groups
+        if plan.shows is not None:
+            self._refuse_while_averages_show("step")
         scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", DIVISOR, grad_scale)
-        grads = self._ordered(grads)
+        grads = _ordered(groups, grads)
         judge = self._judge if self._judges else None
-        for group in self._groups:
-            if not group.planned:
+        for group in groups:
+            if group.planned is not group.wanted:
                 # A new plan takes the step, and takes over only if it succeeds. Until then the old
                 # plan keeps other threads out.
-                with self._plan as plan:
+                with plan:
                     new, changes = self._planned(
-                        self._groups,
+                        groups,
                         self._state,
                         plan.steps,
                         unstarted=self._unstarted(),
                         numbers=plan.numbers,
                     )
                     changes.append((plan, {"retired": True}))
-                    new.step(grads, self._groups, scale, changes, judge, self._flushes, self._casts)
+                    new.step(grads, groups, scale, changes, judge, self._flushes, self._casts)
                 return
-        self._plan.step(grads, self._groups, scale, (), judge, self._flushes, self._casts)
+        plan.step(grads, groups, scale, (), judge, self._flushes, self._casts)
 
-    def _refuse_while_ema_shows(self, what: str) -> None:
+    def _refuse_while_averages_show(self, what: str) -> None:
         if self._plan.shows is not None:
             raise RuntimeError(
                 f"{what}: the parameters hold their averages, inside of {self._plan.shows}()"
@@ -219,7 +221,7 @@ class Stepper(WithSettings):
 
     def _averaged(self) -> Plan:
         """Return the plan, if the parameters can hold their averages."""
-        self._refuse_while_ema_shows("use_ema")
+        self._refuse_while_averages_show("use_ema")
         if self.ema is None:
             raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
         self._check_given()
@@ -227,7 +229,7 @@ class Stepper(WithSettings):
 
     def _evaluable(self) -> Plan:
         """Return the plan, if some parameters can hold the averages of their rule."""
-        self._refuse_while_ema_shows("use_average")
+        self._refuse_while_averages_show("use_average")
         if not any(group.rule.average for group in self._groups):
             raise RuntimeError(
                 "use_average: expected an optimizer with a Schedule-Free rule, "
@@ -261,7 +263,7 @@ class Stepper(WithSettings):
         plan = self._plan
         if plan.in_use:
             return plan
-        if not all(group.planned for group in self._groups):
+        if not is_planned(self._groups):
             with plan:
                 unstarted = self._unstarted()
                 self._lay_out(
@@ -322,6 +324,7 @@ class Stepper(WithSettings):
         numbers: Sequence[tuple[float, ...]] = (),
     ) -> tuple[Plan, list[Change]]:
         """Return a plan, as `_lay_out` says, and what to change so that it takes the steps."""
+        wanted = [group.wanted for group in groups]  # what is set from here on waits for the next
         complete = kept(groups, state)
         averaged = any(EMA in group.state_names for group in groups)
         going_on = {key for key in complete if EMA in complete[key] and key not in unstarted}
@@ -330,26 +333,16 @@ class Stepper(WithSettings):
         plan = Plan(
             _entries(groups, rules, complete, steps, numbers),
             Labels(groups, list(complete)),
-            [rule.formula for rule in rules],
+            [rule.twin for rule in rules],
             loops_of(rules) if self._backend == "compiled" else None,
             unstarted=[key not in going_on for key in complete] if averaged else (),
             watched=watched(groups),
         )
         own = {**others, "_groups": groups, "_state": complete}
         # The plan comes last: another thread that steps it finds all else in place.
-        changes = [*((group, {"planned": True}) for group in groups), (self, own | {"_plan": plan})]
-        return plan, changes
-
-    def _ordered(self, grads: Any) -> Sequence[Any]:
-        """Return the gradients in the order of the parameters, over all groups."""
-        groups = self._groups
-        if len(groups) == 1:
-            return groups[0].container.order("grads", grads)
-        given = of_each_group("grads", len(groups), grads)
-        found: list[Any] = []
-        for number, group in enumerate(groups):
-            found += group.container.order(f"grads[{number}]", given[number])
-        return found
+        planned = zip(groups, wanted, strict=True)
+        changes = [*((group, {"planned": token}) for group, token in planned)]
+        return plan, [*changes, (self, own | {"_plan": plan})]
 
     def _adopting(self, settings: dict[str, Any]) -> Change:
         """Return what to change to take settings that have been checked."""
@@ -404,3 +397,17 @@ def _entries(
             [next(kept_numbers, ()) or initial for _ in keys],
             repeat(group.hyper.measured),
         )
+
+
+def _ordered(groups: Sequence[ParamGroup], grads: Any) -> Sequence[Any]:
+    """Return the gradients in the order of the parameters, over all groups."""
+    if len(groups) == 1:
+        return groups[0].container.order("grads", grads)
+    given = of_each_group("grads", len(groups), grads)
+    found: list[Any] = []
+    for number, group in enumerate(groups):
+        if given[number] is None:  # as for a branch of a tree
+            found += [None] * len(group.container.arrays)
+        else:
+            found += group.container.order(f"grads[{number}]", given[number])
+    return found

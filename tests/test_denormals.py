@@ -20,7 +20,7 @@ from zoo import (
 
 import fastoptim as fo
 from fastoptim import _stepper
-from fastoptim._engine.entry import Entry, Formula
+from fastoptim._engine.entry import Entry, Twin
 from fastoptim._engine.machine import can_flush
 from fastoptim._engine.plan import Plan
 from fastoptim._engine.twins import FloatingPoint
@@ -158,7 +158,7 @@ def test_the_mode_ends_with_an_error():
         raise ZeroDivisionError
 
     seen = []
-    plan = Plan([Entry(np.ones(3))], [("p", "g")], [Formula(update)])
+    plan = Plan([Entry(np.ones(3))], [("p", "g")], [Twin(update)])
     with pytest.raises(ZeroDivisionError):
         plan.step([np.ones(3)], [Fixed((Before(1.0), After(), ()))], flush=True)
     assert seen == [[True, True]]

@@ -190,7 +190,7 @@ def test_zeroed_gradients():
         plan = Plan(
             [Entry(p)],
             [("p", "g")],
-            [fo.reference.sgd.formula],
+            [fo.reference.sgd.twin],
             fo._levels.loops["sgd"],
             zeroing=True,
         )
@@ -298,7 +298,7 @@ def test_codes_are_zeroed_and_nothing_beside_them(codes, layout, backend):
     expected = codes.encode(-codes.decode(around[layout].copy()))
     loops = fo._levels.loops["sgd"] if backend == "compiled" else None
     entry = Entry(p, (None,))
-    plan = Plan([entry], [("p", "g", "v")], [fo.reference.sgd.formula], loops, zeroing=True)
+    plan = Plan([entry], [("p", "g", "v")], [fo.reference.sgd.twin], loops, zeroing=True)
     own = fo.reference.sgd.scalars(1, 1.0)
     plan.step([around[layout]], [Fixed((Before(1.0), After(), own))])
     assert np.array_equal(p, expected)

@@ -563,8 +563,8 @@ def test_autograd_boxes_are_named():
 def test_gradients_that_are_zeroed_fit_their_parameters(backend):
     """They belong to a client, such as thinc, that has made them so."""
     loops = _levels.loops["sgd"] if backend == "compiled" else None
-    entry, formula = Entry(np.zeros(3), (None,)), fo.reference.sgd.formula
-    plan = Plan([entry], [("p", "g", "v")], [formula], loops, zeroing=True)
+    entry, twin = Entry(np.zeros(3), (None,)), fo.reference.sgd.twin
+    plan = Plan([entry], [("p", "g", "v")], [twin], loops, zeroing=True)
     groups = [Fixed((Before(1.0), After(), fo.reference.sgd.scalars(1, 1.0)))]
     for message, g in {
         "g: expected a NumPy array, found list": [1.0, 2.0, 3.0],

@@ -872,3 +872,69 @@ def test_state_whose_start_float32_cannot_hold_warns_of_nothing():
         optimizer = fo.Adagrad(np.ones(2, np.float32), initial_accumulator_value=1e300)
         assert np.isinf(optimizer.state[0]["h"]).all()
         copy.deepcopy(optimizer)
+
+
+class Meddling(dict):
+    """Gradients that call a function when the first of them is read, as another thread might."""
+
+    def __init__(self, grads, call):
+        super().__init__(grads)
+        self.call = call
+
+    def __getitem__(self, name):
+        call, self.call = self.call, None
+        if call is not None:
+            call()
+        return super().__getitem__(name)
+
+
+def test_parameters_in_another_order_before_the_gradients_are_used():
+    a, b = np.zeros(2), np.zeros(2)
+    opt = fo.SGD({"a": a, "b": b}, lr=1.0)
+    grads = {"a": np.ones(2), "b": np.full(2, 10.0)}
+    with pytest.raises(RuntimeError, match="call it again"):
+        opt.step(Meddling(grads, lambda: opt.rebind({"b": b, "a": a})))
+    assert not a.any()
+    assert not b.any()
+    opt.step(grads)
+    assert (a.tolist(), b.tolist()) == ([-1.0] * 2, [-10.0] * 2)
+
+
+@pytest.mark.parametrize("what", ["mask", "ema_decay", "amsgrad"])
+def test_what_is_set_while_a_step_makes_a_plan_waits_for_the_next(what):
+    """A schedule stands for the other thread that sets it."""
+    value = np.array([True, False]) if what == "mask" else {"ema_decay": 0.5, "amsgrad": True}[what]
+    waiting = []
+
+    def rate(t):
+        if waiting:
+            waiting.pop()
+            opt.param_groups[0][what] = value
+        return 0.1
+
+    p = np.ones(2)
+    opt = fo.Adam(p, lr=rate)
+    opt.param_groups[0]["mask"] = None  # so that the next step makes a plan
+    waiting.append(what)
+    opt.step(np.ones(2))
+    opt.step(np.ones(2))
+    assert not waiting
+    if what == "mask":
+        assert p[1] == 0
+    else:
+        assert {"ema_decay": "ema", "amsgrad": "v_max"}[what] in opt.state[0]
+        opt.load_state_dict(opt.state_dict())
+
+
+@pytest.mark.parametrize("cls", [fo.SGD, fo.Mixed])
+def test_none_for_all_of_a_group(cls):
+    p, q = np.zeros(2), np.zeros(3)
+    groups = [{"params": [p]}, {"params": {"w": q}}]
+    if cls is fo.Mixed:
+        groups = [{"optimizer": fo.SGD, **group} for group in groups]
+    opt = cls(groups)
+    opt.lr = 1.0
+    opt.step([None, {"w": np.ones(3)}])
+    opt.step([[np.ones(2)], None])
+    assert (p.tolist(), q.tolist()) == ([-1.0] * 2, [-1.0] * 3)
+    assert [*opt.steps.values()] == [1, 1]

@@ -345,3 +345,17 @@ def test_any_layout(cls, order):
     with ours.use_average(), plain.use_average():
         assert same_bits(p, q)
     assert same_bits(p, q)
+
+
+def test_parameters_that_are_frozen_meanwhile_come_back():
+    p = np.array([1.0, 2.0])
+    opt = fo.ScheduleFreeSGD(p, lr=0.5, momentum=0.5)
+    for _ in range(2):
+        opt.step(np.array([1.0, 0.0]))
+    before = p.copy()
+    with opt.use_average():
+        assert p[0] != before[0]
+        p.flags.writeable = False
+    assert p.tolist() == before.tolist()
+    p.flags.writeable = True
+    opt.step(np.ones(2))

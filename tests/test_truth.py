@@ -499,7 +499,7 @@ def test_against_extended_precision(cls, chosen):
     exact = start.astype(np.longdouble)
     names = cls.rule.state_for(hyper)
     arrays = {s: np.full(200, cls.rule.start_of(s, hyper), np.longdouble) for s in names}
-    numbers, rescale = [cls.rule.initial_numbers], cls.rule.formula.rescale
+    numbers, rescale = [cls.rule.initial_numbers], cls.rule.twin.rescale
     for t, g in enumerate(grads, start=1):
         common, _, own, *numbers = hyper.scalars(t, *numbers)
         seen = before(g, exact, *map(np.longdouble, common))

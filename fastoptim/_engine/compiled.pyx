@@ -81,6 +81,8 @@ cdef class RuleLoops:
         if len(levels) > MOST_LEVELS:
             raise ValueError(f"levels: expected at most {MOST_LEVELS}, found {self.names}")
         self.count = len(levels[self.names[0]])
+        if any(len(rules) != self.count for rules in levels.values()):
+            raise ValueError(f"levels: expected as many rules at each, found {levels}")
         self.table = <Loops*> PyMem_Calloc(2 * self.count * len(levels), sizeof(Loops))
         if not self.table:
             raise MemoryError

@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     measured: bool = False
 
 
-class Formula(NamedTuple):
+class Twin(NamedTuple):
     """A rule in NumPy.
 
     Parameters

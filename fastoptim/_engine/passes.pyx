@@ -36,18 +36,21 @@ cdef class Passes:
         raise NotImplementedError
 
     cdef list norms(self, double scale, bint flush):
-        """Return the L2 norm of scale times each gradient of the step under way.
-
-        One so small that its squares vanish counts as 0, which is as good where it is clipped.
-        """
-        cdef list large = None, found = self.squares_of_each(scale, flush)
+        """Return the L2 norm of scale times each gradient of the step under way."""
+        cdef list small = None, large = None, found = self.squares_of_each(scale, flush)
         cdef Py_ssize_t i
+        cdef double norm, least = ldexp(1.0, -500)
         for i in range(self.memory.count):
-            found[i] = sqrt(<double> found[i])
-            if not isfinite(<double> found[i]):  # perhaps only the squares were too large
+            norm = sqrt(<double> found[i])
+            if self.memory.tensors[i].stepped and norm < least:  # squares may have lost bits
+                if small is None:
+                    small = self.squares_of_each(scale * ldexp(1.0, 600), flush)
+                norm = ldexp(1.0, -600) * sqrt(<double> small[i])
+            elif not isfinite(norm):  # perhaps only the squares were too large
                 if large is None:
                     large = self.squares_of_each(scale * ldexp(1.0, -600), flush)
-                found[i] = ldexp(1.0, 600) * sqrt(<double> large[i])
+                norm = ldexp(1.0, 600) * sqrt(<double> large[i])
+            found[i] = norm
         return found
 
     cdef tuple norm(self, double scale, bint flush):

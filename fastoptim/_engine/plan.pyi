@@ -3,7 +3,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from .changes import Change
-from .entry import Entry, Formula
+from .entry import Entry, Twin
 from .memory import Gradients
 
 most_state: int
@@ -16,7 +16,7 @@ class Plan:
         self,
         entries: Iterable[Entry],
         labels: Sequence[Sequence[str]],
-        formulas: Iterable[Formula] = (),
+        twins: Iterable[Twin] = (),
         loops: Any = None,
         zeroing: bool = False,
         unstarted: Iterable[bool] = (),

@@ -9,7 +9,7 @@ table of scalars. `Plan.step` then
 3. lets the passes update everything, once all arrays are checked,
 4. counts the step, and changes what else is to change with it.
 
-It knows groups only as what has scalars, and a rule only as its loops and its formula.
+It knows groups only as what has scalars, and a rule only as its loops and its twin.
 """
 
 from cpython.object cimport PyObject
@@ -23,12 +23,12 @@ from fastoptim._engine.compiled cimport CompiledPasses
 from fastoptim._engine.formats cimport Format
 from fastoptim._engine.memory cimport Gradients, Memory
 from fastoptim._engine.passes cimport Passes
-from fastoptim._engine.scalars cimport MAX_NORM, SCALE, ScalarTable
+from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport EMA, STATE, Tensor
 from fastoptim._engine.threads cimport forks
 from fastoptim._engine.twins cimport NumPyPasses, typed
 
-from fastoptim._stages import clip_factor, kept
+from fastoptim._stages import kept, own_clip_factor
 
 cnp.import_array()
 
@@ -86,10 +86,10 @@ cdef class Plan:
     labels : sequence of sequences of str
         What messages call each parameter, its gradient, each of its state arrays and, last, its
         average. It is asked only for a message.
-    formulas : sequence of Formula
+    twins : sequence of Twin
         The rules, as entries number them.
     loops : RuleLoops or None
-        What updates instead of the formulas, as `CompiledPasses` takes it.
+        What updates instead of the twins, as `CompiledPasses` takes it.
     zeroing : bool
         Whether a step leaves zeros in the gradients, each written as soon as it has been used.
     unstarted : sequence of bool
@@ -109,7 +109,7 @@ cdef class Plan:
     cdef Memory memory
     cdef Passes passes
     cdef ScalarTable table
-    cdef list formulas
+    cdef list twins
     cdef bint counts  # whether rules keep numbers of the steps that were taken
     cdef list upcoming  # these numbers, once the step under way is taken
     cdef bint rescales  # whether a parameter has scalars that depend on its own elements
@@ -122,22 +122,22 @@ cdef class Plan:
     cdef readonly str shows  # the call inside of which the parameters hold their averages, or None
 
     def __cinit__(
-        self, entries, labels, formulas=(), loops=None, bint zeroing=False, unstarted=(),
+        self, entries, labels, twins=(), loops=None, bint zeroing=False, unstarted=(),
         watched=(),
     ):
         cdef Py_ssize_t i
         cdef Tensor* tensors
-        self.memory, self.formulas = Memory(entries, labels, zeroing), list(formulas)
+        self.memory, self.twins = Memory(entries, labels, zeroing), list(twins)
         if loops is None:
-            self.passes = NumPyPasses(self.memory, self.formulas)
+            self.passes = NumPyPasses(self.memory, self.twins)
         else:
-            if loops.rule is None or loops.count < len(self.formulas):
+            if loops.rule is None or loops.count < len(self.twins):
                 raise ValueError("loops: expected those of each rule, found fewer")
             self.passes = CompiledPasses(self.memory, loops)
         self.table, self.watched, self.counts = ScalarTable(), tuple(watched), False
         for i in range(self.memory.count):
-            if not 0 <= self.memory.tensors[i].rule < len(self.formulas):
-                raise ValueError(f"rule: expected a number below {len(self.formulas)}")
+            if not 0 <= self.memory.tensors[i].rule < len(self.twins):
+                raise ValueError(f"rule: expected a number below {len(self.twins)}")
             self.rescales = self.rescales or self.memory.tensors[i].direction > 0
             self.counts = self.counts or len(self.memory.numbers[i]) > 0
         tensors = self.memory.tensors
@@ -286,7 +286,7 @@ cdef class Plan:
                     counts and all_numbers[i] is not numbers
                 ):
                     if seen is None and line >= 0:
-                        seen = {(group, t, numbers): line}
+                        seen = {(group, t, numbers, tuple(map(type, numbers))): line}
                     group, t, numbers = tensor.group, tensor.t, all_numbers[i]
                     line = self.line_of(seen, groups, group, t, numbers)
                 tensor.line = line
@@ -300,7 +300,7 @@ cdef class Plan:
         cdef Py_ssize_t following = len(self.table.lines)
         cdef Py_ssize_t first = following
         if seen is not None:
-            first = seen.setdefault((group, t, numbers), following)
+            first = seen.setdefault((group, t, numbers, tuple(map(type, numbers))), following)
         if first < following:
             return first
         return self.table.add(scalars_of(groups[group], t + 1, numbers))
@@ -324,8 +324,8 @@ cdef class Plan:
             tensor = &self.memory.tensors[i]
             if tensor.stepped and self.table.limits_norm(tensor.line):
                 before, *others = self.table.lines[tensor.line]
-                factor = clip_factor(norms[i], before[MAX_NORM])
-                before = before[:SCALE] + (before[SCALE] * factor,) + before[SCALE + 1:]
+                factor = own_clip_factor(norms[i], before.max_norm)
+                before = before._replace(scale=before.scale * factor)
                 self.table.lines[tensor.line] = before, *others
         self.table.round(scale, flush)
 
@@ -334,7 +334,7 @@ cdef class Plan:
         cdef const Tensor* tensor
         for i, p_squares, u_squares in self.passes.directions(self.table, flush):
             tensor = &self.memory.tensors[i]
-            _, rescale = self.formulas[tensor.rule]
+            _, rescale = self.twins[tensor.rule]
             before, after, own, *others = self.table.lines[tensor.line]
             own = rescale(own, p_squares, u_squares, tensor.size)
             self.table.lines[tensor.line] = before, after, own, *others
@@ -463,12 +463,15 @@ cdef class Plan:
         return values
 
     cdef int swap_averages(self, list values, str shows) except -1:
-        """Let parameters change places with these values, or (None) with their averages."""
+        """Let parameters change places with these values, or (None) with their averages.
+
+        What they were comes back even if somebody has made them read-only meanwhile.
+        """
         cdef Py_ssize_t i
         cdef Tensor* tensor
         cdef char* other
         for i in range(self.memory.count):
-            self.memory.check_owned(i, True)
+            self.memory.check_owned(i, shows is not None)
         for i in range(self.memory.count):
             tensor = &self.memory.tensors[i]
             if values is None:

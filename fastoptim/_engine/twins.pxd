@@ -3,7 +3,7 @@ from fastoptim._engine.scalars cimport ScalarTable
 
 
 cdef class NumPyPasses(Passes):
-    cdef list formulas
+    cdef list twins
 
     cdef list updated(self, Py_ssize_t i, list scalars)
     cdef update_one(self, Py_ssize_t i, p, state, u, list scalars)

@@ -48,12 +48,12 @@ cdef class NumPyPasses(Passes):
     ----------
     memory : Memory
         What they go over.
-    formulas : list of Formula
+    twins : list of Twin
         What updates p and its state in place, by the number of the rule.
     """
 
-    def __cinit__(self, Memory memory, list formulas):
-        self.memory, self.formulas = memory, formulas
+    def __cinit__(self, Memory memory, list twins):
+        self.memory, self.twins = memory, twins
 
     cdef update(self, ScalarTable table, bint flush):
         cdef Memory memory = self.memory
@@ -89,7 +89,7 @@ cdef class NumPyPasses(Passes):
         """Update one parameter, or only write the direction of its step to u."""
         first, _, own = scalars
         g = before(self.memory.gradient(i), p, *first)
-        update, rescale = self.formulas[self.memory.tensors[i].rule]
+        update, rescale = self.twins[self.memory.tensors[i].rule]
         update(p, g, *(state if rescale is None else (*state, u)), *own)
 
     cdef list copies(self, Py_ssize_t i):

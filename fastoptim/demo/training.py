@@ -126,7 +126,7 @@ def numpy_step(optimizer: Optimizer) -> Callable[[Weights], None]:
         return optimizer.step
     arrays = list(zip(optimizer.state.items(), group["params"], strict=True))
     steps, numbers = count(1), [rule.initial_numbers]
-    nothing = (None,) if rule.formula.rescale else ()  # to measure
+    nothing = (None,) if rule.twin.rescale else ()  # to measure
 
     def step(gradients: Weights) -> None:
         nonlocal numbers

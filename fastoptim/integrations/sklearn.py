@@ -317,7 +317,7 @@ def _planned(rule: Rule, params: Sequence[Any], states: Sequence[Any]) -> Plan:
         labels.append([f"params[{i}]", f"grads[{i}]", *names])
         group = int(2 * i >= len(params))
         entries.append(Entry(p, (*state, *missing), group=group))
-    return Plan(entries, labels, [rule.formula], loops_of([rule]))
+    return Plan(entries, labels, [rule.twin], loops_of([rule]))
 
 
 def _group(weight_decay: float, own: Scalars) -> Fixed:

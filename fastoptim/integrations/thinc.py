@@ -288,7 +288,7 @@ class Optimizer(thinc.optimizers.Optimizer):
             average = np.zeros(weights.shape, weights.dtype)
         entry = Entry(weights, state, average)
         loops = loops_of([rule]) if self._backend == "compiled" else None
-        plan = Plan([entry], [labels], [rule.formula], loops, zeroing=True)
+        plan = Plan([entry], [labels], [rule.twin], loops, zeroing=True)
         return Planned(plan, rule, (weights, *moments, average))
 
     def _after_step(self, key: Key, t: int, planned: Planned) -> "list[Change]":

@@ -132,7 +132,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         RuntimeError
             Inside of `use_ema`.
         """
-        self._refuse_while_ema_shows("step")
+        self._refuse_while_averages_show("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -154,7 +154,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
             If there is no average, or it is in use already; and meanwhile from `step`,
             `state_dict`, `load_state_dict` and `add_param_group`.
         """
-        self._refuse_while_ema_shows("use_ema")
+        self._refuse_while_averages_show("use_ema")
         groups = filled(self.param_groups)
         params = params_of(groups)
         link = self._current(groups)
@@ -181,7 +181,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, as in ``torch.optim``."""
-        self._refuse_while_ema_shows("add_param_group")
+        self._refuse_while_averages_show("add_param_group")
         super().add_param_group(param_group)
         try:
             self.method.rule.check(self._hyper(param_group, self.defaults))
@@ -210,13 +210,13 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         It loads into torch's optimizer of the same name, and that one's into this. Like torch's it
         refers to the state and does not copy it.
         """
-        self._refuse_while_ema_shows("state_dict")
+        self._refuse_while_averages_show("state_dict")
         self._catch_up()
         found: dict[str, Any] = super().state_dict()
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        self._refuse_while_ema_shows("copy or pickle")
+        self._refuse_while_averages_show("copy or pickle")
         self._catch_up()
         return {**super().__getstate__(), "_settings": self._settings}
 
@@ -226,7 +226,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         The tensors of the state are copied, except those that an unpickled optimizer shares with
         another process.
         """
-        self._refuse_while_ema_shows("load_state_dict")
+        self._refuse_while_averages_show("load_state_dict")
         groups = state["param_groups"]
         defaults = state.get("defaults") or self.defaults
         before = self.__dict__.get("param_groups") or [{}] * len(groups)
@@ -252,9 +252,9 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         if self._link:
             self._link.loosen()
 
-    def _refuse_while_ema_shows(self, what: str) -> None:
+    def _refuse_while_averages_show(self, what: str) -> None:
         if self._link:
-            self._link.mirror.refuse_while_ema_shows(what)
+            self._link.mirror.refuse_while_averages_show(what)
 
     def _hyper(self, group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
         return hyper_of(self.method.rule, group, defaults)
