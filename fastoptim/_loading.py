@@ -15,7 +15,7 @@ from ._engine.arrays import as_array
 from ._groups import ParamGroup
 from ._hyper import EMA
 from ._kinds import Choice, Count, Real, checked, entry, expect, shown, with_other_names
-from ._settings import SETTINGS
+from ._settings import SETTINGS, all_settings
 from ._state import Wanted, keys_of, names_of
 
 RULE = "rule"  # the key of a rule's name in a group of a state dict
@@ -84,8 +84,8 @@ def _loaded_groups(
 
 def _loaded_settings(saved: Any) -> dict[str, Any]:
     label = "state_dict['settings']"
-    if isinstance(saved, Mapping):  # state dicts of older versions do not have all of them
-        saved = {"flush_denormals": False, "cast_grads": False, **saved}
+    if isinstance(saved, Mapping):
+        saved = all_settings(saved)
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 
