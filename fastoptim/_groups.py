@@ -16,7 +16,7 @@ from ._containers import Array, Container
 from ._engine.arrays import check_targets
 from ._engine.changes import change
 from ._hyper import Hyper, ScalarsOfStep
-from ._kinds import expect, with_other_names
+from ._kinds import expect, unknown, with_other_names
 from ._rule import Scheduled, ScheduledPair, ScheduledTriple
 from ._settings import SETTINGS
 from ._trees import is_sequence
@@ -173,6 +173,7 @@ class Hyperparameter(Generic[Read, Given]):
         if opt is None:
             return self
         name = self._name
+        self._check_known(opt)
         first, *others = (group[name] for group in opt.param_groups)
         if any(other != first for other in others):
             raise AttributeError(
@@ -181,8 +182,16 @@ class Hyperparameter(Generic[Read, Given]):
         return first
 
     def __set__(self, opt: Optimizer, value: Given) -> None:
+        self._check_known(opt)
         values = {self._name: value}
         change([group.setting(values) for group in opt.param_groups])
+
+    def _check_known(self, opt: Optimizer) -> None:
+        """Raise if a group has a rule without the hyperparameter, as a rule of one's own may be."""
+        for number, group in enumerate(opt.param_groups):
+            if self._name not in group.hyper:
+                owner = f"opt.param_groups[{number}]"
+                raise AttributeError(unknown(self._name, owner, group.hyper, "hyperparameter"))
 
 
 NumberAttribute = Hyperparameter[float, Scheduled[float]]

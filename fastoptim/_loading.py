@@ -14,8 +14,8 @@ import numpy as np
 from ._engine.arrays import as_array
 from ._groups import ParamGroup
 from ._hyper import EMA
-from ._kinds import Choice, Count, Real, checked, entry, expect, shown, with_other_names
-from ._settings import SETTINGS
+from ._kinds import Choice, Count, checked, entry, expect, shown, with_other_names
+from ._settings import SETTINGS, all_settings
 from ._state import Wanted, keys_of, names_of
 
 RULE = "rule"  # the key of a rule's name in a group of a state dict
@@ -84,8 +84,8 @@ def _loaded_groups(
 
 def _loaded_settings(saved: Any) -> dict[str, Any]:
     label = "state_dict['settings']"
-    if isinstance(saved, Mapping):  # state dicts of older versions do not have all of them
-        saved = {"flush_denormals": False, "cast_grads": False, **saved}
+    if isinstance(saved, Mapping):
+        saved = all_settings(saved)
     return {name: checked(name, kind, entry(label, saved, name)) for name, kind in SETTINGS.items()}
 
 
@@ -111,7 +111,7 @@ def _loaded_state(
             wanted.setdefault(name, Wanted([], [], []))
         for key, p in zip(names, group.container.arrays, strict=True):
             arrays = saved[key]
-            if not _fits_plainly(p, arrays, group.state_names, known):
+            if not _fits_plainly(p, arrays, (*group.state_names, *rule.numbers), known):
                 arrays = _checked_entry(f"{where}[{key!r}]", p, arrays, group, known)
             numbers.append(tuple([arrays[name] for name in rule.numbers]))
             for name, array in arrays.items():
@@ -148,14 +148,14 @@ def _checked_entry(
 ) -> dict[str, Any]:
     """Return what is saved of a parameter as plain arrays, a step count and numbers, if it fits."""
     found = {"step": checked(f"{label}['step']", STEPS, entry(label, saved, "step"))}
-    numbers = group.rule.numbers
-    for name in numbers:
-        found[name] = checked(f"{label}[{name!r}]", Real(), entry(label, saved, name))
+    numbers = group.rule.number_kinds
+    for name, kind in numbers.items():
+        found[name] = checked(f"{label}[{name!r}]", kind, entry(label, saved, name))
     for name in group.state_names:
         entry(label, saved, name)
     for name in saved:
         if name not in ("step", *numbers, *known):
-            expected = ", ".join(known)
+            expected = ", ".join((*numbers, *known))
             raise ValueError(f"{label}: expected state named {expected}, found {shown(name)}")
     for name in known:
         if name in saved:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -14,8 +14,8 @@ from ._engine.compiled import RuleLoops
 from ._engine.entry import Entry, Twin
 from ._engine.plan import Plan, most_state
 from ._engine.scalars import most_scalars
-from ._hyper import Hyper, StepScalars, is_schedule, value_at
-from ._kinds import Count, Flag, Kind, checked, kind_of, unknown
+from ._hyper import EMA, Hyper, StepScalars, is_schedule, value_at
+from ._kinds import Count, Flag, Kind, Real, checked, kind_of, unknown
 from ._stages import After, Before, Scalars
 
 # What a hyperparameter may be: a value, or a schedule of it; of several, each item may be either.
@@ -38,15 +38,15 @@ STEP = Count(1, bits=62)
 
 
 def hyperparameters(
-    scalars: Callable[..., Any],
+    scalars: Callable[..., Any], numbers: Container[str] = ()
 ) -> tuple[list[inspect.Parameter], dict[str, Kind], dict[str, Any]]:
-    """Return what a signature says: the first arguments, without a kind; kinds; and defaults."""
+    """Return what a signature says: the step and numbers of steps; other kinds; and defaults."""
     hints = inspect.get_annotations(scalars, eval_str=True)
     found = list(inspect.signature(scalars).parameters.values())
     guessed = {a.name: kind_of(hints.get(a.name), a.default) for a in found}
-    leading = [*takewhile(lambda a: guessed[a.name] is None, found)]
+    leading = [*takewhile(lambda a: a.name in numbers or guessed[a.name] is None, found)]
     others = found[len(leading) :]
-    kinds = {name: kind for name, kind in guessed.items() if kind is not None}
+    kinds = {a.name: kind for a in others if (kind := guessed[a.name]) is not None}
     for other in others:
         if other.name not in kinds:
             raise TypeError(
@@ -110,7 +110,8 @@ class Rule:
     numbers : mapping, optional
         What else than their number is to be known of the steps that a parameter has taken: names,
         and the values before the first. The scalars' function takes them behind the step, in this
-        order, and returns two tuples: the scalars, and the numbers after that step.
+        order, and returns two tuples: the scalars, and the numbers after that step. What it says of
+        their kinds, as in ``total: NonNegative``, holds for those that are loaded.
     average : function, optional
         ``average(hyper, p, *state)``: what is to be evaluated in the place of a parameter that has
         taken steps, by the hyperparameters of the last of them.
@@ -120,8 +121,11 @@ class Rule:
     TypeError, ValueError
         If the update has more than 4 arrays beside p and g (u is one), or more than 16 scalars; if
         ``decoupled``, ``measures`` or ``numbers`` and the scalars' signature contradict each other;
-        if a default is not of its kind.
+        if a number has the name of what else is kept of a parameter; if a default is not of its
+        kind.
     """
+
+    without_loop = "has no compiled loop"  # as messages say where there is none
 
     def __init__(
         self,
@@ -138,7 +142,7 @@ class Rule:
         numbers: Mapping[str, float] | None = None,
         average: Callable[..., Any] | None = None,
     ) -> None:
-        leading, kinds, own_defaults = hyperparameters(scalars)
+        leading, kinds, own_defaults = hyperparameters(scalars, numbers or ())
         step = next(iter(leading), None)
         _, _, *rest = inspect.signature(update).parameters.values()
         self.update = update
@@ -157,6 +161,8 @@ class Rule:
         self.state = tuple(arrays[:-1] if rescale else arrays)
         self.numbers = {name: float(number) for name, number in (numbers or {}).items()}
         self.initial_numbers = tuple(self.numbers.values())
+        hints = inspect.get_annotations(scalars, eval_str=True)
+        self.number_kinds = {name: kind_of(hints.get(name), 0.0) or Real() for name in self.numbers}
         self.decoupled = decoupled
         self.measures = measures
         self.average = average
@@ -176,6 +182,12 @@ class Rule:
                 f"{self.name}: expected scalars that take {', '.join(expected) or 'no numbers'} "
                 f"behind the step, found {', '.join(taken) or 'none'}"
             )
+        for number in self.numbers:
+            if number in ("step", EMA, *self.state):
+                raise ValueError(
+                    f"{self.name}: expected names of numbers other than step, {EMA} and those of "
+                    f"state arrays, found {number}"
+                )
         self._check_decoupled()
         if measures is not None:
             self._check_flag("measures to be", measures)
@@ -252,8 +264,6 @@ class Rule:
     def decouples(self, hyper: Mapping[str, Any]) -> bool:
         """Tell whether weight decay with these hyperparameters is decoupled from the gradient."""
         return bool(hyper[self.decoupled] if isinstance(self.decoupled, str) else self.decoupled)
-
-    without_loop = "has no compiled loop"  # as messages say where there is none
 
     @property
     def saved_as(self) -> str:

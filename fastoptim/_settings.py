@@ -30,11 +30,12 @@ DEFAULT_SETTINGS = {
     "flush_denormals": False,
     "cast_grads": False,
 }
+SINCE = ("flush_denormals", "cast_grads")  # what older versions did not have, nor have saved
 
 
 def all_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of what an older version has pickled, with those that it did not have."""
-    return {**DEFAULT_SETTINGS, **saved}
+    """Return settings that an older version may have saved, with those that came later."""
+    return {name: DEFAULT_SETTINGS[name] for name in SINCE} | {**saved}
 
 
 def pop_settings(options: dict[str, Any]) -> dict[str, Any]:

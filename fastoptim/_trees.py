@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, is_dataclass
 from numbers import Integral
-from typing import Any, NamedTuple, TypeGuard
+from types import BuiltinFunctionType
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -59,17 +60,19 @@ class Field(NamedTuple):
 
 
 Path = tuple[Item | Field, ...]  # from the root of a tree
+Form: TypeAlias = Literal["mapping", "sequence", "fields"]  # how a branch has its parts
 
 
 @dataclass(frozen=True)
 class Branch:
-    """The shape of a branch: its type, and the steps to its parts, which are None where leaves are.
+    """The shape of a branch: its type and form, and the steps to its parts, None where leaves are.
 
     In messages its index follows the name of the root.
     """
 
     index: str
     kind: type
+    form: Form
     steps: list[Item | Field]
     parts: list[Branch | None]
 
@@ -90,11 +93,12 @@ class Branch:
 
     def _things(self, label: str, given: Any) -> Sequence[Any]:
         """Return what is given in the place of each part."""
-        if issubclass(self.kind, Mapping):
+        if self.form == "mapping":
             return by_names([step.key for step in self.steps], label, given, self.index)
-        names, found = field_names(self.kind), field_names(type(given))
-        if names is None or (found is None and issubclass(self.kind, tuple)):
+        found = field_names(type(given))
+        if self.form == "sequence" or (found is None and issubclass(self.kind, tuple)):
             return in_order(len(self.steps), label, given, self.index)
+        names = [step.key for step in self.steps]
         if found != names:
             raise TypeError(
                 f"{label}{self.index}: expected the fields {', '.join(names)} as "
@@ -109,11 +113,11 @@ class Branch:
         is not called: what it does to arrays, it need not be able to do to other leaves.
         """
         things = [next(values) if part is None else part.filled(values) for part in self.parts]
-        if issubclass(self.kind, Mapping):
+        if self.form == "mapping":
             return {step.key: thing for step, thing in zip(self.steps, things, strict=True)}
-        if issubclass(self.kind, tuple) or not is_dataclass(self.kind):
+        if self.form == "sequence" or issubclass(self.kind, tuple):
             return sequence_of(self.kind, things)
-        made = object.__new__(self.kind)
+        made = blank(self.kind)
         for step, thing in zip(self.steps, things, strict=True):
             object.__setattr__(made, step.key, thing)
         return made
@@ -163,7 +167,9 @@ class Tree:
 
     def _grown(self, branch: Any, path: Path) -> Branch:
         """Return the shape of a branch, once the leaves in it are noted."""
-        kind, (steps, things) = type(branch), steps_of(branch)
+        kind = type(branch)
+        form = form_of(kind)
+        steps, things = steps_of(branch, form)
         if not is_fixed(kind):
             self.held.append((branch, things))
         parts: list[Branch | None] = []
@@ -175,7 +181,7 @@ class Tree:
                 self.leaves.append(thing)
                 self.paths.append((*path, step))
                 self.names.append(self._name(self.paths[-1]))
-        return Branch(f"[{self._name(path)!r}]" if path else "", kind, steps, parts)
+        return Branch(f"[{self._name(path)!r}]" if path else "", kind, form, steps, parts)
 
     def _name(self, path: Path) -> str:
         return ".".join(text_of(self._label, step.key) for step in path)
@@ -207,12 +213,22 @@ def at(path: Path, root: Any) -> Any:
     return found
 
 
-def steps_of(branch: Any) -> tuple[list[Item | Field], list[Any]]:
+def form_of(kind: type) -> Form:
+    """Return how a branch of this type has its parts. A dataclass has them in fields, also a list.
+
+    Of a mapping only the items count, and of a tuple that is no namedtuple.
+    """
+    if issubclass(kind, Mapping):
+        return "mapping"
+    return "sequence" if field_names(kind) is None else "fields"
+
+
+def steps_of(branch: Any, form: Form) -> tuple[list[Item | Field], list[Any]]:
     """Return the steps from a branch to what it holds, and that."""
-    if isinstance(branch, Mapping):
+    if form == "mapping":
         return [Item(key) for key in branch], list(branch.values())
-    names = field_names(type(branch))
-    if names is not None:
+    if form == "fields":
+        names = field_names(type(branch)) or []
         return [Field(name) for name in names], [getattr(branch, name, None) for name in names]
     things = list(branch)
     return [Item(i) for i in range(len(things))], things
@@ -223,6 +239,16 @@ def field_names(kind: type) -> list[str] | None:
     if issubclass(kind, tuple):
         return list(kind._fields) if hasattr(kind, "_fields") else None
     return [field.name for field in fields(kind)] if is_dataclass(kind) else None
+
+
+def blank(kind: type) -> Any:
+    """Return an instance of a dataclass whose constructor, and `__new__` in Python, do not run.
+
+    It is made by the type of Python's that it derives from: by list, if that is one.
+    """
+    constructors = (vars(base).get("__new__") for base in kind.__mro__)
+    new: Any = next(n for n in constructors if isinstance(n, BuiltinFunctionType))
+    return new(kind)
 
 
 def is_fixed(kind: type) -> bool:

@@ -714,8 +714,8 @@ def _x(name, b, y, z):
 
 def _schedulefreesgd_scalars(
     step: int,
-    weight_sum: float,
-    lr_max: float,
+    weight_sum: NonNegative,
+    lr_max: NonNegative,
     lr: NonNegative = 1.0,
     momentum: Fraction = 0.9,
     warmup_steps: NonNegative = 0.0,
@@ -740,8 +740,8 @@ def schedulefreesgd(p, g, z, /, first, share, lr_y, lr):
 
 def _schedulefreeadamw_scalars(
     step: int,
-    weight_sum: float,
-    lr_max: float,
+    weight_sum: NonNegative,
+    lr_max: NonNegative,
     lr: NonNegative = 2.5e-3,
     betas: Betas = (0.9, 0.999),
     eps: NonNegative = 1e-8,

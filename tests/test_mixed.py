@@ -178,6 +178,27 @@ def test_hyperparameters():
     assert repr(opt).count("lr=0.5") == 2
 
 
+def test_a_hyperparameter_that_a_rule_of_ones_own_lacks():
+    @fo.rule(scalars=lambda rate=0.1: (rate,))
+    def fall(p, g, rate):
+        return p - rate * g
+
+    groups = [
+        {"optimizer": fo.SGD, "params": np.ones(3), "lr": 0.25},
+        {"optimizer": fo.optimizer(fall), "params": np.ones(3)},
+    ]
+    opt = fo.Mixed(groups, backend="reference")
+    message = r"lr: opt\.param_groups\[1\] has no such hyperparameter; it has rate, "
+    with pytest.raises(AttributeError, match=message):
+        _ = opt.lr
+    with pytest.raises(AttributeError, match=message):
+        opt.lr = 0.5
+    assert opt.param_groups[0]["lr"] == 0.25
+    assert not hasattr(opt, "lr")
+    opt.weight_decay = 0.5
+    assert opt.weight_decay == 0.5
+
+
 def test_group_added_later():
     opt, _, _ = pair()
     p = np.ones(3)

@@ -40,6 +40,14 @@ class Frozen:
         assert self.w is not None, "the constructor is for arrays"
 
 
+@dataclasses.dataclass
+class Listed(list):
+    """One that is a list, too, of which only the fields count."""
+
+    w: Any
+    b: Any
+
+
 @dataclasses.dataclass(slots=True)
 class Slotted:
     w: Any
@@ -199,6 +207,20 @@ def test_averages_and_masks_have_the_containers_of_the_parameters():
     assert not params["layers"][1].w.any()
     opt.param_groups[0]["mask"] = kept
     opt.param_groups[0]["mask"] = None
+
+
+@pytest.mark.parametrize("cls", [Listed, Frozen, Slotted])
+def test_any_dataclass_comes_back_as_itself(cls):
+    params = {"a": cls(ones(), [ones(2)])}
+    mask = {"a": cls(np.array([True, False, True]), [None])}
+    opt = fo.SGD(params, lr=0.5, ema_decay=0.5, mask=mask)
+    opt.step({"a": cls(ones(), [ones(2)])})
+    average, found = opt.ema["a"], opt.param_groups[0]["mask"]["a"]
+    assert type(average) is type(found) is cls
+    assert average.w.tolist() == [0.75, 0.0, 0.75]
+    assert average.b[0].tolist() == [0.75, 0.75]
+    assert found.w.tolist() == [True, False, True]
+    assert found.b == [None]
 
 
 def test_tuples_come_back_as_tuples():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastoptim as fo
+from fastoptim import checkpoint
 from fastoptim.reference import NonNegative, Rule, rule
 
 
@@ -165,6 +166,67 @@ def test_a_state_dict_must_have_them():
     del saved["state"][0]["total"]
     with pytest.raises(ValueError, match="expected the key 'total'"):
         opt.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("cls", [fo.ScheduleFreeSGD, fo.ScheduleFreeAdamW])
+def test_a_state_without_all_of_them_is_refused(cls, tmp_path):
+    p = np.ones(3)
+    opt = cls(p, ema_decay=0.5)
+    opt.step(np.ones(3))
+    names = [*cls.rule.numbers]
+    for gone in (*[[name] for name in names], names):
+        saved = opt.state_dict()
+        for name in gone:
+            del saved["state"][0][name]
+        message = rf"state_dict\['state'\]\[0\]: expected the key '{gone[0]}', found 'step'"
+        before = opt.state_dict()
+        with pytest.raises(ValueError, match=message):
+            opt.load_state_dict(saved)
+        assert opt.state_dict()["state"][0].keys() == before["state"][0].keys()
+        path = str(tmp_path / "run.safetensors")
+        checkpoint.write(path, saved, {}, lambda path: None)
+        with pytest.raises(ValueError, match=f"run.safetensors: .*expected the key '{gone[0]}'"):
+            opt.load(path)
+
+
+def test_other_names_are_refused_with_those_that_there_are():
+    opt = optimizer(np.zeros(2))
+    saved = opt.state_dict()
+    saved["state"][0]["totals"] = 1.0
+    with pytest.raises(ValueError, match=r"state named total, largest, z, .*found 'totals'"):
+        opt.load_state_dict(saved)
+
+
+def test_are_loaded_only_if_they_are_of_their_kind():
+    """A sum of weights that is negative would divide by zero in a later step."""
+    opt = fo.ScheduleFreeSGD(np.ones(3))
+    opt.step(np.ones(3))
+    saved = opt.state_dict()
+    for name in opt.param_groups[0].rule.numbers:
+        wrong = {0: {**saved["state"][0], name: -1.0}}
+        message = rf"\['{name}'\]: expected a finite number >= 0, found -1"
+        with pytest.raises(ValueError, match=message):
+            opt.load_state_dict({**saved, "state": wrong})
+
+
+def ema_beside(step, ema, lr: NonNegative = 0.5):
+    return (lr,), (ema,)
+
+
+def z_beside(step, z, lr: NonNegative = 0.5):
+    return (lr,), (z,)
+
+
+def step_beside(t, step, lr: NonNegative = 0.5):
+    return (lr,), (step,)
+
+
+@pytest.mark.parametrize("scalars", [ema_beside, z_beside, step_beside])
+def test_are_refused_by_names_that_are_taken(scalars):
+    """They are kept with the state arrays, and what they start with is found by name."""
+    name = scalars.__name__.removesuffix("_beside")
+    with pytest.raises(ValueError, match=f"share: expected names of numbers .*, found {name}"):
+        Rule(share.update, scalars, numbers={name: 0.0})
 
 
 def test_are_refused_where_the_signature_lacks_them():

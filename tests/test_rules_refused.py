@@ -401,6 +401,13 @@ WRONG = [
         "that mean nothing else, found l1",
     ),
     ({"scalars": lambda step, mask=0.1: (mask, 1)}, plain, ValueError, "nothing else, found mask"),
+    ({"scalars": lambda step, rule=0.1: (rule, 1)}, plain, ValueError, "nothing else, found rule"),
+    (
+        {"scalars": lambda step, optimizer=0.1: (optimizer, 1)},
+        plain,
+        ValueError,
+        "nothing else, found optimizer",
+    ),
     ({"loops": 3}, plain, TypeError, "loops: expected a mapping, or None, found 3"),
     (
         {"loops": {}},

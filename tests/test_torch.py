@@ -1527,6 +1527,58 @@ class TestOptimizerOf:
         with pytest.raises(error, match=rf"state\[0\]\['weight'\]: {message}"):
             optimizer.load_state_dict(saved)
 
+    @pytest.mark.parametrize(
+        ("value", "error", "message"),
+        [
+            (math.nan, ValueError, "expected a finite number >= 0, found nan"),
+            (-1.0, ValueError, "expected a finite number >= 0, found -1"),
+            ("x", TypeError, "expected a finite number >= 0, found 'x'"),
+            (True, TypeError, "expected a finite number >= 0, found True"),
+            (None, ValueError, "expected it beside .*, found none"),
+            ("gone", ValueError, "expected it beside .*, found none"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("cls", "name"),
+        [
+            (optimizer_of(fo.ScheduleFreeSGD), "weight_sum"),
+            (optimizer_of(fo.ScheduleFreeAdamW), "lr_max"),
+            (integration.ASGD, "mu"),
+            (integration.NAdam, "mu_product"),
+        ],
+        ids=lambda x: getattr(x, "__name__", x),
+    )
+    def test_a_number_that_was_changed_is_refused_by_the_next_step(
+        self, cls, name, value, error, message
+    ):
+        params, optimizer = small(cls)
+        optimizer.step()
+        entries = optimizer.state[params[0]]
+        kept = entries[name]
+        number = kept.clone() if isinstance(kept, torch.Tensor) else kept
+        if value == "gone":
+            del entries[name]
+        elif isinstance(value, float) and isinstance(kept, torch.Tensor):
+            kept.fill_(value)
+        else:
+            entries[name] = value
+        before, steps = values(params), [s["step"].clone() for s in optimizer.state.values()]
+        for _ in range(2):
+            with pytest.raises(error, match=rf"state\[0\]\['{name}'\]: {message}"):
+                optimizer.step()
+            assert_equal(params, before)
+            assert [s["step"] for s in optimizer.state.values()] == steps
+        entries[name] = number
+        optimizer.step()
+
+    def test_a_number_of_a_wrong_kind_in_a_tensor_is_not_loaded(self):
+        _, optimizer = small(integration.NAdam)
+        optimizer.step()
+        saved = copy.deepcopy(optimizer.state_dict())
+        saved["state"][0]["mu_product"].fill_(math.nan)
+        with pytest.raises(ValueError, match=r"state\[0\]\['mu_product'\]: .* found nan"):
+            optimizer.load_state_dict(saved)
+
     def test_one_class_for_each(self):
         assert optimizer_of(fo.LAMB) is optimizer_of(fo.LAMB)
         assert optimizer_of(fo.LARS) is not optimizer_of(fo.LAMB)

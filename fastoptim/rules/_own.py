@@ -19,7 +19,8 @@ from ._compiler import EXTRA, CompiledLoop, llvm
 from ._given import GivenLoop
 from ._grammar import formula_of
 
-TAKEN = ("p", "g", "step", EMA, "params", "mask")  # by what is no state in files and in groups
+# By what is neither state nor a hyperparameter in files and in groups, also those of `Mixed`
+TAKEN = ("p", "g", "step", EMA, "params", "mask", "rule", "optimizer")
 FLOAT = {float}
 PLAIN = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
@@ -32,6 +33,8 @@ class OwnRule(Rule):
     function : function
         The function that it was made of.
     """
+
+    without_loop = f"has no compiled loop without the extra `rules` ({EXTRA})"
 
     def __init__(
         self,
@@ -76,8 +79,6 @@ class OwnRule(Rule):
     def saved_as(self) -> str:
         """What files call the rule: the name of its function, with that of the module."""
         return f"{self.__module__}.{self.__qualname__}"
-
-    without_loop = f"has no compiled loop without the extra `rules` ({EXTRA})"
 
     def __reduce__(self) -> str:
         return self.__qualname__  # by the name of the function, whose place it has taken

@@ -23,13 +23,13 @@ from torch import Tensor
 from fastoptim._containers import Array
 from fastoptim._engine.changes import change
 from fastoptim._hyper import EMA
-from fastoptim._kinds import Real, checked
+from fastoptim._kinds import checked
 from fastoptim._loading import STEPS
 from fastoptim._mirror import Mirror
 from fastoptim._rule import Rule
 from fastoptim._state import Wanted, put
 
-from ._numbers import InTensor, numbers_of
+from ._numbers import InTensor, known_of, label_of, numbers_of, refuse_missing
 from ._tensors import arrays_of, count_of, fits, keyed, number_of, scalar_dtype, state_of
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ class Link:
     def recount(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Take over the step counts of the state, if somebody has changed them, and its numbers.
 
-        These are read before each step: there they are rounded to the type of their tensors.
+        These are read and checked before each step: there they are rounded to the type of their
+        tensors. Whatever is wrong is refused before anything has changed.
         """
         counts, numbers = [count.item() for count in self._counts], self._found_numbers()
         if not numbers and (not counts or counts == self._shown):
@@ -262,22 +263,23 @@ def entries_of(
     rule: Rule, names: Mapping[str, str], key: Any, p: Tensor, state: Mapping[Any, Any]
 ) -> dict[str, Any]:
     """Return what a state holds of a parameter under fastoptim's names, or refuse it."""
-    found = {name: v for name, v in state.get(p, {}).items() if v is not None}
+    found = known_of(state.get(p, {}))
     if not found:
         return {}
     entries: dict[str, Any] = {}
-    for ours, theirs in {**{name: name for name in rule.numbers}, **names}.items():
-        label = f"state[{key!r}][{theirs!r}]"
+    kinds = rule.number_kinds
+    for ours, theirs in {**{name: name for name in kinds}, **names}.items():
+        label = label_of(key, theirs)
         if theirs not in found:
             if ours != EMA and ours not in rule.needs:
-                raise ValueError(f"{label}: expected it beside {', '.join(found)}, found none")
+                refuse_missing(label, found)
         elif ours == STEP:
             entries[ours] = count_of(found[theirs])
             _steps_taken(entries[ours], key)  # which checks it
-        elif ours in rule.numbers and ours in names:
-            entries[ours] = number_of(found[theirs], label)
-        elif ours in rule.numbers:
-            entries[ours] = checked(label, Real(), found[theirs])
+        elif ours in kinds and ours in names:
+            entries[ours] = number_of(found[theirs], label, kinds[ours])
+        elif ours in kinds:
+            entries[ours] = checked(label, kinds[ours], found[theirs])
         else:
             entries[ours] = state_of(found[theirs], label, p)
     return entries
@@ -315,7 +317,7 @@ def _steps_taken(count: Any, key: Any) -> int:
     """
     number = count.item()
     whole = int(number) if isinstance(number, int) or number.is_integer() else number
-    checked(f"state[{key!r}][{STEP!r}]", STEPS, whole)
+    checked(label_of(key, STEP), STEPS, whole)
     following = count + count.dtype.type(1)
     return int(following.item()) - 1
 
@@ -342,7 +344,7 @@ def _laid_out(
                 found[key][name] = array
             elif shared:
                 raise ValueError(
-                    f"state[{key!r}][{names[name]!r}]: expected the memory layout of its "
+                    f"{label_of(key, names[name])}: expected the memory layout of its "
                     f"parameter (strides {params[key].strides}) of a tensor that processes "
                     f"share, found strides {array.strides}"
                 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from fastoptim._kinds import Kind, checked
 from fastoptim._rule import Rule
 
 from ._tensors import scalar_dtype
@@ -25,10 +26,14 @@ class InTensor(NamedTuple):
     """A number that is an array over the memory of a tensor."""
 
     array: Any
+    label: str  # as messages call it
+    kind: Kind
 
     def value(self) -> Any:
-        """Return the number, in the type of the tensor."""
-        return self.array.reshape(-1)[0]
+        """Return the number, in the type of the tensor, or raise if it is not of its kind."""
+        number = self.array.reshape(-1)[0]
+        checked(self.label, self.kind, float(number))  # a plain float is checked the fastest
+        return number
 
     def change(self, number: Any) -> Change:
         """Return what to change so that the state has another number."""
@@ -42,14 +47,37 @@ class InState(NamedTuple):
     p: Tensor
     name: str
     start: float
+    label: str
+    kind: Kind
 
     def value(self) -> Any:
-        """Return the number."""
-        return self.state.get(self.p, {}).get(self.name, self.start)
+        """Return the number, or raise if it is not of its kind, or is gone."""
+        entries = self.state.get(self.p, {})
+        number = entries.get(self.name)
+        if number is None:
+            refuse_missing(self.label, known_of(entries))
+            return self.start
+        return checked(self.label, self.kind, number)
 
     def change(self, number: Any) -> Change:
         """Return what to change so that the state has another number."""
         return self.state[self.p], {self.name: number}
+
+
+def label_of(key: Any, name: str) -> str:
+    """Return what messages call what the state of a parameter has under a name."""
+    return f"state[{key!r}][{name!r}]"
+
+
+def known_of(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a state has of a parameter; None says that it has nothing by that name."""
+    return {name: value for name, value in entries.items() if value is not None}
+
+
+def refuse_missing(label: str, found: Mapping[str, Any]) -> None:
+    """Raise if a state has something of a parameter, but not this."""
+    if found:
+        raise ValueError(f"{label}: expected it beside {', '.join(found)}, found none")
 
 
 Numbers: TypeAlias = dict[str, InTensor | InState]  # of a parameter, by their names in fastoptim
@@ -70,16 +98,17 @@ def numbers_of(
     if not rule.numbers:
         return []
     found: list[Numbers] = []
-    entries = iter(known.values())
+    entries = iter(known.items())
     for group, hyper in zip(groups, hypers, strict=True):
         starts = rule.numbers_of({**rule.defaults, **hyper})
         for p in group["params"]:
-            of_one, numbers = next(entries), {}
-            for name, start in zip(rule.numbers, starts, strict=True):
+            (key, of_one), numbers = next(entries), {}
+            for (name, kind), start in zip(rule.number_kinds.items(), starts, strict=True):
+                label = label_of(key, names.get(name, name))
                 numbers[name] = (
-                    InTensor(of_one.get(name, np.array(start, scalar_dtype())))
+                    InTensor(of_one.get(name, np.array(start, scalar_dtype())), label, kind)
                     if name in names
-                    else InState(state, p, name, start)
+                    else InState(state, p, name, start, label, kind)
                 )
             found.append(numbers)
     return found

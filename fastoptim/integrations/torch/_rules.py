@@ -18,7 +18,7 @@ from fastoptim._rule import Rule
 
 def _nadam_scalars(
     step: int,
-    mu_product: Any,
+    mu_product: NonNegative,
     lr: NonNegative = 2e-3,
     betas: Betas = (0.9, 0.999),
     eps: NonNegative = 1e-8,
@@ -47,8 +47,8 @@ class NAdam(fo.NAdam):
 
 def _asgd_scalars(
     step: int,
-    eta: Any,
-    mu: Any,
+    eta: NonNegative,
+    mu: NonNegative,
     lr: NonNegative = 1e-2,
     lambd: NonNegative = 1e-4,
     alpha: NonNegative = 0.75,

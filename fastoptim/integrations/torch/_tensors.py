@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastoptim._containers import Array
 from fastoptim._engine.arrays import array_at
-from fastoptim._kinds import Real, checked
+from fastoptim._kinds import Kind, checked
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
@@ -85,13 +85,15 @@ def count_of(value: Any) -> Any:
     return np.array(value, np.float32)
 
 
-def number_of(value: Any, label: str) -> Any:
+def number_of(value: Any, label: str, kind: Kind) -> Any:
     """Return an array over the memory of a number of the state, or a new one of what has none."""
+    tensor = value
     if isinstance(value, Tensor) and value.numel() == 1:
-        if value.dtype in DTYPES and has_memory(value):
-            return view_of(value, DTYPES[value.dtype], value.detach())
         value = value.item()
-    return np.array(checked(label, Real(), value), scalar_dtype())
+    number = checked(label, kind, value)
+    if value is not tensor and tensor.dtype in DTYPES and has_memory(tensor):
+        return view_of(tensor, DTYPES[tensor.dtype], tensor.detach())
+    return np.array(number, scalar_dtype())
 
 
 def scalar_dtype() -> np.dtype[Any]:
