@@ -390,6 +390,42 @@ class TestState:
         assert_close(ours, theirs)
         assert_states_close(first, second)
 
+    @every_case
+    @pytest.mark.parametrize("scalars", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    def test_goes_on_from_torch_as_torch_does(self, name, kwargs, dtype, scalars):
+        """Numbers have the parameter's type then, and torch makes new ones in its default type."""
+        mine, peer = getattr(integration, name), getattr(torch.optim, name)
+        rng = torch.Generator().manual_seed(4)
+        start = [torch.randn(s, generator=rng).to(dtype) for s in ((3, 4), (5,), ())]
+        grads = [[torch.randn(p.shape, generator=rng).to(dtype) for p in start] for _ in range(12)]
+        found = []
+        torch.set_default_dtype(scalars)
+        try:
+            for classes in ((peer, mine), (peer, peer)):
+                params, saved = [torch.nn.Parameter(p.clone()) for p in start], None
+                for part, cls in enumerate(classes):
+                    optimizer = cls(params, **kwargs)
+                    if saved is not None:
+                        optimizer.load_state_dict(saved)
+                    for of_step in grads[4 * part : 4 + 8 * part]:
+                        for p, g in zip(params, of_step, strict=True):
+                            p.grad = g
+                        optimizer.step()
+                    saved = copy.deepcopy(optimizer.state_dict())
+                found.append((params, optimizer))
+        finally:
+            torch.set_default_dtype(torch.float32)
+        (ours, first), (theirs, second) = found
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
+            for key, value in second.state[q].items():
+                if value is not None:
+                    torch.testing.assert_close(
+                        first.state[p][key], value, rtol=tolerance, atol=tolerance
+                    )
+
     @every_name
     def test_an_optimizer_that_has_not_stepped(self, name):
         ours, theirs = twins()
@@ -872,6 +908,24 @@ class TestParameters:
         with optimizer.use_ema(), twin.use_ema():
             assert_equal(params, twins)
 
+    def test_memory_that_moves_while_the_average_of_a_rule_is_in_use(self):
+        both = [small(optimizer_of(fo.ScheduleFreeAdamW), lr=0.1, nonfinite="skip") for _ in "ab"]
+        (params, optimizer), (twins, twin) = both
+        for o in (optimizer, twin, optimizer, twin):
+            o.step()
+        with optimizer.use_average(), twin.use_average():
+            params[0].share_memory_()
+            first, second = params[1].detach().clone(), params[1].detach()
+            params[1].data = first
+            second.untyped_storage().resize_(0)  # nobody may write there
+            assert_equal(params, twins)
+        assert_equal(params, twins)
+        for o in (optimizer, twin):
+            o.step()
+        assert_equal(params, twins)
+        with optimizer.use_average(), twin.use_average():
+            assert_equal(params, twins)
+
     def test_gradients_that_are_refused(self):
         embedding = torch.nn.Embedding(4, 3, sparse=True)
         optimizer = SGD(embedding.named_parameters(), lr=0.1)
@@ -896,6 +950,90 @@ class TestParameters:
             loss = params[0].square().sum()
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
+
+
+@pytest.mark.parametrize(
+    "cls", [fo.ScheduleFreeSGD, fo.ScheduleFreeAdamW], ids=lambda cls: cls.__name__
+)
+class TestScheduleFree:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    def test_parameters_hold_the_average_and_come_back_with_the_same_bits(self, cls, dtype):
+        """As the class has it for arrays, from before the first step on, and from a file."""
+        ugly = [0.0, -0.0, math.inf, math.nan, 1e-310, 3.0]
+        starts = [torch.tensor(ugly), torch.tensor(2.0), torch.ones(0), torch.ones(3, 4).T]
+        params = [torch.nn.Parameter(p.to(dtype)) for p in starts]
+        arrays = [p.detach().numpy().copy(order="K") for p in params]
+        options = {"lr": 0.1, "warmup_steps": 3, "bounds": (-5.0, 1.5)}
+        optimizer, peer = optimizer_of(cls)(params, **options), cls(arrays, **options)
+        for t in range(5):
+            before = [p.detach().numpy().tobytes() for p in params]
+            versions = [p._version for p in params]
+            with optimizer.use_average(), peer.use_average():
+                for p, array in zip(params, arrays, strict=True):
+                    np.testing.assert_array_equal(p.detach().numpy(), array)
+                assert t < 2 or [p.detach().numpy().tobytes() for p in params] != before
+            assert [p.detach().numpy().tobytes() for p in params] == before
+            assert all(p._version > v for p, v in zip(params, versions, strict=True))
+            give_gradients(params, t)
+            params[3].grad = None if t < 2 else params[3].grad
+            optimizer.step()
+            with np.errstate(invalid="ignore"):
+                peer.step([None if p.grad is None else p.grad.numpy() for p in params])
+            if t == 2:
+                saved = copy.deepcopy(optimizer.state_dict())
+                optimizer = optimizer_of(cls)(params)
+                optimizer.load_state_dict(saved)
+
+    @pytest.mark.parametrize("looks", [False, True])
+    def test_starts_from_weights_that_are_loaded_before_the_first_step(self, cls, looks):
+        model = torch.nn.Linear(3, 2)
+        optimizer = optimizer_of(cls)(model.parameters(), lr=0.1)
+        if looks:
+            with optimizer.use_average():
+                pass
+        model.load_state_dict({name: p + 1 for name, p in model.state_dict().items()})
+        arrays = [p.detach().numpy().copy() for p in model.parameters()]
+        peer = cls(arrays, lr=0.1)
+        for t in range(3):
+            give_gradients(model.parameters(), t)
+            optimizer.step()
+            peer.step([p.grad.numpy() for p in model.parameters()])
+        for p, array, state in zip(model.parameters(), arrays, peer.state.values(), strict=True):
+            np.testing.assert_array_equal(p.detach().numpy(), array)
+            np.testing.assert_array_equal(optimizer.state[p]["z"].numpy(), state["z"])
+
+    def test_what_would_read_or_write_the_average_is_refused(self, cls):
+        params, optimizer = small(optimizer_of(cls), ema_decay=0.5)
+        optimizer.step()
+        before = values(params)
+        message = r"the parameters hold their averages, inside of use_average\(\)"
+        with contextlib.suppress(KeyError), optimizer.use_average():
+            for what, call in {
+                "step": optimizer.step,
+                "state_dict": optimizer.state_dict,
+                "use_ema": lambda: optimizer.use_ema().__enter__(),
+                "use_average": lambda: optimizer.use_average().__enter__(),
+            }.items():
+                with pytest.raises(RuntimeError, match=f"^{what}: {message}"):
+                    call()
+            raise KeyError
+        assert_equal(params, before)
+
+    def test_momentum_zero_is_refused_where_the_average_is_asked_for(self, cls):
+        zero = {"momentum": 0.0} if cls is fo.ScheduleFreeSGD else {"betas": (0.0, 0.9)}
+        params, optimizer = small(optimizer_of(cls), **zero)
+        optimizer.step()
+        before = values(params)
+        with pytest.raises(ValueError, match=r"^use_average: expected .* > 0, found 0.0"):
+            optimizer.use_average().__enter__()
+        assert_equal(params, before)
+        optimizer.step()
+
+
+def test_other_rules_have_no_average_to_use():
+    message = "^use_average: expected an optimizer with a Schedule-Free rule, found Adam$"
+    with pytest.raises(RuntimeError, match=message):
+        small(ema_decay=0.5)[1].use_average().__enter__()
 
 
 class TestGroups:

@@ -852,7 +852,8 @@ def optimizer_of(cls: type[fo.Optimizer]) -> type[Optimizer]:
     but for ``mask`` and ``backend``, and takes what `Optimizer` says beside them. Its state has the
     names that it has in fastoptim, beside ``"step"``; numbers that the rule keeps of its steps are
     plain numbers there, which processes do not share. Each class has one, which pickles wherever
-    the class itself does; for a class that has a namesake here, it is that one.
+    the class itself does; for a class that has a namesake here, it is that one. With a
+    Schedule-Free class, evaluate inside of `Optimizer.use_average`.
 
     Parameters
     ----------

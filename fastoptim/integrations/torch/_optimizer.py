@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -130,7 +130,7 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         FloatingPointError
             If a gradient is not finite and `nonfinite` is "raise".
         RuntimeError
-            Inside of `use_ema`.
+            Inside of `use_ema` or `use_average`.
         """
         self._refuse_while_averages_show("step")
         loss = None
@@ -144,21 +144,67 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
             self._update(1.0 if scale is None else float(scale))
         return loss
 
-    @contextmanager
-    def use_ema(self) -> Iterator[None]:
+    def use_ema(self) -> AbstractContextManager[None]:
         """Let the parameters hold their averages meanwhile, also if the body raises.
 
         Raises
         ------
         RuntimeError
-            If there is no average, or it is in use already; and meanwhile from `step`,
+            If there is no average, or one is in use already; and meanwhile from `step`,
             `state_dict`, `load_state_dict` and `add_param_group`.
         """
-        self._refuse_while_averages_show("use_ema")
+        return self._showing("use_ema")
+
+    def use_average(self) -> AbstractContextManager[None]:
+        """Let parameters with a Schedule-Free rule hold their averages meanwhile.
+
+        These are what is to be evaluated, and whose ``state_dict()`` of the model is to be kept for
+        that; see `fastoptim.Optimizer.use_average`. Afterwards the parameters have the bits that
+        they had, also if the body raises, or moves them. It takes memory for two more copies of
+        them.
+
+        Raises
+        ------
+        ValueError
+            If the parameters say nothing of their averages, since the momentum is 0.
+        RuntimeError
+            If the rule is not Schedule-Free, or an average is in use already; and meanwhile from
+            `step`, `state_dict`, `load_state_dict` and `add_param_group`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import fastoptim as fo
+        >>> from fastoptim.integrations.torch import optimizer_of
+        >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> optimizer = optimizer_of(fo.ScheduleFreeSGD)([p], lr=0.5, momentum=0.5)
+        >>> for _ in range(2):
+        ...     p.grad = torch.tensor([1.0, 0.0])
+        ...     optimizer.step()
+        >>> with optimizer.use_average():
+        ...     print(p.detach())
+        tensor([0.2500, 2.0000])
+        >>> p.detach()
+        tensor([0.1250, 2.0000])
+        """
+        return self._showing("use_average")
+
+    @contextmanager
+    def _showing(self, what: Literal["use_ema", "use_average"]) -> Iterator[None]:
+        """Let the parameters hold what the mirror's call of this name shows."""
+        self._refuse_while_averages_show(what)
+        of_rule = what == "use_average"
+        if of_rule and self.method.rule.average is None:
+            raise RuntimeError(
+                "use_average: expected an optimizer with a Schedule-Free rule, "
+                f"found {type(self).__name__}"
+            )
         groups = filled(self.param_groups)
         params = params_of(groups)
         link = self._current(groups)
-        shown = link.mirror.use_ema()
+        # The state has no array that could take the parameters' own values meanwhile.
+        kept = [(p, p.detach().clone()) for p in params] if of_rule else None
+        shown = getattr(link.mirror, what)()
         shown.__enter__()
         try:
             increment_version(params)
@@ -167,16 +213,19 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
             if link.holds(self.param_groups, self.state):
                 shown.__exit__(None, None, None)
             else:
-                self._swap_back(link, params)
+                self._swap_back(link.averages(params, self.state) if kept is None else kept)
             increment_version(params)
 
     @torch.no_grad()
-    def _swap_back(self, link: Link, params: Sequence[Tensor]) -> None:
-        """Let parameters that have moved to other memory meanwhile hold their own values again."""
-        for p, average in link.averages(params, self.state):
-            kept = p.clone()
-            p.copy_(average)
-            average.copy_(kept)
+    def _swap_back(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Let parameters that have moved to other memory meanwhile hold their own values again.
+
+        They come with what holds these values, which gets what the parameters hold.
+        """
+        for p, own in pairs:
+            shown = p.clone()
+            p.copy_(own)
+            own.copy_(shown)
         self._skipped, self._link = self.skipped_steps, None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 import fastoptim as fo
 from fastoptim import reference
 from fastoptim._kinds import Betas, NonNegative, Switch
@@ -56,7 +58,9 @@ def _asgd_scalars(
 ) -> Any:
     eta, mu = float(eta), float(mu)
     _, *following = reference.asgd.scalars(step + 1, lr, lambd, alpha, t0)
-    return (1 - lambd * eta, eta, mu), tuple(following)
+    # Torch makes tensors of them, in its default type, whatever type they are kept in: that is
+    # another one where torch has loaded them for parameters of another type.
+    return (1 - lambd * eta, eta, mu), tuple([torch.as_tensor(x).item() for x in following])
 
 
 class ASGD(fo.ASGD):
