@@ -171,8 +171,8 @@ class Stepper(WithSettings):
 
             A gradient has its parameter's shape, but for axes of length 1, and any layout. It is
             an array of NumPy or, on the CPU, of another library (``__dlpack__``, ``__array__`` or
-            a buffer), whose memory is read where it is; a Python float where the parameter has
-            one element; or nested lists of numbers. Python's numbers take on the parameter's
+            a buffer), whose memory is read where it is; a number of Python where the parameter
+            has one element; or nested lists of numbers. Python's numbers take on the parameter's
             dtype, as everywhere in NumPy. An array has that dtype, or float32 where it is float64;
             with `cast_grads` it may also be float64 where it is float32.
         grad_scale : float, default 1

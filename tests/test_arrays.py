@@ -234,7 +234,7 @@ REFUSED_GRADS = {
     "list of text": (["1.0"] * 4, TypeError, "grads[1]: expected a NumPy array, found list of str"),
     "list": ([1.0], ValueError, "grads[1]: expected shape (4,) as params[1] has, found (1,)"),
     "number": (1.0, ValueError, "grads[1]: expected shape (4,) as params[1] has, found ()"),
-    "whole number": (1, TypeError, "grads[1]: expected a NumPy array, found int"),
+    "whole number": (1, ValueError, "grads[1]: expected shape (4,) as params[1] has, found ()"),
     "scalar": (np.float64(1.0), ValueError, "expected shape (4,) as params[1] has, found ()"),
     "shape": (np.ones(5), ValueError, "grads[1]: expected shape (4,) as params[1] has, found (5,)"),
     "would broadcast": (np.ones(1), ValueError, "expected shape (4,) as params[1] has, found (1,)"),
@@ -244,7 +244,7 @@ REFUSED_GRADS = {
         TypeError,
         "grads[1]: expected dtype float64 as params[1] has, found float16",
     ),
-    "integers": (np.ones(4, int), TypeError, "found int64"),
+    "integers": (np.ones(4, int), TypeError, "found int64: write g.astype(np.float64)"),
     "objects": (np.ones(4, object), TypeError, "found object"),
     "byte-swapped": (np.ones(4, ">f8"), TypeError, "found >f8"),
     "masked": (

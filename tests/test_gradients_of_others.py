@@ -221,13 +221,27 @@ def test_the_setting_is_saved():
 
 
 @BACKENDS
-@pytest.mark.parametrize("dtype", ["f2", "i4", "i8", "u1", "?", "c8", "c16", "O", "U3", "g"])
+@pytest.mark.parametrize(
+    "dtype", ["f2", "i4", "i8", "u1", "?", "c8", "c16", "O", "g", ">f4", ">f8"]
+)
 @pytest.mark.parametrize("cast", [False, True])
 def test_other_dtypes_are_refused(dtype, cast, backend):
+    """What the message says to write is then taken."""
     for of_p in (np.float32, np.float64):
-        opt = fo.SGD([np.ones(3, of_p)], cast_grads=cast, backend=backend)
-        with pytest.raises(TypeError, match=r"grads\[0\]: expected dtype float.* found "):
-            opt.step([np.ones(3).astype(dtype)])
+        opt = fo.SGD([np.ones(3, of_p)], lr=1.0, cast_grads=cast, backend=backend)
+        g = np.ones(3).astype(dtype)
+        with pytest.raises(TypeError, match=r"grads\[0\]: expected dtype float.* found ") as caught:
+            opt.step([g])
+        opt.step([eval(str(caught.value).partition(": write ")[2], {"np": np, "g": g})])
+        assert not opt.param_groups[0]["params"][0].any()
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", ["U3", "S3", "V8", "M8[s]"])
+def test_dtypes_that_are_not_of_numbers_are_refused(dtype, backend):
+    opt = fo.SGD(np.ones(3), backend=backend)
+    with pytest.raises(TypeError, match=r"grads: expected dtype float64 as .* found .*; a grad"):
+        opt.step(np.zeros(3, dtype))
 
 
 @BACKENDS
@@ -342,6 +356,14 @@ def test_memory_of_others_is_read_where_it_is(form):
         opt.step([form(buffer[2:6])])
 
 
+ALLOWED = "; a gradient may be an array, a number of Python, or lists of numbers"
+AS_ARRAY = ": write np.asarray(g, np.float64)"
+TOO_LARGE = (
+    "expected numbers within the range of float, found an int beyond it: write math.inf, or scale "
+    "the gradient"
+)
+
+
 class TestNumbers:
     def test_of_parameters_of_one_element(self):
         for shape in ((), (1,), (1, 1)):
@@ -349,6 +371,14 @@ class TestNumbers:
                 p = np.zeros(shape, dtype)
                 fo.SGD([p], lr=1.0, maximize=True).step([0.1])
                 assert p.item() == dtype(0.1)
+
+    def test_whole_ones(self):
+        for dtype in (np.float32, np.float64):
+            for value in (1, [1, 2, 3], [[1, 2, 3], [4, 5, 6]], (2**24 + 1, -(2**100), 0)):
+                g = np.asarray(value, dtype)
+                p = np.zeros(g.shape, dtype)
+                fo.SGD(p, lr=1.0, maximize=True).step(value)
+                assert same_bits(p, g)
 
     def test_take_on_the_dtype_as_in_numpy(self):
         p = np.zeros(3, np.float32)
@@ -361,23 +391,24 @@ class TestNumbers:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            ([1, 2, 3], "expected dtype float64 as params has, found int64"),
-            ([True, 1.0, 2.0], "expected a NumPy array, found list of bool"),
-            ([1j, 1.0, 2.0], "expected a NumPy array, found list of complex"),
-            ([None] * 3, "expected a NumPy array, found list of NoneType"),
-            (["1.0"] * 3, "expected a NumPy array, found list of str"),
-            ([np.ones(3)], "expected a NumPy array, found list of ndarray"),
+            ([True, 1, 2], f"expected a NumPy array, found list of bool{AS_ARRAY}"),
+            ([1j, 1.0, 2.0], f"expected a NumPy array, found list of complex{ALLOWED}"),
+            ([None] * 3, f"expected a NumPy array, found list of NoneType{ALLOWED}"),
+            (["1.0"] * 3, f"expected a NumPy array, found list of str{ALLOWED}"),
+            ([np.ones(3)], f"expected a NumPy array, found list of ndarray{AS_ARRAY}"),
+            ([np.int64(1), 2, 3], f"expected a NumPy array, found list of int64{AS_ARRAY}"),
             ([[1.0, 2.0], [1.0]], "expected a NumPy array, found list that makes none"),
-            ([1.0, 10**400, 1.0], "expected dtype float64 as params has, found object"),
-            (1, "expected a NumPy array, found int"),
-            (True, "expected a NumPy array, found bool"),
-            (1j, "expected a NumPy array, found complex"),
-            ("1.0", "expected a NumPy array, found str"),
+            ([1.0, 10**400, 1.0], TOO_LARGE),
+            ([10**400, 1, 1], TOO_LARGE),
+            (-(10**400), TOO_LARGE),
+            (True, f"expected a NumPy array, found bool{ALLOWED}"),
+            (1j, f"expected a NumPy array, found complex{ALLOWED}"),
+            ("1.0", f"expected a NumPy array, found str{ALLOWED}"),
             (b"ab", "expected dtype float64 as params has, found"),
-            ({1.0, 2.0}, "expected a NumPy array, found set"),
-            (iter([1.0, 2.0, 3.0]), "expected a NumPy array, found list_iterator"),
-            (np.int64(1), "expected dtype float64 as params has, found int64"),
-            (object(), "expected a NumPy array, found object"),
+            ({1.0, 2.0}, f"expected a NumPy array, found set{ALLOWED}"),
+            (iter([1.0, 2.0, 3.0]), f"expected a NumPy array, found list_iterator{ALLOWED}"),
+            (np.int64(1), "expected dtype float64 as params has, found int64: write g.astype("),
+            (object(), f"expected a NumPy array, found object{ALLOWED}"),
         ],
     )
     def test_and_others_that_are_refused(self, value, message):
@@ -474,7 +505,8 @@ class TestWhatHoldsArrays:
         }.items():
             with pytest.raises(TypeError) as caught:
                 call()
-            assert str(caught.value) == f"{label}: expected a NumPy array, {said}"
+            allowed = ALLOWED if "pass" not in said and label != "params[0]" else ""
+            assert str(caught.value) == f"{label}: expected a NumPy array, {said}{allowed}"
         assert opt.steps == {0: 0}
 
     def test_what_raises_when_it_is_asked(self):
@@ -575,6 +607,35 @@ def test_gradients_that_are_zeroed_fit_their_parameters(backend):
         with pytest.raises((TypeError, ValueError), match=message):
             plan.step([g], groups, casting=True)
     plan.step([np.ones(3)], groups)
+
+
+@pytest.mark.parametrize("function", [fo.functional.sgd, fo.reference.sgd], ids=["c", "numpy"])
+def test_functions_speak_of_no_setting_that_they_lack(function):
+    p = np.ones(3, np.float32)
+    with pytest.raises(TypeError, match=r"g: .* rounded: pass g.astype\(np.float32\)$"):
+        function(p, np.ones(3))
+    assert p.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        fo.global_norm,
+        fo.all_finite,
+        lambda grads: fo.clip_grad_norm_(grads, 0.5),
+        lambda grads: fo.clip_grad_value_(grads, 0.5),
+    ],
+)
+def test_functions_of_gradients_say_how_to_pass_arrays_of_others(function):
+    for of, how in ((Array, "asarray"), (DLPack, "from_dlpack")):
+        g = of(np.ones(3))
+        with pytest.raises(TypeError, match=rf"grads\[0\]: expected .*: write np.{how}\(g\)$"):
+            function([g])
+        function([getattr(np, how)(g)])
+    torch = library("torch")
+    with pytest.raises(TypeError, match=r"found Tensor: write np.asarray\(g\)$"):
+        function([torch.ones(3)])
+    function([np.asarray(torch.ones(3))])
 
 
 def test_functions_take_what_is_exact():

@@ -211,9 +211,12 @@ cdef check_mask(label, mask, cnp.ndarray p):
     raise ValueError(f"{label}: expected a mask of bool laid out as its parameter, found another")
 
 
-cdef raise_unfit(label, p_label, a, p):
+cdef raise_unfit(label, p_label, a, p, instead=""):
+    """Raise; `instead` is what the message says to write for an array of another dtype."""
     if a.dtype != p.dtype:
-        raise TypeError(f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}")
+        raise TypeError(
+            f"{label}: expected dtype {p.dtype} as {p_label} has, found {a.dtype}{instead}"
+        )
     raise_misshapen(label, p_label, a, p)
 
 

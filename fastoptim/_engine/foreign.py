@@ -14,12 +14,13 @@ import numpy as np
 
 EXPORTS = "__array__", "__array_interface__", "__array_struct__"  # of an array, to NumPy
 INTEGRATIONS = {"torch", "autograd"}  # modules of fastoptim.integrations
-NUMBERS = {float, int}  # of Python; a list of the latter alone is one of integers
+NUMBERS = {float, int}  # of Python; bool is no number here
+ALLOWED = "a gradient may be an array, a number of Python, or lists of numbers"
 
 
 def unfit(value: Any) -> str:
     """Return what a message says of a value that is no array, and of what to pass instead."""
-    said = f"expected a NumPy array, found {type(value).__name__}"
+    said = _found(value)
     library = type(value).__module__.partition(".")[0]
     if library in INTEGRATIONS:
         return f"{said}; fastoptim.integrations.{library} has optimizers for {library}"
@@ -28,6 +29,34 @@ def unfit(value: Any) -> str:
             if _is_whole(value, getattr(value, name)):
                 return f"{said}, which holds one: pass its .{name}"
     return said
+
+
+def unread(value: Any) -> str:
+    """Return what a message says of a gradient to functions that take arrays of NumPy alone."""
+    if _is_exported(value):
+        return f"{_found(value)}: write np.asarray(g)"
+    if hasattr(value, "__dlpack__"):
+        return f"{_found(value)}: write np.from_dlpack(g)"
+    return unfit(value)
+
+
+def instead(dtype: np.dtype[Any], real: np.dtype[Any]) -> str:
+    """Return what a message says to write for a gradient of a dtype that is not taken."""
+    if dtype.kind == "c":
+        return f": write g.real.astype(np.{real})"
+    if dtype.kind == "O" or np.can_cast(dtype, real, "same_kind"):
+        return f": write g.astype(np.{real})"
+    return f"; {ALLOWED}"
+
+
+def _found(value: Any) -> str:
+    return f"expected a NumPy array, found {type(value).__name__}"
+
+
+def _no_gradient(value: Any) -> str:
+    """Return what a message says of a value that is no gradient, and of what may be one."""
+    said = unfit(value)
+    return f"{said}; {ALLOWED}" if said == _found(value) else said
 
 
 def _is_whole(value: Any, inner: Any) -> bool:
@@ -45,14 +74,15 @@ def as_ndarray(value: Any, real: np.dtype[Any]) -> np.ndarray[Any, Any]:
     TypeError
         If it is nothing of that kind. The message begins with what was expected.
     """
-    if isinstance(value, (float, list, tuple)) and not isinstance(value, np.generic):
+    is_number = type(value) is int or isinstance(value, float)
+    if isinstance(value, (list, tuple)) or (is_number and not isinstance(value, np.generic)):
         return _of_numbers(value, real)
     try:
         found = _exported(value)
     except Exception as error:
         raise TypeError(f"{unfit(value)} ({error})") from error
     if found is None:
-        raise TypeError(unfit(value))
+        raise TypeError(_no_gradient(value))
     return found
 
 
@@ -62,14 +92,26 @@ def _of_numbers(value: Any, real: np.dtype[Any]) -> np.ndarray[Any, Any]:
         kinds = {type(number) for number in _leaves(value)}
         wrong = [kind for kind in kinds if not (kind in NUMBERS or issubclass(kind, np.floating))]
         if wrong:
-            raise TypeError(f"{unfit(value)} of {wrong[0].__name__}")
-        found = np.asarray(value)
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise TypeError(f"{unfit(value)} that makes none ({error})") from error
-    if kinds <= NUMBERS and found.dtype == np.float64:
+            raise TypeError(_no_list(value, wrong[0], real))
+        if not kinds <= NUMBERS:
+            return np.asarray(value)
         with np.errstate(all="ignore"):
-            return found.astype(real)
-    return found
+            return np.asarray(value, np.float64).astype(real)
+    except OverflowError as error:
+        raise TypeError(
+            "expected numbers within the range of float, found an int beyond it: write math.inf, "
+            "or scale the gradient"
+        ) from error
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise TypeError(f"{unfit(value)} that makes none ({error}); {ALLOWED}") from error
+
+
+def _no_list(value: Any, kind: type, real: np.dtype[Any]) -> str:
+    """Return what a message says of lists of anything but Python's numbers."""
+    said = f"{_found(value)} of {kind.__name__}"
+    if issubclass(kind, (np.ndarray, np.integer, np.bool_, bool)):
+        return f"{said}: write np.asarray(g, np.{real})"
+    return f"{said}; {ALLOWED}"
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -87,9 +129,13 @@ def _exported(value: Any) -> np.ndarray[Any, Any] | None:
     What is made for NumPy comes first. By DLPack, torch also gives the memory of a tensor that is
     its own negative, without a word of that.
     """
-    if any(hasattr(value, name) for name in EXPORTS) or _is_buffer(value):
+    if _is_exported(value):
         return np.asarray(value)
     return np.from_dlpack(value) if hasattr(value, "__dlpack__") else None
+
+
+def _is_exported(value: Any) -> bool:
+    return any(hasattr(value, name) for name in EXPORTS) or _is_buffer(value)
 
 
 def _is_buffer(value: Any) -> bool:

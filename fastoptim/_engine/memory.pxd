@@ -45,7 +45,7 @@ cdef class Memory(Tensors):
     cdef Range* ranges  # of parameters and state, sorted by address, none overlapping
     cdef Py_ssize_t range_count
     cdef bint zeroing
-    cdef bint casting  # in the pass under way: whether gradients may be rounded to floats
+    cdef object casting  # in the pass under way: as `Plan.step` has it
     cdef list given  # the arrays that are written, kept alive
     cdef object labels
     cdef readonly list params, masks  # the parameters are views
@@ -58,7 +58,7 @@ cdef class Memory(Tensors):
     cdef label(self, Py_ssize_t i, Py_ssize_t k)
     cdef label_at(self, Py_ssize_t n)
     cdef view(self, Py_ssize_t i, Py_ssize_t k)
-    cdef collect(self, grads, bint casting)
+    cdef collect(self, grads, casting)
     cdef as_gradient(self, Py_ssize_t i, g)
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1
     cdef raise_changed(self, Owned* owned, bint writing)

@@ -23,7 +23,7 @@ from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 
 import numpy as np
 
-from fastoptim._engine.foreign import as_ndarray
+from fastoptim._engine.foreign import as_ndarray, instead, unread
 
 cnp.import_array()
 
@@ -132,6 +132,8 @@ cdef class Gradients(Tensors):
                 continue
             if not cnp.PyArray_CheckExact(g):
                 is_scalar = isinstance(g, np.floating) and not writing
+                if not (is_scalar or cnp.PyArray_Check(g)):
+                    raise TypeError(f"{labels[i]}: {unread(g)}")
                 g = self.grads[i] = np.asarray(g) if is_scalar else as_array(labels[i], g)
             self.add(i, g, writing)
         if writing:
@@ -360,7 +362,7 @@ cdef class Memory(Tensors):
             n += 1
         return None
 
-    cdef collect(self, grads, bint casting):
+    cdef collect(self, grads, casting):
         """Note which parameters have gradients; make ndarrays of gradients of other types.
 
         With `casting`, gradients in float64 may be rounded to float32.
@@ -467,13 +469,13 @@ cdef class Memory(Tensors):
         cdef Format found = known_format(g)
         cdef const Stored* stored = read_as(found, own)
         if stored == NULL or self.zeroing:
-            raise_unfit(self.labels[i][1], self.labels[i][0], g, p)
+            how = "" if self.zeroing else instead((<object> g).dtype, own.real)
+            raise_unfit(self.labels[i][1], self.labels[i][0], g, p, how)
         if own.single and not found.single and not self.casting:
-            raise TypeError(
-                f"{self.labels[i][1]}: expected dtype {own.dtype} as {self.labels[i][0]} has, "
-                f"found {found.dtype}, which would be rounded: pass g.astype(np.{own.real}), or "
-                "let the optimizer do so by cast_grads=True"
-            )
+            how = f", which would be rounded: pass g.astype(np.{own.real})"
+            if self.casting is not None:
+                how += ", or let the optimizer do so by cast_grads=True"
+            raise_unfit(self.labels[i][1], self.labels[i][0], g, p, how)
         return stored
 
     cdef cnp.ndarray shaped(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p):

@@ -48,7 +48,7 @@ class Plan:
         changes: Sequence[Change] = (),
         judge: Callable[[float, str | None], tuple[float | None, Sequence[Change]]] | None = None,
         flush: bool = False,
-        casting: bool = False,
+        casting: bool | None = None,
     ) -> bool: ...
     def measure(self, grads: Sequence[Any]) -> tuple[float, str | None]: ...
 

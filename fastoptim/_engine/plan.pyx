@@ -182,7 +182,7 @@ cdef class Plan:
 
     def step(
         self, grads, groups, double scale=1.0, changes=(), judge=None, bint flush=False,
-        bint casting=False,
+        casting=None,
     ):
         """Take one step, and tell whether it was taken.
 
@@ -205,8 +205,9 @@ cdef class Plan:
             step, and what to `change` in the end.
         flush : bool, default False
             Take denormal numbers for zero in the loops, and only there.
-        casting : bool, default False
-            Round float64 gradients of float32 parameters, instead of refusing them.
+        casting : bool, optional
+            Round float64 gradients of float32 parameters, instead of refusing them. None refuses
+            them, too, and a message then does not speak of a setting that its client lacks.
 
         Raises
         ------
