@@ -173,8 +173,11 @@ class Hyperparameter(Generic[Read, Given]):
         if opt is None:
             return self
         name = self._name
-        self._check_known(opt)
-        first, *others = (group[name] for group in opt.param_groups)
+        try:
+            first, *others = (group[name] for group in opt.param_groups)
+        except KeyError:
+            self._check_known(opt)
+            raise
         if any(other != first for other in others):
             raise AttributeError(
                 f"{name}: the param groups differ; see opt.param_groups[i][{name!r}]"
@@ -182,9 +185,13 @@ class Hyperparameter(Generic[Read, Given]):
         return first
 
     def __set__(self, opt: Optimizer, value: Given) -> None:
-        self._check_known(opt)
         values = {self._name: value}
-        change([group.setting(values) for group in opt.param_groups])
+        try:
+            changes = [group.setting(values) for group in opt.param_groups]
+        except TypeError:
+            self._check_known(opt)
+            raise
+        change(changes)
 
     def _check_known(self, opt: Optimizer) -> None:
         """Raise if a group has a rule without the hyperparameter, as a rule of one's own may be."""

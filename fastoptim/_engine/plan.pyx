@@ -287,7 +287,7 @@ cdef class Plan:
                     counts and all_numbers[i] is not numbers
                 ):
                     if seen is None and line >= 0:
-                        seen = {(group, t, numbers, tuple(map(type, numbers))): line}
+                        seen = {key_of(group, t, numbers): line}
                     group, t, numbers = tensor.group, tensor.t, all_numbers[i]
                     line = self.line_of(seen, groups, group, t, numbers)
                 tensor.line = line
@@ -301,7 +301,7 @@ cdef class Plan:
         cdef Py_ssize_t following = len(self.table.lines)
         cdef Py_ssize_t first = following
         if seen is not None:
-            first = seen.setdefault((group, t, numbers, tuple(map(type, numbers))), following)
+            first = seen.setdefault(key_of(group, t, numbers), following)
         if first < following:
             return first
         return self.table.add(scalars_of(groups[group], t + 1, numbers))
@@ -530,6 +530,14 @@ cdef class ShownAverages:
             finally:
                 self.plan.leave()
                 self.plan = self.values = None
+
+
+cdef tuple key_of(Py_ssize_t group, Py_ssize_t t, tuple numbers):
+    """Return what parameters that share a line have in common.
+
+    Numbers of other types may be equal, and round otherwise.
+    """
+    return (group, t, numbers, tuple(map(type, numbers))) if len(numbers) > 0 else (group, t)
 
 
 cdef scalars_of(group, Py_ssize_t t, tuple numbers):
