@@ -981,9 +981,7 @@ def test_absent_rivals_take_one_line_and_broken_ones_a_reason(capsys):
     assert [row for row in rows if row in names] == ["NumPy plain", "numba"]
     assert "numba is broken: ImportError: old [NumPy]" in lines
     absent = " ".join(" ".join(lines[start : start + 3]).split())  # wherever lines were broken
-    assert absent.split(": ")[1].split(", ") == [
-        name for name in RIVALS if name != "numba"
-    ]
+    assert absent.split(": ")[1].split(", ") == [name for name in RIVALS if name != "numba"]
 
 
 @pytest.mark.parametrize(
