@@ -157,13 +157,8 @@ class Hyper(Mapping[str, Any]):
 
     def checked_scalars(self, t: int) -> Any:
         """Return the scalars of the t-th step, or raise if they are not those of the update."""
-        found = self.scalars(t, self.rule.initial_numbers)
-        if len(found[2]) != self.rule.scalar_count:
-            raise ValueError(
-                f"{self.rule.name}: expected {self.rule.scalar_count} scalars, as its update "
-                f"takes, found {len(found[2])}"
-            )
-        return found
+        before, after, own, *numbers = self.scalars(t, self.rule.initial_numbers)
+        return before, after, self.rule.adopted(own), *numbers
 
 
 def is_schedule(value: Any) -> bool:

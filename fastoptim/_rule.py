@@ -255,6 +255,15 @@ class Rule:
                 f"of its scalars, found {name!r}"
             )
 
+    def adopted(self, own: Any) -> Scalars:
+        """Return the scalars of a step, or raise if they are not those that the update takes."""
+        if len(own) != self.scalar_count:
+            raise ValueError(
+                f"{self.name}: expected {self.scalar_count} scalars, as its update takes, "
+                f"found {len(own)}"
+            )
+        return own  # type: ignore[no-any-return]
+
     def is_measured(self, hyper: Mapping[str, Any]) -> bool:
         """Tell whether a step with these hyperparameters may depend on the whole of an array."""
         if self.twin.rescale is None:

@@ -53,7 +53,14 @@ class Twin(NamedTuple):
         ``rescale(own, p_squares, u_squares, size)``: the scalars of the rule for a parameter of so
         many elements whose squares, and those of a direction of its step, have these sums. The last
         array of the update is then the place for that direction.
+    adopt : function, optional
+        ``adopt(own)``: the scalars of a step as a tuple of so many floats as the update takes, if
+        they are not that, or an error that says what they are. Without it they are trusted.
+    scalars : int, default 0
+        How many floats that are.
     """
 
     update: Callable[..., None]
     rescale: Callable[[tuple[float, ...], float, float, int], tuple[float, ...]] | None = None
+    adopt: Callable[[Any], tuple[float, ...]] | None = None
+    scalars: int = 0

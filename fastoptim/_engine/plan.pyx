@@ -289,22 +289,26 @@ cdef class Plan:
                     if seen is None and line >= 0:
                         seen = {key_of(group, t, numbers): line}
                     group, t, numbers = tensor.group, tensor.t, all_numbers[i]
-                    line = self.line_of(seen, groups, group, t, numbers)
+                    line = self.line_of(seen, groups, tensor, numbers)
                 tensor.line = line
                 if counts and tensor.stepped and len(numbers) > 0:
                     self.upcoming[i] = self.table.lines[line][3]
 
     cdef Py_ssize_t line_of(
-        self, dict seen, groups, Py_ssize_t group, Py_ssize_t t, tuple numbers
+        self, dict seen, groups, const Tensor* tensor, tuple numbers
     ) except -1:
-        """Return the number of the line of a group, a step count and numbers."""
+        """Return the number of the line of a parameter's group, step count and numbers."""
         cdef Py_ssize_t following = len(self.table.lines)
         cdef Py_ssize_t first = following
         if seen is not None:
-            first = seen.setdefault(key_of(group, t, numbers), following)
+            first = seen.setdefault(key_of(tensor.group, tensor.t, numbers), following)
         if first < following:
             return first
-        return self.table.add(scalars_of(groups[group], t + 1, numbers))
+        line = scalars_of(groups[tensor.group], tensor.t + 1, numbers)
+        _, _, adopt, count = self.twins[tensor.rule]
+        if adopt is not None and not are_floats(line[2], count):
+            line = line[0], line[1], adopt(line[2])
+        return self.table.add(line)
 
     cdef separate_lines(self, double scale, bint flush):
         """Give each parameter whose scalars depend on its own elements a line to itself."""
@@ -335,7 +339,7 @@ cdef class Plan:
         cdef const Tensor* tensor
         for i, p_squares, u_squares in self.passes.directions(self.table, flush):
             tensor = &self.memory.tensors[i]
-            _, rescale = self.twins[tensor.rule]
+            rescale = self.twins[tensor.rule].rescale
             before, after, own, *others = self.table.lines[tensor.line]
             own = rescale(own, p_squares, u_squares, tensor.size)
             self.table.lines[tensor.line] = before, after, own, *others
@@ -530,6 +534,16 @@ cdef class ShownAverages:
             finally:
                 self.plan.leave()
                 self.plan = self.values = None
+
+
+cdef bint are_floats(own, Py_ssize_t count):
+    """Tell whether the scalars of a rule are a tuple of so many plain floats."""
+    if type(own) is not tuple or len(<tuple> own) != count:
+        return False
+    for number in <tuple> own:
+        if type(number) is not float:
+            return False
+    return True
 
 
 cdef tuple key_of(Py_ssize_t group, Py_ssize_t t, tuple numbers):

@@ -89,7 +89,7 @@ cdef class NumPyPasses(Passes):
         """Update one parameter, or only write the direction of its step to u."""
         first, _, own = scalars
         g = before(self.memory.gradient(i), p, *first)
-        update, rescale = self.twins[self.memory.tensors[i].rule]
+        update, rescale, *_ = self.twins[self.memory.tensors[i].rule]
         update(p, g, *(state if rescale is None else (*state, u)), *own)
 
     cdef list copies(self, Py_ssize_t i):

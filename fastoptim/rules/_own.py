@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from types import FunctionType
 from typing import Any
 
@@ -21,7 +20,6 @@ from ._grammar import formula_of
 
 # By what is neither state nor a hyperparameter in files and in groups, also those of `Mixed`
 TAKEN = ("p", "g", "step", EMA, "params", "mask", "rule", "optimizer")
-FLOAT = {float}
 PLAIN = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -53,12 +51,14 @@ class OwnRule(Rule):
         _check_hyperparameters(name, scalars, state, needs, starts)
         super().__init__(
             _in_place(function, name, state, names),
-            _counted(scalars, name, names),
+            scalars,
             needs=needs,
             starts=starts,
             decoupled=decoupled,
             name=name,
         )
+        # A loop would not notice other scalars in a later step, and read what is left of another.
+        self.twin = self.twin._replace(adopt=self.adopted, scalars=len(names))
         self.initial.checked_scalars(1)
         self.function = function
         self.__module__: str = function.__module__
@@ -79,6 +79,20 @@ class OwnRule(Rule):
     def saved_as(self) -> str:
         """What files call the rule: the name of its function, with that of the module."""
         return f"{self.__module__}.{self.__qualname__}"
+
+    def adopted(self, own: Any) -> Scalars:
+        """Return the scalars of a step as floats, or raise if they are not just these."""
+        names = self._scalar_names
+        try:
+            numbers = tuple([as_float(x) for x in items_of(own)])
+        except (TypeError, ValueError, OverflowError):
+            numbers = ()
+        if len(numbers) != len(names) or not isinstance(own, tuple):
+            raise TypeError(
+                f"{self.name}: expected scalars that return a tuple of numbers "
+                f"({', '.join(names)}), found {shown(own)}"
+            )
+        return numbers
 
     def __reduce__(self) -> str:
         return self.__qualname__  # by the name of the function, whose place it has taken
@@ -157,33 +171,6 @@ def _check_hyperparameters(
                 raise ValueError(
                     f"{label}[{array!r}]: expected a hyperparameter that is a number, found {hyper}"
                 )
-
-
-def _counted(
-    scalars: Callable[..., Scalars], name: str, names: Sequence[str]
-) -> Callable[..., Scalars]:
-    """Return a function of scalars that raises in a step for which it has not just these.
-
-    A loop would not notice, and read what is left of another step.
-    """
-
-    @wraps(scalars)
-    def function(*arguments: Any) -> Scalars:
-        found = scalars(*arguments)
-        if type(found) is tuple and len(found) == len(names) and FLOAT.issuperset(map(type, found)):
-            return found  # as it nearly always is; a step of small arrays feels a closer look
-        try:
-            numbers = tuple([as_float(x) for x in items_of(found)])
-        except (TypeError, ValueError, OverflowError):
-            numbers = ()
-        if len(numbers) != len(names) or not isinstance(found, tuple):
-            raise TypeError(
-                f"{name}: expected scalars that return a tuple of numbers "
-                f"({', '.join(names)}), found {shown(found)}"
-            )
-        return numbers
-
-    return function
 
 
 def as_float(x: Any) -> float:
