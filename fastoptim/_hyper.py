@@ -157,8 +157,11 @@ class Hyper(Mapping[str, Any]):
 
     def checked_scalars(self, t: int) -> Any:
         """Return the scalars of the t-th step, or raise if they are not those of the update."""
-        before, after, own, *numbers = self.scalars(t, self.rule.initial_numbers)
-        return before, after, self.rule.adopted(own), *numbers
+        found = self.scalars(t, self.rule.initial_numbers)
+        rule, own = self.rule, found[2]
+        if type(own) is tuple and len(own) == rule.scalar_count and not rule.is_own:
+            return found
+        return *found[:2], rule.adopted(own), *found[3:]
 
 
 def is_schedule(value: Any) -> bool:

@@ -125,6 +125,7 @@ class Rule:
         kind.
     """
 
+    is_own = False  # whether it was written by a user, whose scalars may be of any type
     without_loop = "has no compiled loop"  # as messages say where there is none
 
     def __init__(

@@ -305,8 +305,9 @@ cdef class Plan:
         if first < following:
             return first
         line = scalars_of(groups[tensor.group], tensor.t + 1, numbers)
-        _, _, adopt, count = self.twins[tensor.rule]
-        if adopt is not None and not are_floats(line[2], count):
+        twin = self.twins[tensor.rule]
+        adopt = (<tuple> twin)[2]  # by its place: a step of small arrays feels a name
+        if adopt is not None and not are_floats(line[2], twin.scalars):
             line = line[0], line[1], adopt(line[2])
         return self.table.add(line)
 

@@ -32,6 +32,7 @@ class OwnRule(Rule):
         The function that it was made of.
     """
 
+    is_own = True
     without_loop = f"has no compiled loop without the extra `rules` ({EXTRA})"
 
     def __init__(
