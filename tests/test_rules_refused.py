@@ -52,9 +52,9 @@ REFUSED = [
     ("return p * 'x', m", 2, "a whole number", "x", ""),
     ("return p ** 2, m", 2, "+ - * /", "p ** 2", "write x * x"),
     ("return p ** 0.5, m", 2, "+ - * /", "p ** 0.5", "fo.sqrt(x) for a root"),
-    ("return p // 2, m", 2, "+ - * /", "p // 2", ""),
-    ("return p % 2, m", 2, "+ - * /", "p % 2", ""),
-    ("return p @ g, m", 2, "+ - * /", "p @ g", ""),
+    ("return p // 2, m", 2, "+ - * /", "p // 2", "write x / y"),
+    ("return p % 2, m", 2, "+ - * /", "p % 2", "function of scalars"),
+    ("return p @ g, m", 2, "+ - * /", "p @ g", "examples.muon"),
     (
         "return fo.where((p > 0) & (g > 0), p, g), m",
         2,

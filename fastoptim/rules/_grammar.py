@@ -56,6 +56,9 @@ INSTEAD_OF_CALLS = {
 INSTEAD_OF_OPERATORS = {
     ast.Pow: "write x * x for x ** 2 and fo.sqrt(x) for a root; a power of hyperparameters is a "
     "scalar, which the function of scalars returns",
+    ast.FloorDiv: "write x / y; what is rounded is a scalar, which the function of scalars returns",
+    ast.Mod: "a remainder of hyperparameters is a scalar, which the function of scalars returns",
+    ast.MatMult: "write products of matrices around the step, as fastoptim.examples.muon does",
     ast.BitAnd: "write fo.where(a, fo.where(b, x, y), y) for a and b",
     ast.BitOr: "write fo.where(a, x, fo.where(b, x, y)) for a or b",
     ast.Invert: "turn the comparison round, or exchange the last two arguments of fo.where",
