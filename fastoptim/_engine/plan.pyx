@@ -308,7 +308,7 @@ cdef class Plan:
         twin = self.twins[tensor.rule]
         adopt = (<tuple> twin)[2]  # by its place: a step of small arrays feels a name
         if adopt is not None and not are_floats(line[2], twin.scalars):
-            line = line[0], line[1], adopt(line[2])
+            line = line[0], line[1], adopt(line[2]), *line[3:]
         return self.table.add(line)
 
     cdef separate_lines(self, double scale, bint flush):
