@@ -569,3 +569,18 @@ def test_settings_refused(kwargs, error, message):
             call()
         assert message in str(caught.value)
         assert snapshot(optimizer) == before
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_what_few_elements_that_take_a_cautious_step_are_multiplied_by(backend):
+    """Over the share of those that take it, and so by no more than 1,000."""
+    for size, factor in ((100, 50.0), (4000, 1000.0)):
+        p, g = np.zeros(size), np.full(size, -1.0)
+        opt = fo.SGD(p, lr=1.0, momentum=0.5, cautious=True, backend=backend)
+        opt.step(np.ones(size))  # all step; the velocity is 1
+        p[:] = 0
+        g[:] = -0.25  # against a velocity of 0.25
+        g[:2] = 1.0
+        opt.step(g)
+        assert p[2:].tolist() == [0.0] * (size - 2)
+        np.testing.assert_allclose(p[:2], -1.5 * factor, rtol=1e-12)
