@@ -1,0 +1,216 @@
+"""State on disk: where the state arrays of some parameters are in a file, and how they are swept.
+
+All elements are cut into waves, each of them one contiguous part of the file, with what there is of
+every state array in its range. So a sweep reads and writes the file in order. What is in the arrays
+is of no matter here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .ring import Ring, RingWaves
+from .scratch import BLOCK, Scratch
+
+CUT = 2048  # elements, at a multiple of which arrays are cut, so that no tile of a sum is
+LINE = 64  # bytes, at a multiple of which each range of an array begins
+ARRAYS = 5  # of a parameter at the most: four of its rule, and its average
+BUFFERS = 4
+
+Piece = tuple[int, int, int]  # the number of a parameter, and a range of its elements
+# Returns a range of an array, one-dimensional in the order of memory.
+Source = Callable[[int, int], np.ndarray[Any, Any]]
+
+_wave_bytes = 4 << 20  # of state in a wave, at the most; a disk gets no faster with more
+
+
+def set_wave_bytes(n: int) -> int:
+    """Set how many bytes the waves of later layouts have at the most; return the old value."""
+    global _wave_bytes
+    old, _wave_bytes = _wave_bytes, n
+    return old
+
+
+class DiskState:
+    """The state arrays of some parameters, in a file. They are zeros in the beginning.
+
+    An array is told by the number of its parameter and its place among the state arrays of that
+    parameter, the last of which is the average. Its elements are in the order of memory.
+
+    Parameters
+    ----------
+    scratch : Scratch
+        The file.
+    sizes : sequence of int
+        How many elements each parameter has.
+    dtypes : sequence of dtype
+        Of which type.
+    places : sequence of tuples of int
+        The arrays that there are of each parameter.
+
+    Attributes
+    ----------
+    pieces : list of lists of tuples
+        The ranges of the parameters in each wave.
+
+    Raises
+    ------
+    OSError
+        If the file system has no room for them.
+    """
+
+    def __init__(
+        self,
+        scratch: Scratch,
+        sizes: Sequence[int],
+        dtypes: Sequence[np.dtype[Any]],
+        places: Sequence[tuple[int, ...]],
+    ) -> None:
+        self.scratch = scratch
+        self.layout = [*zip(sizes, dtypes, places, strict=True)]
+        self.pieces: list[list[Piece]] = []
+        self._offsets: list[np.ndarray[Any, Any]] = []  # of each array in a wave, -1 where none is
+        self._first: dict[int, tuple[int, int]] = {}  # the wave and the piece a parameter begins in
+        waves = []
+        at = 0
+        for pieces in _cut(self.layout):
+            offsets, size = self._placed(pieces)
+            for n, (i, start, _) in enumerate(pieces):
+                if start == 0:
+                    self._first[i] = len(self.pieces), n
+            self.pieces.append(pieces)
+            self._offsets.append(offsets)
+            waves.append((at, size))
+            at += size
+        self.size = at
+        self._waves = np.array(waves, np.int64).reshape(-1, 2)
+        self._at = scratch.reserve(at)
+        self._waves[:, 0] += self._at
+        self._ring: Ring | None = None
+        if at > 0:
+            file = scratch.fd, scratch.direct
+            self._ring = Ring(*file, self._waves, BUFFERS, scratch.failed)
+        self._window = (0, memoryview(b""))  # what was read last, and where it begins
+
+    def __del__(self) -> None:
+        if hasattr(self, "_at"):
+            self._ring = None  # whose threads must not write there any more
+            self.scratch.release(self._at, self.size)
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """How many bytes sweeps have read and written."""
+        return self._ring.moved if self._ring else (0, 0)
+
+    def check(self) -> None:
+        """Raise if nobody may use the state any more, or not here; forget what was read."""
+        self._window = (0, memoryview(b""))
+        if self._ring and self._ring.is_torn:
+            self._ring.stop()
+            self.scratch.fail("a call that changes state has ended in the middle")
+        self.scratch.check()
+
+    def read(self, i: int, place: int, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """Return a range of an array."""
+        _, dtype, _ = self.layout[i]
+        found = np.empty(stop - start, dtype)
+        for low, high, at in self._ranges(i, place):
+            first, last = max(low, start), min(high, stop)
+            if first < last:
+                size = (last - first) * dtype.itemsize
+                data = self._bytes(at + (first - low) * dtype.itemsize, size)
+                found[first - start : last - start] = np.frombuffer(data, dtype)
+        return found
+
+    def fill(self, sources: Sequence[dict[int, Source]]) -> None:
+        """Fill the arrays of each parameter that have a source by place; all others stay."""
+        if self._ring is None or not any(sources):
+            return
+        self.check()
+        for wave, pieces in enumerate(self.pieces):
+            data = self._ring.take(wave)
+            for (i, start, stop), offsets in zip(pieces, self._offsets[wave], strict=True):
+                _, dtype, _ = self.layout[i]
+                for place, source in sources[i].items():
+                    at = offsets[place]
+                    end = at + (stop - start) * dtype.itemsize
+                    data[at:end].view(dtype)[...] = source(start, stop)
+            self._ring.give(True)
+
+    def waves(self, used: Sequence[tuple[int, ...]]) -> RingWaves | None:
+        """Return how a plan goes over the arrays that it uses of each parameter, if there are any."""
+        if self._ring is None:
+            return None
+        offsets = []
+        for pieces, there in zip(self.pieces, self._offsets, strict=True):
+            found = np.full((len(pieces), ARRAYS + 1), -1, np.intp)  # the last for a gradient
+            for n, (i, _, _) in enumerate(pieces):
+                places = [*used[i]]
+                found[n, places] = there[n, places]
+            offsets.append(found)
+        return RingWaves(self._ring, self.pieces, offsets, self.check)
+
+    def _placed(self, pieces: Sequence[Piece]) -> tuple[np.ndarray[Any, Any], int]:
+        """Return where in a wave each array of each piece begins, and the bytes of the wave."""
+        offsets = np.full((len(pieces), ARRAYS), -1, np.intp)
+        at = 0
+        for n, (i, start, stop) in enumerate(pieces):
+            _, dtype, places = self.layout[i]
+            for place in places:
+                offsets[n, place] = at
+                at += _rounded((stop - start) * dtype.itemsize, LINE)
+        return offsets, _rounded(at, BLOCK)
+
+    def _ranges(self, i: int, place: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the ranges of an array, and where in the file each begins."""
+        if i not in self._first:
+            return
+        wave, n = self._first[i]
+        while wave < len(self.pieces) and self.pieces[wave][n][0] == i:
+            _, start, stop = self.pieces[wave][n]
+            yield start, stop, int(self._waves[wave, 0] + self._offsets[wave][n, place])
+            wave, n = wave + 1, 0
+
+    def _bytes(self, at: int, size: int) -> memoryview:
+        """Return some bytes of the file."""
+        if self._ring:
+            self._ring.settle()
+        first, window = self._window
+        if not first <= at <= at + size <= first + len(window):
+            window = self.scratch.read(at, size, self._at + self.size)
+            self._window = first, window = at, window
+        return window[at - first : at - first + size]
+
+
+def _cut(layout: Sequence[tuple[int, np.dtype[Any], tuple[int, ...]]]) -> Iterator[list[Piece]]:
+    """Yield the pieces of each wave."""
+    pieces: list[Piece] = []
+    room = _wave_bytes
+    for i, (size, dtype, places) in enumerate(layout):
+        start = 0
+        while start < size:
+            fits = size - start
+            if places:
+                # Less what rounding up each array to a line may take.
+                fits = room // len(places) // LINE * LINE // dtype.itemsize
+                if fits < size - start:
+                    fits = fits // CUT * CUT
+            if fits == 0 and not pieces:
+                fits = CUT  # as few as there can be
+            stop = min(start + fits, size)
+            if start < stop:
+                pieces.append((i, start, stop))
+                room -= len(places) * _rounded((stop - start) * dtype.itemsize, LINE)
+                start = stop
+            if start < size:
+                yield pieces
+                pieces, room = [], _wave_bytes
+    if pieces:
+        yield pieces
+
+
+def _rounded(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

@@ -1,0 +1,37 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+def punch(fd: int, at: int, size: int) -> bool: ...
+
+class Ring:
+    def __init__(
+        self,
+        fd: int,
+        direct: bool,
+        waves: Any,
+        buffers: int,
+        failed: Callable[[int, str], BaseException],
+    ) -> None: ...
+    def take(self, wave: int) -> np.ndarray[Any, np.dtype[np.uint8]]: ...
+    def give(self, changed: bool) -> None: ...
+    def settle(self) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def is_torn(self) -> bool: ...
+    @property
+    def moved(self) -> tuple[int, int]: ...
+
+class RingWaves:
+    gradients: bool
+    pieces: list[list[tuple[int, int, int]]]
+    def __init__(
+        self,
+        ring: Ring,
+        pieces: list[list[tuple[int, int, int]]],
+        offsets: list[np.ndarray[Any, Any]],
+        check: Callable[[], None],
+    ) -> None: ...
+    def before(self, wave: int, what: str) -> np.ndarray[Any, Any]: ...
+    def behind(self, wave: int, what: str) -> None: ...
