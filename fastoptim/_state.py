@@ -8,6 +8,7 @@ what a step makes of it is the engine's and the rule's concern.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,39 @@ def kept(
     return found
 
 
+class Heap:
+    """State in memory: where the state of an optimizer is, unless it is told otherwise.
+
+    `fastoptim._disk.Disk` is another place for it, with the same interface.
+    """
+
+    path: str | None = None  # of the file that state is in
+
+    def put(self, state: Mapping[Any, dict[str, Array]], wanted: Mapping[str, Wanted]) -> None:
+        """Put new arrays into state."""
+        put(state, wanted)
+
+    def laid_out(
+        self, groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Array]]
+    ) -> dict[Any, dict[str, Array]]:
+        """Return state as its parameters are laid out now."""
+        return laid_out(groups, state)
+
+    def complete(
+        self, groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]
+    ) -> tuple[dict[Any, dict[str, Array]], None]:
+        """Return state with all that groups want, which is made where it is missing.
+
+        With it comes what a plan takes for its waves: None, since it finds all state in memory.
+        """
+        fill_in(groups, state)
+        return state, None
+
+    def shown(self, array: Array, using: AbstractContextManager[Any]) -> Array:
+        """Return a state array for the caller."""
+        return array
+
+
 def fill_in(groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:
     """Add the state arrays that are missing, as they are before the first step."""
     missing: dict[str, Wanted] = {}
@@ -133,6 +167,6 @@ def laid_out(
 def copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
     """Return state with step counts, as a state dict has it, with copies of the arrays."""
     return {
-        key: {n: x.copy(order="K") if isinstance(x, np.ndarray) else x for n, x in entry.items()}
+        key: {n: x if isinstance(x, (int, float)) else x.copy(order="K") for n, x in entry.items()}
         for key, entry in state.items()
     }

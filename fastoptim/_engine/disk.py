@@ -140,10 +140,8 @@ class DiskState:
                     data[at:end].view(dtype)[...] = source(start, stop)
             self._ring.give(True)
 
-    def waves(self, used: Sequence[tuple[int, ...]]) -> RingWaves | None:
-        """Return how a plan goes over the arrays that it uses of each parameter, if there are any."""
-        if self._ring is None:
-            return None
+    def waves(self, used: Sequence[tuple[int, ...]]) -> RingWaves:
+        """Return how a plan goes over the arrays that it uses of each parameter."""
         offsets = []
         for pieces, there in zip(self.pieces, self._offsets, strict=True):
             found = np.full((len(pieces), ARRAYS + 1), -1, np.intp)  # the last for a gradient

@@ -28,7 +28,7 @@ class RingWaves:
     pieces: list[list[tuple[int, int, int]]]
     def __init__(
         self,
-        ring: Ring,
+        ring: Ring | None,
         pieces: list[list[tuple[int, int, int]]],
         offsets: list[np.ndarray[Any, Any]],
         check: Callable[[], None],

@@ -167,8 +167,8 @@ cdef class RingWaves:
 
     Parameters
     ----------
-    ring : Ring
-        The ring.
+    ring : Ring or None
+        The ring; None where no wave has any bytes.
     pieces : list of lists of tuples
         For each wave ``(array, start, stop)``: the ranges of parameters that are in it.
     offsets : list of ndarrays of intp
@@ -184,18 +184,19 @@ cdef class RingWaves:
     cdef object check
     cdef readonly bint gradients  # False: they are in memory
 
-    def __init__(self, Ring ring not None, list pieces, list offsets, check):
+    def __init__(self, Ring ring, list pieces, list offsets, check):
         self.ring, self.pieces, self.offsets, self.check = ring, pieces, offsets, check
 
     def before(self, Py_ssize_t wave, what):
         """Return the addresses of the arrays in a wave, 0 for those that are not there."""
-        cdef char* data
+        cdef char* data = NULL
         cdef Py_ssize_t n
         cdef cnp.ndarray offsets, found
         cdef Py_ssize_t* address
         if wave == 0:
             self.check()
-        data = self.ring.next(wave)
+        if self.ring is not None:
+            data = self.ring.next(wave)
         offsets = self.offsets[wave]
         found = cnp.PyArray_NewCopy(offsets, cnp.NPY_CORDER)
         address = <Py_ssize_t*> cnp.PyArray_DATA(found)
@@ -205,4 +206,5 @@ cdef class RingWaves:
 
     def behind(self, Py_ssize_t wave, str what):
         """Give a wave back, to be written if it was changed."""
-        self.ring.give(what in ("update", "start", "swap"))
+        if self.ring is not None:
+            self.ring.give(what in ("update", "start", "swap"))
