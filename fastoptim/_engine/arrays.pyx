@@ -75,6 +75,18 @@ cdef cnp.ndarray array_over(void* data, cnp.ndarray like, owner):
     return array
 
 
+cdef cnp.ndarray flat_over(void* data, Py_ssize_t size, cnp.ndarray like, owner):
+    """Return an array of one axis over memory that its owner keeps, of another one's dtype."""
+    cdef cnp.dtype descr = <cnp.dtype> descr_of(like)
+    cdef cnp.npy_intp length = size
+    Py_INCREF(descr)  # the new array takes over a reference
+    array = PyArray_NewFromDescr(
+        cnp.ndarray, descr, 1, &length, NULL, data, cnp.NPY_ARRAY_WRITEABLE, NULL
+    )
+    cnp.set_array_base(array, owner)
+    return array
+
+
 def zeros_like_each(arrays):
     """Return zeros laid out as each of some arrays.
 
