@@ -55,6 +55,35 @@ class DiskArray:
         return np.lib.stride_tricks.as_strided(found, self.shape, self.strides)
 
 
+class Copies(Mapping[str, Array]):
+    """State arrays in a file: each is read when it is looked up, and cannot be written to.
+
+    Parameters
+    ----------
+    arrays : mapping
+        The arrays by their names.
+    using : context manager
+        What keeps a step out meanwhile.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, DiskArray], using: AbstractContextManager[Any]
+    ) -> None:
+        self._arrays, self._using = arrays, using
+
+    def __getitem__(self, name: str) -> Array:
+        with self._using:
+            found = self._arrays[name].copy()
+        found.flags.writeable = False
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
 class Disk:
     """State in a file.
 
@@ -111,12 +140,11 @@ class Disk:
         ]
         return found, disk.waves(used)
 
-    def shown(self, array: DiskArray, using: AbstractContextManager[Any]) -> Array:
-        """Return a copy of a state array, which can only be read, while nobody else steps."""
-        with using:
-            found = array.copy()
-        found.flags.writeable = False
-        return found
+    def shown(
+        self, arrays: Mapping[str, DiskArray], using: AbstractContextManager[Any]
+    ) -> Mapping[str, Array]:
+        """Return the state arrays of a parameter as the caller sees them."""
+        return Copies(arrays, using)
 
     def _fitting(
         self,

@@ -279,7 +279,8 @@ class Optimizer(Stepper):
         if self.state_path is not None:
             self._refuse_while_averages_show("state")
         self._settled()
-        return MappingProxyType({key: self._shown(arrays) for key, arrays in self._state.items()})
+        shown, plan = self._home.shown, self._plan
+        return MappingProxyType({key: shown(arrays, plan) for key, arrays in self._state.items()})
 
     @property
     def steps(self) -> Mapping[Any, int]:
@@ -649,10 +650,6 @@ class Optimizer(Stepper):
     def _defaults_of(self, label: str, group: dict[str, Any]) -> Hyper:
         """Return the hyperparameters of a group but for its own, which are in the dict."""
         return self._defaults
-
-    def _shown(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return the state arrays of a parameter as the caller sees them."""
-        return self._home.shown_each(arrays, self._plan)
 
     def _params(self) -> dict[Any, Array]:
         """Return the parameters by their keys."""

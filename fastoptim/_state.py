@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,9 +111,11 @@ class Heap:
         fill_in(groups, state)
         return state, None
 
-    def shown(self, array: Array, using: AbstractContextManager[Any]) -> Array:
-        """Return a state array for the caller."""
-        return array
+    def shown(
+        self, arrays: Mapping[str, Array], using: AbstractContextManager[Any]
+    ) -> Mapping[str, Array]:
+        """Return the state arrays of a parameter as the caller sees them."""
+        return MappingProxyType(arrays)
 
 
 def fill_in(groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:

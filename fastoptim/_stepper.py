@@ -101,9 +101,9 @@ class Stepper(WithSettings):
         self._settled()
         if all(group.hyper["ema_decay"] is None for group in self._groups):
             return None
-        arrays = iter(self._state.values())
+        arrays = (self._home.shown(arrays, self._plan) for arrays in self._state.values())
         averages = [
-            group.container.like([self._average_in(next(arrays)) for _ in group.container.arrays])
+            group.container.like([next(arrays).get(EMA) for _ in group.container.arrays])
             for group in self._groups
         ]
         return averages[0] if len(averages) == 1 else averages
@@ -214,7 +214,10 @@ class Stepper(WithSettings):
                         numbers=plan.numbers,
                     )
                     changes.append((plan, {"retired": True}))
-                    new.step(grads, groups, scale, changes, judge, self._flushes, self._casts)
+                    try:
+                        new.step(grads, groups, scale, changes, judge, self._flushes, self._casts)
+                    finally:
+                        plan.broken = new.broken  # they have the same parameters
                 return
         plan.step(grads, groups, scale, (), judge, self._flushes, self._casts)
 
@@ -223,10 +226,6 @@ class Stepper(WithSettings):
             raise RuntimeError(
                 f"{what}: the parameters hold their averages, inside of {self._plan.shows}()"
             )
-
-    def _average_in(self, arrays: Mapping[str, Array]) -> Array | None:
-        """Return the average among the state arrays of a parameter, if there is one."""
-        return self._home.shown(arrays[EMA], self._plan) if EMA in arrays else None
 
     def _averaged(self) -> Plan:
         """Return the plan, if the parameters can hold their averages."""

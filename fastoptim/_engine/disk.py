@@ -108,9 +108,6 @@ class DiskState:
     def check(self) -> None:
         """Raise if nobody may use the state any more, or not here; forget what was read."""
         self._window = (0, memoryview(b""))
-        if self._ring and self._ring.is_torn:
-            self._ring.stop()
-            self.scratch.fail("a call that changes state has ended in the middle")
         self.scratch.check()
 
     def read(self, i: int, place: int, start: int, stop: int) -> np.ndarray[Any, Any]:
@@ -174,6 +171,7 @@ class DiskState:
 
     def _bytes(self, at: int, size: int) -> memoryview:
         """Return some bytes of the file."""
+        self.scratch.check()
         if self._ring:
             self._ring.settle()
         first, window = self._window

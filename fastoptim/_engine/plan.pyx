@@ -353,7 +353,7 @@ cdef class Plan:
         """Let every further call raise, as some parameters have changed and others have not."""
         self.broken = (
             "this optimizer cannot go on: an error has ended an earlier call in the middle, after "
-            f"some parameters had changed and before others did ({error!r}). Make another one, and "
+            f"some parameters had changed and before others did ({error}). Make another one, and "
             "load a checkpoint"
         )
 

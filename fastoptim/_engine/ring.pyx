@@ -65,7 +65,6 @@ cdef class Ring:
     cdef Py_ssize_t count
     cdef Py_ssize_t given  # waves so far
     cdef bint held  # whether the next wave was taken
-    cdef bint changing  # whether one of this sweep was changed
 
     def __cinit__(self, int fd, bint direct, waves, int buffers, failed):
         cdef int64_t[:, ::1] table = np.ascontiguousarray(waves, np.int64)
@@ -107,25 +106,17 @@ cdef class Ring:
             if not self.held and self.given % self.count == wave:
                 self.held = True
                 return data
-            self.skip()
-
-    cdef void skip(self) noexcept:
-        """Give a wave back as it was."""
-        fo_ring_give(self.ring, False)
-        self.given += 1
-        self.held = False
+            self.give(False)
 
     cpdef give(self, bint changed):
         """Give the wave back, to be written if it was changed.
 
         With the last of a sweep, wait until all are written, and raise as `take` does.
         """
-        self.changing = self.changing or changed
         fo_ring_give(self.ring, changed)
         self.given += 1
         self.held = False
-        if self.changing and self.given % self.count == 0:
-            self.changing = False
+        if changed and self.given % self.count == 0:
             self.settle()
 
     cpdef settle(self):
@@ -145,11 +136,6 @@ cdef class Ring:
         """Leave the file alone from now on."""
         with nogil:
             fo_ring_stop(self.ring)
-
-    @property
-    def is_torn(self):
-        """Whether a sweep that changes waves has not come to its end."""
-        return self.changing
 
     @property
     def moved(self):
