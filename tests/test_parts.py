@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from fastoptim._stepper import Labels, _entries
 
 BACKENDS = ["compiled", "reference"]
 TILE = 2048
+NUMBERED = [(n, *pair) for n, pair in enumerate(PAIRS)]
 LIMIT = 20  # seconds that one part waits for the others
 
 
@@ -256,17 +258,13 @@ def compare(cls, chosen, backend, parts, steps=4, wave=None, brings=False, masks
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("n", "cls", "chosen"), [(n, *pair) for n, pair in enumerate(PAIRS)], ids=PAIR_IDS
-)
+@pytest.mark.parametrize(("n", "cls", "chosen"), NUMBERED, ids=PAIR_IDS)
 def test_every_rule_in_parts(n, cls, chosen, backend):
     compare(cls, chosen, backend, parts=(1, 2, 3, 7)[n % 4])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("n", "cls", "chosen"), [(n, *pair) for n, pair in enumerate(PAIRS)], ids=PAIR_IDS
-)
+@pytest.mark.parametrize(("n", "cls", "chosen"), NUMBERED, ids=PAIR_IDS)
 def test_every_rule_in_waves(n, cls, chosen, backend):
     """State and averages come by waves, and gradients, too, where ranks would add them up."""
     wave, parts = (TILE, 3 * TILE, 100 * TILE)[n % 3], (1, 2, 7)[n // 3 % 3]
@@ -430,7 +428,7 @@ def test_an_error_between_waves_is_the_end(wave, when, backend):
         with pytest.raises(RuntimeError, match="cannot go on"):
             call()
     plan.broken = "the disk is full"
-    with pytest.raises(RuntimeError, match="^the disk is full$"):
+    with pytest.raises(RuntimeError, match="the disk is full"):
         parted.step(grads)
 
 
@@ -442,7 +440,7 @@ def test_ctrl_c_in_waves(backend):
         whole, parted, grads = one_part(backend=backend, max_grad_norm=1.0)
         (plan,) = parted.plans
         before = [p.tobytes() for p in parted.params]
-        if not interrupted(lambda: parted.step(grads), n):
+        if not interrupted(partial(parted.step, grads), n):
             break
         if plan.broken:
             found.add("broken")
