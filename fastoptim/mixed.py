@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ._engine.scratch import path_of
 from ._groups import Hyperparameter
 from ._hyper import Hyper
 from ._kinds import entry, shown, unknown

@@ -40,6 +40,13 @@ cpdef as_array(label, value):
     return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
 
 
+def flat(cnp.ndarray array not None):
+    """Return the elements of a dense array in the order of its memory: a view of one axis."""
+    if not is_dense(array):
+        raise ValueError("array: expected a dense array, found another")
+    return flat_over(cnp.PyArray_DATA(array), size_of(array), array, array)
+
+
 def are_plain(list values):
     """Tell, quickly, whether values are ndarrays of no subclass, or None."""
     for value in values:

@@ -20,7 +20,7 @@ from fastoptim._engine.layouts cimport (
     scatter_block
 )
 from fastoptim._engine.machine cimport is_flushing
-from fastoptim._engine.memory cimport Memory, Tensors
+from fastoptim._engine.memory cimport Tensors
 from fastoptim._engine.passes cimport CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE
 from fastoptim._engine.scalars cimport (
     AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
@@ -129,7 +129,7 @@ cdef class CompiledPasses(Passes):
             if self.waves is not None:
                 self.select(&self.all, which)
             self.memory.bind(in_order)
-            self.run(which, task, traffic, flush, in_order)
+            self.run_tasks(which, task, traffic, flush, in_order)
             return
         if not self.cuts:
             self.cut_waves()
@@ -138,7 +138,7 @@ cdef class CompiledPasses(Passes):
             self.select(&self.cuts[wave], which)
             self.torn = self.torn or which == UPDATE
             share = <double> self.work.total / max(self.all.total, 1)
-            self.run(which, task, <Py_ssize_t> (share * traffic), flush, True)
+            self.run_tasks(which, task, <Py_ssize_t> (share * traffic), flush, True)
             self.end(wave, which)
 
     cdef void select(self, const Cut* cut, int which) noexcept:
@@ -149,7 +149,9 @@ cdef class CompiledPasses(Passes):
         self.work.tile_count, self.work.tiles = cut.tile_count, self.tiles + cut.tile
         self.work.sums = self.tile_sums + columns * cut.tile
 
-    cdef run(self, int which, task_t task, Py_ssize_t traffic, bint flush, bint in_order):
+    cdef run_tasks(
+        self, int which, task_t task, Py_ssize_t traffic, bint flush, bint in_order
+    ):
         """Run the tasks that are selected, at the level and on the threads that are best for it."""
         cdef Tuned tuned = self.tuned[which]
         cdef Way way

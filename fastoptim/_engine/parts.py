@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol
 
 from fastoptim._stages import SQUARES_TILE
@@ -117,7 +117,7 @@ def cut(
         cuts.append(max(cuts[-1], _cut_at(sizes, weights, ends, ends[-1] * number / parts)))
     cuts.append((len(sizes), 0))
     found = []
-    for low, high in zip(cuts, cuts[1:]):
+    for low, high in pairwise(cuts):
         ranges = [(0, 0)] * len(sizes)
         for i in range(low[0], min(high[0] + 1, len(sizes))):
             start = low[1] if i == low[0] else 0

@@ -149,12 +149,12 @@ cdef class Passes:
 
     cdef list added(self, bint joined):
         """Return what the sums of the tiles of each array add up to, one for each tile."""
-        cdef Py_ssize_t i, k, tile = 0
+        cdef Py_ssize_t i, end, tile = 0
         cdef double total
         sums = []
         for i in range(self.memory.count):
-            total = 0
-            for k in range(self.tiles_of(i, joined)):
+            total, end = 0, tile + self.tiles_of(i, joined)
+            while tile < end:
                 total += self.summed[tile]
                 tile += 1
             sums.append(total)
@@ -220,14 +220,15 @@ cdef class Passes:
         That is ``(i, sum of the squares of p, sum of those of the direction)`` for the number of
         each parameter that has a gradient, and a rule that is rescaled.
         """
-        cdef Py_ssize_t i, k, tile = 0
+        cdef Py_ssize_t i, end, tile = 0
         cdef double p_squares, u_squares
         self.sum_directions(table, flush)
         self.join(2)
         sums = []
         for i in range(self.memory.count):
             p_squares = u_squares = 0
-            for k in range(self.tiles_of(i, self.hook is not None)):
+            end = tile + self.tiles_of(i, self.hook is not None)
+            while tile < end:
                 p_squares += self.summed[2 * tile]
                 u_squares += self.summed[2 * tile + 1]
                 tile += 1

@@ -27,6 +27,7 @@ class Plan:
     def retire(self, changes: Iterable[Change], values: Sequence[Any]) -> None: ...
     shows: str | None
     retired: bool
+    broken: str | None
     @property
     def steps(self) -> list[int]: ...
     @steps.setter

@@ -221,9 +221,9 @@ cdef class Plan:
             Round float64 gradients of float32 parameters, instead of refusing them. None refuses
             them, too, and a message then does not speak of a setting that its client lacks.
         agree : function, optional
-            ``agree(lines, numbers)`` is told the scalars of this step and for each parameter the
-            number of its line, -1 for none, once all has been checked that can be here, and before
-            anything is shared with other parts. It raises where there is to be no step.
+            ``agree(lines, grads)`` is told the scalars of this step, line by line, and the
+            gradients as arrays, once all has been checked that can be here, and before anything is
+            shared with other parts. It raises where there is to be no step.
 
         Raises
         ------
@@ -336,9 +336,8 @@ cdef class Plan:
 
     cdef ask_others(self, agree):
         """Check all arrays, and ask whether the other parts take this step, too."""
-        cdef Py_ssize_t i
         self.memory.bind(True)
-        agree(list(self.table.lines), [self.memory.tensors[i].line for i in range(self.memory.count)])
+        agree(list(self.table.lines), list(self.memory.grads))
 
     cdef update_in_waves(self, bint flush):
         """Update everything; if that ends in the middle, it was the last step."""
@@ -353,7 +352,7 @@ cdef class Plan:
         """Let every further call raise, as some parameters have changed and others have not."""
         self.broken = (
             "this optimizer cannot go on: an error has ended an earlier call in the middle, after "
-            f"some parameters had changed and before others did ({error}). Make another one, and "
+            f"some parameters had changed and before others did ({error}); make another one, and "
             "load a checkpoint"
         )
 
