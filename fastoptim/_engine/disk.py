@@ -27,6 +27,11 @@ Source = Callable[[int, int], np.ndarray[Any, Any]]
 _wave_bytes = 4 << 20  # of state in a wave, at the most; a disk gets no faster with more
 
 
+def wave_bytes() -> int:
+    """Return how many bytes a wave has at the most."""
+    return _wave_bytes
+
+
 def set_wave_bytes(n: int) -> int:
     """Set how many bytes the waves of later layouts have at the most; return the old value."""
     global _wave_bytes

@@ -355,6 +355,7 @@ cdef class Plan:
             f"some parameters had changed and before others did ({error}); make another one, and "
             "load a checkpoint"
         )
+        self.shows = None
 
     cdef separate_lines(self, double scale, bint flush):
         """Give each parameter whose scalars depend on its own elements a line to itself."""
@@ -558,7 +559,7 @@ cdef class Plan:
                         swap(tensor.data[0] + at, tensor.data[EMA] + at, n * tensor.stored.itemsize)
                 self.passes.end_sweep(wave, "swap")
         except BaseException as error:
-            if torn:
+            if torn or self.shows is not None:  # the parameters would hold their averages for good
                 self.break_off(error)
             raise
         return 0
