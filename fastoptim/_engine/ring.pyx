@@ -1,7 +1,7 @@
 """The ring: buffers over the waves of a file, and the threads that read and write them.
 
-The threads are those of ``csrc/ring.c``, which says how the waves go round. What is in them is of no
-matter here.
+The threads are those of ``csrc/ring.c``, which says how the waves go round. What is in them is of
+no matter here.
 """
 
 cimport numpy as cnp

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -55,6 +56,7 @@ DISK_NOTES = """
 GB/s: of state, read and written; plain loop: preadv and pwritev of as much, one
 after the other; of plain loop: its time as a share of that of the step; state in
 memory: the time of a step with that, as a multiple"""
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 CLIENT_NOTES = """
 before, after: seconds of the training with the library's own update, and with
 fastoptim's; ratio: the median of the ratios of each round
@@ -65,8 +67,9 @@ failed: did not run, or had another result; then the exit status is 1"""
 
 
 def environment() -> dict[str, Any]:
-    """Return what the figures depend on: CPU, level, threads, versions."""
-    found = {"CPU": _cpu_name(), "CPUs": os.cpu_count(), **config(), **rivals.versions()}
+    """Return what the figures depend on: the day, CPU, level, threads, versions."""
+    cpu = {"CPU": _cpu_name(), "CPUs": os.cpu_count()}
+    found = {"date": date.today().isoformat(), **cpu, **config(), **rivals.versions()}
     found |= {name: os.environ[name] for name in WAITING if name in os.environ}
     try:
         torch = rivals.needed("torch")
@@ -80,12 +83,17 @@ def environment() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    """Return the name of the CPU, and what tells its generation where the name alone does not."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first = CPU_INFO.read_text().split("\n\n")[0]
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+        first = ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    said = {key.strip(): value.strip() for key, _, value in pairs}
+    name = said.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in said:
+        name += f" (family {said['cpu family']} model {said.get('model', 'unknown')})"
+    return name
 
 
 def show(
