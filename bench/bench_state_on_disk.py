@@ -1,4 +1,4 @@
-"""How close a step with its state on disk comes to the disk: ``python bench/bench_state_on_disk.py``.
+"""How close steps with state on disk come to the disk: ``python bench/bench_state_on_disk.py``.
 
 It is `fastoptim bench --disk` for waves of several lengths, of which `fastoptim._engine.disk` has
 one, in the folder that is named (by default the current one), which should not be in memory.

@@ -6,10 +6,11 @@ laid out, is the engine's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -45,14 +46,19 @@ class DiskArray:
         self.shape, self.dtype, self.strides = param.shape, param.dtype, param.strides
         self.size, self.nbytes, self.itemsize = param.size, param.nbytes, param.itemsize
 
+    def fits(self, number: int, param: Array) -> bool:
+        """Tell whether it is where the array of a parameter has to be, and laid out like that."""
+        return self.number == number and self.strides == param.strides
+
     def read(self, start: int, stop: int) -> Array:
         """Return a range of the elements, in the order of memory."""
         return self.disk.read(self.number, self.place, start, stop)
 
     def copy(self, order: Literal["K"] = "K") -> Array:
         """Return the array as it is now, in memory, laid out as its parameter."""
-        found = self.read(0, self.size)
-        return np.lib.stride_tricks.as_strided(found, self.shape, self.strides)
+        flat: Any = self.read(0, self.size)
+        found: Array = np.lib.stride_tricks.as_strided(flat, self.shape, self.strides)
+        return found
 
 
 class Copies(Mapping[str, Array]):
@@ -66,9 +72,7 @@ class Copies(Mapping[str, Array]):
         What keeps a step out meanwhile.
     """
 
-    def __init__(
-        self, arrays: Mapping[str, DiskArray], using: AbstractContextManager[Any]
-    ) -> None:
+    def __init__(self, arrays: Mapping[str, DiskArray], using: AbstractContextManager[Any]) -> None:
         self._arrays, self._using = arrays, using
 
     def __getitem__(self, name: str) -> Array:
@@ -89,13 +93,17 @@ class Disk:
 
     Parameters
     ----------
-    path : str
+    path : str or os.PathLike
         The file.
     """
 
-    def __init__(self, path: str) -> None:
-        self._scratch = Scratch(path)
-        self.path: str | None = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        try:
+            self.path: str | None = os.fsdecode(path)
+        except TypeError:
+            found = type(path).__name__
+            raise TypeError(f"state_path: expected a path or None, found {found}") from None
+        self._scratch = Scratch(self.path)
 
     def put(self, state: Mapping[Any, dict[str, Any]], wanted: Mapping[str, Wanted]) -> None:
         """Note what new arrays are filled with, which `complete` makes."""
@@ -116,78 +124,78 @@ class Disk:
 
         With it comes what a plan takes for its waves.
         """
-        places = [_places(group, state[key]) for key, group in _keyed(groups)]
-        params = [param for _, param in each_param(groups)]
-        disk = self._fitting(groups, state, places)
+        owners = _owners(groups, state)
+        disk = _fitting(owners)
         if disk is None:
-            disk = DiskState(
-                self._scratch,
-                [p.size for p in params],
-                [p.dtype for p in params],
-                [tuple(there.values()) for there in places],
-            )
-            disk.fill([
-                _sources(group, param, state[key], there)
-                for (key, group), param, there in zip(_keyed(groups), params, places, strict=True)
-            ])
-        found = {
-            key: {name: DiskArray(disk, i, place, param) for name, place in places[i].items()}
-            for i, ((key, _), param) in enumerate(zip(_keyed(groups), params, strict=True))
-        }
-        used = [
-            tuple(there[name] for name in group.state_names)
-            for (_, group), there in zip(_keyed(groups), places, strict=True)
-        ]
-        return found, disk.waves(used)
+            params = [owner.param for owner in owners]
+            places = [tuple(owner.places.values()) for owner in owners]
+            sizes, dtypes = [p.size for p in params], [p.dtype for p in params]
+            disk = DiskState(self._scratch, sizes, dtypes, places)
+            disk.fill([owner.sources() for owner in owners])
+        found = {owner.key: owner.arrays_in(disk) for owner in owners}
+        return found, disk.waves([owner.used() for owner in owners])
 
     def shown(
-        self, arrays: Mapping[str, DiskArray], using: AbstractContextManager[Any]
+        self, arrays: Mapping[str, Any], using: AbstractContextManager[Any]
     ) -> Mapping[str, Array]:
         """Return the state arrays of a parameter as the caller sees them."""
         return Copies(arrays, using)
 
-    def _fitting(
-        self,
-        groups: Sequence[ParamGroup],
-        state: Mapping[Any, Mapping[str, Any]],
-        places: Sequence[Mapping[str, int]],
-    ) -> DiskState | None:
-        """Return where all state is already, as it has to be for these groups, or None."""
-        layout = []
-        disks = set()
-        for i, ((key, _), (_, p)) in enumerate(zip(_keyed(groups), each_param(groups), strict=True)):
-            layout.append((p.size, p.dtype, tuple(places[i].values())))
-            for name in places[i]:
-                array = state[key].get(name)
-                fits = isinstance(array, DiskArray) and array.number == i
-                disks.add(array.disk if fits and array.strides == p.strides else None)
-        disk = disks.pop() if len(disks) == 1 else None
-        return disk if disk is not None and disk.layout == layout else None
+
+class Owner(NamedTuple):
+    """A parameter, its state as it is given, and where the state arrays are that it has to have."""
+
+    number: int
+    key: Any
+    group: ParamGroup
+    param: Array
+    state: Mapping[str, Any]
+    places: dict[str, int]
+
+    def sources(self) -> dict[int, Source]:
+        """Return what its new arrays are filled with; zeros are there already."""
+        found: dict[int, Source] = {}
+        for name, place in self.places.items():
+            value = self.state.get(name)
+            if value is None and name != EMA:  # an average starts with a step
+                value = self.group.rule.start_of(name, self.group.hyper) or None
+            if value is not None:
+                found[place] = _source(value, self.param)
+        return found
+
+    def arrays_in(self, disk: DiskState) -> dict[str, DiskArray]:
+        """Return its state arrays by their names."""
+        return {
+            name: DiskArray(disk, self.number, place, self.param)
+            for name, place in self.places.items()
+        }
+
+    def used(self) -> tuple[int, ...]:
+        """Return the places of those that its steps use."""
+        return tuple(self.places[name] for name in self.group.state_names)
 
 
-def _keyed(groups: Sequence[ParamGroup]) -> Iterator[tuple[Any, ParamGroup]]:
-    """Yield the key of each parameter, with its group."""
-    return ((key, group) for key, (group, _) in zip(keys_of(groups), each_param(groups), strict=True))
-
-
-def _places(group: ParamGroup, state: Mapping[str, Any]) -> dict[str, int]:
-    """Return where the state arrays of a parameter are that there are, or have to be."""
-    places = {name: place for place, name in enumerate(group.rule.state)} | {EMA: AVERAGE}
-    return {n: place for n, place in places.items() if n in state or n in group.state_names}
-
-
-def _sources(
-    group: ParamGroup, param: Array, state: Mapping[str, Any], places: Mapping[str, int]
-) -> dict[int, Source]:
-    """Return what the new arrays of a parameter are filled with; zeros are there already."""
-    found: dict[int, Source] = {}
-    for name, place in places.items():
-        value = state.get(name)
-        if value is None and name != EMA:  # an average starts with a step
-            value = group.rule.start_of(name, group.hyper) or None
-        if value is not None:
-            found[place] = _source(value, param)
+def _owners(groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Any]]) -> list[Owner]:
+    found: list[Owner] = []
+    for key, (group, param) in zip(keys_of(groups), each_param(groups), strict=True):
+        places = {name: place for place, name in enumerate(group.rule.state)} | {EMA: AVERAGE}
+        given, wanted = state[key], group.state_names
+        places = {name: at for name, at in places.items() if name in given or name in wanted}
+        found.append(Owner(len(found), key, group, param, given, places))
     return found
+
+
+def _fitting(owners: Sequence[Owner]) -> DiskState | None:
+    """Return where all state is already, as it has to be, or None."""
+    disks: set[DiskState | None] = set()
+    for owner in owners:
+        for name in owner.places:
+            array: Any = owner.state.get(name)
+            is_there = isinstance(array, DiskArray) and array.fits(owner.number, owner.param)
+            disks.add(array.disk if is_there else None)
+    disk = disks.pop() if len(disks) == 1 else None
+    layout = [(o.param.size, o.param.dtype, tuple(o.places.values())) for o in owners]
+    return disk if disk is not None and disk.layout == layout else None
 
 
 def _source(value: Any, param: Array) -> Source:

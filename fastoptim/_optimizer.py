@@ -17,7 +17,6 @@ from ._containers import Array, Masks, Params
 from ._engine.arrays import check_target
 from ._engine.changes import change
 from ._engine.plan import Plan
-from ._engine.scratch import path_of
 from ._groups import (
     FlagAttribute,
     Hyperparameter,
@@ -227,7 +226,7 @@ class Optimizer(Stepper):
             if name not in self._kinds():
                 raise TypeError(unknown(name, type(self).__name__, self._arguments()))
         self._defaults = self.rule.check(hyper)
-        super().__init__(chosen, settings, path_of(state_path))
+        super().__init__(chosen, settings, state_path)
         if is_sequence(params):
             params = params if isinstance(params, Sequence) else list(params)
             if are_groups(params):

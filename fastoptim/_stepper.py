@@ -7,6 +7,7 @@ it, `fastoptim.Optimizer` above all. How the arrays are computed on is the engin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import repeat
@@ -67,7 +68,10 @@ class Stepper(WithSettings):
     _casts: bool  # whether gradients may be rounded to the types of their parameters
 
     def __init__(
-        self, backend: str, settings: dict[str, Any], state_path: str | None = None
+        self,
+        backend: str,
+        settings: dict[str, Any],
+        state_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self._backend = backend
         self._home = Heap() if state_path is None else Disk(state_path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._engine.scratch import path_of
 from ._groups import Hyperparameter
 from ._hyper import Hyper
 from ._kinds import entry, shown, unknown
@@ -100,7 +99,7 @@ class Mixed(Optimizer):
     ) -> None:
         hyper: dict[str, Any] = {**options}
         backend = hyper.pop("backend", None)
-        path = path_of(hyper.pop("state_path", None))
+        path = hyper.pop("state_path", None)
         settings = pop_settings(hyper)
         for name in hyper:
             if name in ("mask", "lr"):

@@ -1298,7 +1298,7 @@ def test_the_record_of_state_on_disk(tiny, monkeypatch, tmp_path, capsys):
     assert (found["optimizer"], found["dtype"], found["elements"]) == ("Adam", "float32", 100_000)
     assert (found["state_bytes"], found["wave_bytes"]) == (800_000, 25 * 4096)
     assert found["median_seconds"].keys() == {"fastoptim", disk.PLAIN, disk.MEMORY}
-    assert 0 < found["of_plain_loop"]
+    assert found["of_plain_loop"] > 0
     out = capsys.readouterr().out
     assert "State on disk, Adam, float32" in out
     assert max(map(len, out.splitlines())) <= 80

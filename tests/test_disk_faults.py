@@ -72,7 +72,7 @@ for t in range(2):
 
 @pytest.fixture(scope="module")
 def preload(tmp_path_factory):
-    """The path of the library that makes faults."""
+    """Return the path of the library that makes faults."""
     library = tmp_path_factory.mktemp("faults") / "faults.so"
     command = [CC, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", ROOT / "tests" / "faults.c"]
     subprocess.run([*command, "-o", library, "-ldl"], check=True)
@@ -249,10 +249,6 @@ def test_a_process_is_killed_in_the_middle_of_a_sweep(tmp_path, preload, call):
     )
     assert killed.returncode == -9, killed.stderr
     assert (tmp_path / "run.state").exists()
-    rest = """
-again = made(path)  # whose name is that of `ours`, which is in the way
-"""
-    del rest
     output(
         begin
         + """

@@ -6,9 +6,11 @@ import copy
 import gc
 import os
 import pickle
+import re
 import stat
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def small_waves():
 
 @pytest.fixture(params=["direct", "cached"])
 def path(request, tmp_path, monkeypatch):
-    """A path for state, past the page cache where the file system here can do so, and through it."""
+    """Return a path for state, past the page cache (where the file system can) and through it."""
     if request.param == "cached":
         monkeypatch.setattr(scratch, "DIRECT", 0)
     return tmp_path / "run.state"
@@ -96,6 +98,7 @@ class TestBits:
     @pytest.mark.parametrize("threads", [1, 2, 3])
     def test_any_number_of_threads(self, tmp_path, threads):
         disk.set_wave_bytes(1 << 20)
+
         def params(dtype):
             return [np.linspace(-1, 1, 300_001, dtype=dtype)]
 
@@ -319,7 +322,9 @@ class TestLife:
     @pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps])
     def test_no_copies(self, path, take):
         ours, _ = pair(fo.Adam, path)
-        with pytest.raises(TypeError, match=r"expected (copy.deepcopy|an optimizer with its state)"):
+        with pytest.raises(
+            TypeError, match=r"expected (copy.deepcopy|an optimizer with its state)"
+        ):
             take(ours)
         with pytest.raises(TypeError, match="save it, and load the checkpoint into another"):
             copy.deepcopy(ours)
@@ -437,7 +442,9 @@ os.kill(os.getpid(), signal.SIGKILL)
     @pytest.mark.parametrize("text", [b"", b"precious", b"fastoptim scratch", bytes(5000)])
     def test_any_other_file_is_left_as_it_is(self, path, text):
         path.write_bytes(text)
-        with pytest.raises(ValueError, match=r"expected no file, or scratch of fastoptim, found an"):
+        with pytest.raises(
+            ValueError, match=r"expected no file, or scratch of fastoptim, found an"
+        ):
             fo.Adam(np.ones(5), state_path=path)
         assert path.read_bytes() == text
 
@@ -496,7 +503,9 @@ os.kill(os.getpid(), signal.SIGKILL)
         ours = fo.Adam(np.ones(5000), state_path=path)
         ours.step(np.ones(5000))
         before = np.array(ours.state[0]["m"])
-        with pytest.raises(RuntimeError, match="another optimizer uses, here or in another process"):
+        with pytest.raises(
+            RuntimeError, match="another optimizer uses, here or in another process"
+        ):
             fo.Adam(np.ones(5), state_path=path)
         code = f"""
 import numpy as np, fastoptim as fo
@@ -527,8 +536,13 @@ opt = fo.Adam(np.ones(300_000), state_path={str(path)!r})
 opt.step(np.ones(300_000))
 def work():
     global opt
-    for call in (lambda: opt.step(np.ones(300_000)), lambda: opt.state[0]["m"], opt.state_dict,
-                 lambda: opt.load_state_dict(saved), lambda: setattr(opt, "ema_decay", 0.5) or opt.ema):
+    for call in (
+        lambda: opt.step(np.ones(300_000)),
+        lambda: opt.state[0]["m"],
+        opt.state_dict,
+        lambda: opt.load_state_dict(saved),
+        lambda: setattr(opt, "ema_decay", 0.5) or opt.ema,
+    ):
         try:
             call()
         except RuntimeError as error:
@@ -592,3 +606,74 @@ print(peak() - before)
 """
         assert int(output(code)) < 40 << 20
 
+
+class TestInterrupts:
+    @pytest.mark.parametrize("options", ["", ", max_grad_norm=1.0, ema_decay=0.5"])
+    def test_a_step_comes_to_its_end(self, path, options):
+        """Ctrl-C at any moment finds a step that was taken, or one that was not begun."""
+        code = f"""
+import os, signal, threading, time
+import numpy as np, fastoptim as fo
+from fastoptim._engine import disk
+disk.set_wave_bytes(60_000)
+def made(**more):
+    return fo.LAMB([np.linspace(-1, 1, 60_000), np.ones(50)], lr=0.1{options}, **more)
+ours, like = made(state_path={str(path)!r}), made()
+grads = [np.cos(np.arange(60_000.0)), np.ones(50)]
+over, interrupts = False, 0
+def interrupt():
+    while not over:
+        time.sleep(0.003)
+        os.kill(os.getpid(), signal.SIGINT)
+thread = threading.Thread(target=interrupt)
+taken = 0
+ours.step(grads)
+like.step(grads)
+thread.start()
+while taken < 60 or interrupts < 20:
+    try:
+        try:
+            before = ours.steps[0]
+            ours.step(grads)
+        finally:
+            taken += 1
+    except KeyboardInterrupt:
+        interrupts += 1
+while True:
+    try:
+        over = True
+        thread.join()
+        break
+    except KeyboardInterrupt:
+        pass
+for _ in range(ours.steps[0] - 1):
+    like.step(grads)
+for key in range(2):
+    for name, array in like.state[key].items():
+        assert np.array_equal(ours.state[key][name], array), (key, name)
+    assert np.array_equal(ours.param_groups[0]["params"][key], like.param_groups[0]["params"][key])
+print(ours.steps[0] > 1)
+"""
+        assert output(code) == "True"
+
+
+def test_the_page(path, tmp_path, monkeypatch):
+    """The blocks of docs/beyond_memory.md run: the second one when the disk of the first fails."""
+    pytest.importorskip("safetensors")
+    page = Path(__file__).parents[1] / "docs" / "beyond_memory.md"
+    section = page.read_text(encoding="utf-8").partition("\n## State on disk\n")[2]
+    first, second = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(first, names)
+    names["opt"].save("run.safetensors")
+    before = names["opt"].state_dict()
+    os.truncate("run.state", 4096)
+    grads = [np.ones_like(p) for p in names["params"]]
+    with pytest.raises(OSError, match="somebody has cut it short"):
+        names["opt"].step(grads)
+    exec(second, names)
+    assert names["opt"].steps == {0: 1, 1: 1}
+    after = names["opt"].state_dict()
+    assert all(same_bits(before["state"][k]["m"], after["state"][k]["m"]) for k in range(2))
+    names["opt"].step(grads)

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from fastoptim._stages import SQUARES_TILE
+
+from .parts import Piece
 from .ring import Ring, RingWaves
 from .scratch import BLOCK, Scratch
 
-CUT = 2048  # elements, at a multiple of which arrays are cut, so that no tile of a sum is
 LINE = 64  # bytes, at a multiple of which each range of an array begins
 ARRAYS = 5  # of a parameter at the most: four of its rule, and its average
 BUFFERS = 4
 
-Piece = tuple[int, int, int]  # the number of a parameter, and a range of its elements
 # Returns a range of an array, one-dimensional in the order of memory.
 Source = Callable[[int, int], np.ndarray[Any, Any]]
 
@@ -198,12 +199,12 @@ def _cut(layout: Sequence[tuple[int, np.dtype[Any], tuple[int, ...]]]) -> Iterat
                 # Less what rounding up each array to a line may take.
                 fits = room // len(places) // LINE * LINE // dtype.itemsize
                 if fits < size - start:
-                    fits = fits // CUT * CUT
+                    fits = fits // SQUARES_TILE * SQUARES_TILE
             if fits == 0 and not pieces:
-                fits = CUT  # as few as there can be
+                fits = SQUARES_TILE  # as few as there can be
             stop = min(start + fits, size)
             if start < stop:
-                pieces.append((i, start, stop))
+                pieces.append(Piece(i, start, stop))
                 room -= len(places) * _rounded((stop - start) * dtype.itemsize, LINE)
                 start = stop
             if start < size:

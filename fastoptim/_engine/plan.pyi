@@ -5,6 +5,7 @@ from typing import Any
 from .changes import Change
 from .entry import Entry, Twin
 from .memory import Gradients
+from .parts import Sums, Waves
 
 most_state: int
 
@@ -21,6 +22,8 @@ class Plan:
         zeroing: bool = False,
         unstarted: Iterable[bool] = (),
         watched: Iterable[tuple[Sequence[tuple[Any, list[Any]]], Callable[[], None]]] = (),
+        sums: Sums | None = None,
+        waves: Waves | None = None,
     ) -> None: ...
     def __enter__(self) -> Plan: ...
     def __exit__(self, *_: object) -> None: ...

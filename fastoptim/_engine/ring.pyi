@@ -3,6 +3,8 @@ from typing import Any
 
 import numpy as np
 
+from .parts import Piece
+
 def punch(fd: int, at: int, size: int) -> bool: ...
 
 class Ring:
@@ -23,11 +25,11 @@ class Ring:
 
 class RingWaves:
     gradients: bool
-    pieces: list[list[tuple[int, int, int]]]
+    pieces: list[list[Piece]]
     def __init__(
         self,
         ring: Ring | None,
-        pieces: list[list[tuple[int, int, int]]],
+        pieces: list[list[Piece]],
         offsets: list[np.ndarray[Any, Any]],
         check: Callable[[], None],
     ) -> None: ...

@@ -15,7 +15,6 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from .ring import punch
 
@@ -288,13 +287,3 @@ def _close(fd: int, path: str | None, pid: int) -> None:
                 os.unlink(path)
     with suppress(OSError):
         os.close(fd)
-
-
-def path_of(value: Any) -> str | None:
-    """Return a path as a string, None for none."""
-    if value is None:
-        return None
-    try:
-        return os.fsdecode(value)
-    except TypeError:
-        raise TypeError(f"state_path: expected a path or None, found {value!r}") from None

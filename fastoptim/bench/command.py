@@ -225,8 +225,8 @@ def _measure(todo: Todo, args: argparse.Namespace, found: Found) -> None:
         console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
     ) as progress:
         cells = [(section, cell) for section in todo.sections for cell in section.cells]
-        rest = todo.choices, todo.trainings, todo.on_disk, todo.programs.clients
-        total = len(cells) + sum(map(len, rest))
+        rest = [*todo.choices, *todo.trainings, *todo.on_disk, *todo.programs.clients]
+        total = len(cells) + len(rest)
         task = progress.add_task("", total=total)
 
         @contextmanager
