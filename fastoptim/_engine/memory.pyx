@@ -223,7 +223,7 @@ cdef class Memory(Tensors):
         if not self.owned:
             raise MemoryError
         self.labels, self.given, self.params, self.masks = labels, [], [], []
-        self.stepped, self.numbers = [], []
+        self.numbers = []
         self.zeroing, self.in_waves = zeroing, waves is not None
         self.brings = self.in_waves and waves.gradients
         for entry in entries:
@@ -294,7 +294,6 @@ cdef class Memory(Tensors):
         )
         self.kinds |= kinds_of(tensor)
         self.params.append(p)
-        self.stepped.append(stepped)
         self.masks.append(mask)
         self.numbers.append(numbers)
 
