@@ -147,8 +147,7 @@ cdef class Gradients(Tensors):
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
         tensor.loops = tensor.single
-        tensor.size = tensor.whole = size_of(g)
-        tensor.g = cnp.PyArray_BYTES(g)
+        tensor.size, tensor.g = size_of(g), cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
         if tensor.gathered:
             lay_route(tensor, g, g, True)

@@ -112,10 +112,12 @@ cdef class Passes:
 
     cdef count_tiles(self):
         """Count the tiles of the sums, and make room for these."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, count = 0
+        cdef const Tensor* tensors = self.memory.tensors
         if self.tile_sums == NULL:
             for i in range(self.memory.count):
-                self.tile_count += tiles_in(self.memory.tensors[i].size)
+                count += tiles_in(tensors[i].size)
+            self.tile_count = count
             self.tile_sums = <double*> PyMem_Malloc((2 * self.tile_count + 1) * sizeof(double))
             if not self.tile_sums:
                 raise MemoryError
@@ -270,4 +272,4 @@ cdef class Passes:
 
 cdef inline Py_ssize_t tiles_in(Py_ssize_t size) noexcept:
     """Return how many tiles an array of so many elements has."""
-    return (size + SQUARES_TILE - 1) // SQUARES_TILE
+    return <size_t> (size + SQUARES_TILE - 1) // SQUARES_TILE
