@@ -149,7 +149,7 @@ cdef class CompiledPasses(Passes):
         self.work.tile_count, self.work.tiles = cut.tile_count, self.tiles + cut.tile
         self.work.sums = self.tile_sums + columns * cut.tile
 
-    cdef run_tasks(
+    cdef inline run_tasks(
         self, int which, task_t task, Py_ssize_t traffic, bint flush, bint in_order
     ):
         """Run the tasks that are selected, at the level and on the threads that are best for it."""
@@ -236,7 +236,7 @@ cdef class CompiledPasses(Passes):
         """Cut each array into tiles."""
         cdef Py_ssize_t i, start, tile = 0
         self.count_tiles()
-        self.work.tiles = self.tiles = <Tile*> PyMem_Calloc(self.tile_count + 1, sizeof(Tile))
+        self.work.tiles = self.tiles = <Tile*> PyMem_Malloc((self.tile_count + 1) * sizeof(Tile))
         if not self.tiles:
             raise MemoryError
         self.work.tile_count = self.all.tile_count = self.tile_count
@@ -565,6 +565,7 @@ cdef inline double squares_of(
 
 cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
     cdef const Work* w = <const Work*> work
+    cdef double* sums = w.sums
     cdef const Tensor* tensor
     cdef Gathered held
     cdef const Tile* tile
@@ -574,11 +575,11 @@ cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
         tile = &w.tiles[k]
         tensor = &w.tensors[tile.tensor]
         if not tensor.stepped:
-            w.sums[k] = 0
+            sums[k] = 0
         elif tensor.single:
-            w.sums[k] = sum_gradient(<f32> NULL, w, tensor, tile.start, end - k, &held)
+            sums[k] = sum_gradient(<f32> NULL, w, tensor, tile.start, end - k, &held)
         else:
-            w.sums[k] = sum_gradient(<f64> NULL, w, tensor, tile.start, end - k, &held)
+            sums[k] = sum_gradient(<f64> NULL, w, tensor, tile.start, end - k, &held)
 
 
 cdef double sum_gradient(
@@ -623,6 +624,8 @@ cdef void sum_direction_tiles(void* work, Py_ssize_t block) noexcept nogil:
                 sum_direction(
                     <f64> &w.doubles[tensor.line * SCALARS], w, tensor, k, end - k, &held
                 )
+        else:
+            w.sums[2 * k] = w.sums[2 * k + 1] = 0
 
 
 cdef void sum_direction(

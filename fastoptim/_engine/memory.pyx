@@ -147,8 +147,7 @@ cdef class Gradients(Tensors):
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
         tensor.loops = tensor.single
-        tensor.size = tensor.whole = size_of(g)
-        tensor.g = cnp.PyArray_BYTES(g)
+        tensor.size, tensor.g = size_of(g), cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
         if tensor.gathered:
             lay_route(tensor, g, g, True)
@@ -223,7 +222,7 @@ cdef class Memory(Tensors):
         if not self.owned:
             raise MemoryError
         self.labels, self.given, self.params, self.masks = labels, [], [], []
-        self.stepped, self.numbers = [], []
+        self.numbers = []
         self.zeroing, self.in_waves = zeroing, waves is not None
         self.brings = self.in_waves and waves.gradients
         for entry in entries:
@@ -294,7 +293,6 @@ cdef class Memory(Tensors):
         )
         self.kinds |= kinds_of(tensor)
         self.params.append(p)
-        self.stepped.append(stepped)
         self.masks.append(mask)
         self.numbers.append(numbers)
 

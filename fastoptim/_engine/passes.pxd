@@ -36,7 +36,6 @@ cdef class Passes:
     cdef end_sweep(self, Py_ssize_t wave, str what)
     cdef rebind(self, list pieces)
     cdef count_tiles(self)
-    cdef Py_ssize_t tiles_of(self, Py_ssize_t i, bint joined) noexcept
     cdef int join(self, int columns) except -1
     cdef cnp.ndarray rows(self, found, int columns, Py_ssize_t count)
     cdef list added(self, bint joined)

@@ -10,7 +10,7 @@ up, in one order; between the two a client may join those of several parts.
 """
 
 cimport numpy as cnp
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport isfinite, ldexp, sqrt
 
 from fastoptim._engine.memory cimport Memory
@@ -112,19 +112,15 @@ cdef class Passes:
 
     cdef count_tiles(self):
         """Count the tiles of the sums, and make room for these."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, count = 0
+        cdef const Tensor* tensors = self.memory.tensors
         if self.tile_sums == NULL:
             for i in range(self.memory.count):
-                self.tile_count += self.tiles_of(i, False)
-            self.tile_sums = <double*> PyMem_Calloc(2 * self.tile_count + 1, sizeof(double))
+                count += tiles_in(tensors[i].size)
+            self.tile_count = count
+            self.tile_sums = <double*> PyMem_Malloc((2 * self.tile_count + 1) * sizeof(double))
             if not self.tile_sums:
                 raise MemoryError
-
-    cdef Py_ssize_t tiles_of(self, Py_ssize_t i, bint joined) noexcept:
-        """Return how many tiles an array has; if they are `joined`, those of all parts."""
-        cdef const Tensor* tensor = &self.memory.tensors[i]
-        cdef Py_ssize_t size = tensor.whole if joined else tensor.size
-        return (size + SQUARES_TILE - 1) // SQUARES_TILE
 
     cdef int join(self, int columns) except -1:
         """Note the sums of the tiles of all whole arrays, which the hook may have to join."""
@@ -132,7 +128,7 @@ cdef class Passes:
         self.summed = self.tile_sums
         if self.hook is not None:
             for i in range(self.memory.count):
-                count += self.tiles_of(i, True)
+                count += tiles_in(self.memory.tensors[i].whole)
             self.joined = self.rows(self.hook.each, columns, count)
             self.summed = <const double*> cnp.PyArray_DATA(<cnp.ndarray> self.joined)
         return 0
@@ -149,11 +145,13 @@ cdef class Passes:
 
     cdef list added(self, bint joined):
         """Return what the sums of the tiles of each array add up to, one for each tile."""
+        cdef const Tensor* tensor
         cdef Py_ssize_t i, end, tile = 0
         cdef double total
         sums = []
         for i in range(self.memory.count):
-            total, end = 0, tile + self.tiles_of(i, joined)
+            tensor = &self.memory.tensors[i]
+            total, end = 0, tile + tiles_in(tensor.whole if joined else tensor.size)
             while tile < end:
                 total += self.summed[tile]
                 tile += 1
@@ -186,7 +184,7 @@ cdef class Passes:
     cdef sum_directions(self, ScalarTable table, bint flush):
         """Sum the squares of each tile of the parameters and of the directions of their steps.
 
-        Those of parameters that have no gradient, or whose rule is not rescaled, stay as they are.
+        Those of parameters that have no gradient, or whose rule is not rescaled, say nothing.
         """
         raise NotImplementedError
 
@@ -220,6 +218,7 @@ cdef class Passes:
         That is ``(i, sum of the squares of p, sum of those of the direction)`` for the number of
         each parameter that has a gradient, and a rule that is rescaled.
         """
+        cdef const Tensor* tensor
         cdef Py_ssize_t i, end, tile = 0
         cdef double p_squares, u_squares
         self.sum_directions(table, flush)
@@ -227,12 +226,13 @@ cdef class Passes:
         sums = []
         for i in range(self.memory.count):
             p_squares = u_squares = 0
-            end = tile + self.tiles_of(i, self.hook is not None)
+            tensor = &self.memory.tensors[i]
+            end = tile + tiles_in(tensor.size if self.hook is None else tensor.whole)
             while tile < end:
                 p_squares += self.summed[2 * tile]
                 u_squares += self.summed[2 * tile + 1]
                 tile += 1
-            if self.memory.tensors[i].stepped and self.memory.tensors[i].direction > 0:
+            if tensor.stepped and tensor.direction > 0:
                 sums.append((i, p_squares, u_squares))
         return sums
 
@@ -268,3 +268,8 @@ cdef class Passes:
         if bad is None:  # only the squares were too large
             norm = ldexp(1.0, 600) * sqrt(self.squares(scale * ldexp(1.0, -600), flush))
         return norm, bad
+
+
+cdef inline Py_ssize_t tiles_in(Py_ssize_t size) noexcept:
+    """Return how many tiles an array of so many elements has."""
+    return <size_t> (size + SQUARES_TILE - 1) // SQUARES_TILE
