@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class Ring:
 
 class RingWaves:
     gradients: bool
-    pieces: list[list[Piece]]
+    pieces: Sequence[Sequence[Piece]]
     def __init__(
         self,
         ring: Ring | None,
