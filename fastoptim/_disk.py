@@ -57,8 +57,7 @@ class DiskArray:
     def copy(self, order: Literal["K"] = "K") -> Array:
         """Return the array as it is now, in memory, laid out as its parameter."""
         flat: Any = self.read(0, self.size)
-        found: Array = np.lib.stride_tricks.as_strided(flat, self.shape, self.strides)
-        return found
+        return np.ndarray(self.shape, flat.dtype, flat, strides=self.strides)
 
 
 class Copies(Mapping[str, Array]):
@@ -199,6 +198,10 @@ def _fitting(owners: Sequence[Owner]) -> DiskState | None:
 
 
 def _source(value: Any, param: Array) -> Source:
+    """Return what gives ranges of an array, of a number, or of what gives them already."""
+    if callable(value):
+        found: Source = value
+        return found
     if isinstance(value, DiskArray):
         return value.read if value.strides == param.strides else _ranges_of(value.copy(), param)
     if isinstance(value, np.ndarray):

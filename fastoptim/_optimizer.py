@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from . import checkpoint
 from ._containers import Array, Masks, Params
-from ._engine.arrays import check_target
+from ._engine.arrays import check_target, flat
 from ._engine.changes import change
 from ._engine.plan import Plan
 from ._groups import (
@@ -553,8 +554,12 @@ class Optimizer(Stepper):
         path = checkpoint.path_of(path)
         self._check_given()
         with self._plan, checkpoint.blaming(path):
-            states = self._state_names()
-            self._load(*checkpoint.read(path, self._described(), self._params(), states))
+            fitting = self._described(), self._params(), self._state_names()
+            if self.state_path is None:
+                self._load(*checkpoint.read(path, *fitting))
+            else:
+                with checkpoint.source(path, *fitting) as source:
+                    self._load_ranges(source)
 
     def _load(self, state_dict: Mapping[str, Any], values: Sequence[Array] = ()) -> None:
         """Go on from a state, and from these values of the parameters, or those that there are."""
@@ -564,6 +569,28 @@ class Optimizer(Stepper):
         state: dict[Any, dict[str, Array]] = {key: {} for key in self._state}
         self._home.put(state, found.wanted)
         self._lay_out(found.groups, state, found.steps, others, values, numbers=found.numbers)
+
+    def _load_ranges(self, source: checkpoint.Source) -> None:
+        """Go on from a file range by range: what is in it need not fit into memory."""
+        found, others = self._accepted(source.saved)
+        source.check()
+        params = self._params() if source.has_params else {}
+        for key, p in params.items():
+            check_target(f"params[{key!r}]", p)
+        state: dict[Any, dict[str, Any]] = {key: {} for key in self._state}
+        for name, (keys, arrays, _) in found.wanted.items():
+            reads = [partial(source.read, key, name) for key in keys]
+            self._home.put(state, {name: Wanted(keys, arrays, reads)})
+        groups, steps, numbers = found.groups, found.steps, found.numbers
+        _, changes = self._planned(groups, state, steps, others, numbers=numbers)
+        try:
+            for key, p in params.items():
+                for start, stop in checkpoint.pieces(p):
+                    flat(p)[start:stop] = source.read(key, checkpoint.PARAM, start, stop)
+            self._plan.retire(changes, [])
+        except BaseException as error:
+            self._plan.break_off(error)
+            raise
 
     def _accepted(self, state_dict: Mapping[str, Any]) -> tuple[Accepted, dict[Any, Any]]:
         """Return what to go on from, and the attributes to set, if all of it fits."""

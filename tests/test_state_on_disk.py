@@ -18,6 +18,7 @@ from fresh import FORK, needs_fork, output, python
 from zoo import DTYPES, PAIR_IDS, PAIRS, assert_same, gradients, same_bits
 
 import fastoptim as fo
+from fastoptim import checkpoint
 from fastoptim._engine import disk, scratch
 
 BACKENDS = ["compiled", "reference"]
@@ -620,11 +621,12 @@ def made(**more):
     return fo.LAMB([np.linspace(-1, 1, 60_000), np.ones(50)], lr=0.1{options}, **more)
 ours, like = made(state_path={str(path)!r}), made()
 grads = [np.cos(np.arange(60_000.0)), np.ones(50)]
-over, interrupts = False, 0
+begun, over, interrupts = False, False, 0
 def interrupt():
     while not over:
         time.sleep(0.003)
-        os.kill(os.getpid(), signal.SIGINT)
+        if begun:
+            os.kill(os.getpid(), signal.SIGINT)
 thread = threading.Thread(target=interrupt)
 taken = 0
 ours.step(grads)
@@ -632,16 +634,14 @@ like.step(grads)
 thread.start()
 while taken < 60 or interrupts < 20:
     try:
-        try:
-            before = ours.steps[0]
-            ours.step(grads)
-        finally:
-            taken += 1
+        begun = True
+        taken += 1
+        ours.step(grads)
     except KeyboardInterrupt:
         interrupts += 1
 while True:
     try:
-        over = True
+        begun, over = False, True
         thread.join()
         break
     except KeyboardInterrupt:
@@ -677,3 +677,133 @@ def test_the_page(path, tmp_path, monkeypatch):
     after = names["opt"].state_dict()
     assert all(same_bits(before["state"][k]["m"], after["state"][k]["m"]) for k in range(2))
     names["opt"].step(grads)
+
+
+@pytest.fixture(scope="module")
+def checkpoints():
+    return pytest.importorskip("safetensors", reason="needs the extra checkpoint")
+
+
+@pytest.mark.usefixtures("checkpoints")
+class TestCheckpoints:
+    @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5, "amsgrad": True}], ids=["", "more"])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_files_are_those_of_state_in_memory(self, path, tmp_path, dtype, options):
+        ours, other = stepped(*pair(fo.Adam, path, dtype, **options))
+        for params in (True, False):
+            ours.save(tmp_path / "ours", params=params)
+            other.save(tmp_path / "other", params=params)
+            assert (tmp_path / "ours").read_bytes() == (tmp_path / "other").read_bytes()
+
+    @pytest.mark.parametrize("params", [True, False])
+    def test_they_load_in_either(self, path, tmp_path, params):
+        options = {"ema_decay": 0.5, "lr": 0.25}
+        _, saved = stepped(*pair(fo.Adam, path, **options))
+        saved.save(tmp_path / "saved", params=params)
+        ours, other = pair(fo.Adam, f"{path}2", ema_decay=0.5)
+        for opt in (ours, other):
+            opt.load(tmp_path / "saved")
+            assert opt.lr == 0.25
+        assert_same(ours, other)
+        stepped(ours, other)
+        assert_same(ours, other)
+        ours.save(tmp_path / "again")
+        other.load(tmp_path / "again")
+        stepped(ours, other)
+        assert_same(ours, other)
+
+    def test_a_schedule_free_rule_and_several_rules(self, path, tmp_path):
+        def made(**options):
+            table, dense, rest = ugly(np.float64)[:3]
+            groups = [
+                {"optimizer": fo.Adagrad, "params": {"a": table}},
+                {"optimizer": fo.ScheduleFreeAdamW, "params": {"b": dense, "c": rest}},
+            ]
+            return fo.Mixed(groups, **options)
+
+        def take(*optimizers):
+            a, b, c = gradients(np.random.default_rng(1), ugly(np.float64)[:3])
+            for opt in optimizers:
+                opt.step([{"a": a}, {"b": b, "c": c}])
+
+        ours, other = made(state_path=path), made()
+        take(ours, other)
+        ours.save(tmp_path / "saved")
+        again = made(state_path=f"{path}2")
+        again.load(tmp_path / "saved")
+        take(again, other)
+        assert_same(again, other)
+
+    @pytest.mark.parametrize("place", [10, 0.5, -100])
+    def test_a_damaged_one_changes_nothing(self, path, tmp_path, place):
+        ours, other = stepped(*pair(fo.Adam, path))
+        file = tmp_path / "saved"
+        other.save(file)
+        stepped(ours, other)
+        text = bytearray(file.read_bytes())
+        text[int(place * len(text)) if isinstance(place, float) else place] ^= 1
+        file.write_bytes(text)
+        with pytest.raises(ValueError, match="saved"):
+            ours.load(file)
+        assert_same(ours, other)
+        stepped(ours, other)
+        assert_same(ours, other)
+
+    def test_of_another_optimizer(self, path, tmp_path):
+        ours, other = stepped(*pair(fo.Adam, path))
+        fo.SGD(ugly(np.float32), lr=1).save(tmp_path / "saved")
+        with pytest.raises(ValueError, match="SGD"):
+            ours.load(tmp_path / "saved")
+        assert_same(ours, other)
+
+    def test_parameters_that_can_only_be_read(self, path, tmp_path):
+        ours, other = stepped(*pair(fo.Adam, path))
+        other.save(tmp_path / "saved")
+        stepped(ours, other)
+        p = ours.param_groups[0]["params"][2]
+        p.flags.writeable = False
+        with pytest.raises(ValueError, match=r"params\[2\]: expected a writable array"):
+            ours.load(tmp_path / "saved")
+        p.flags.writeable = True
+        assert_same(ours, other)
+
+    def test_what_ends_in_the_middle_ends_the_optimizer(self, path, tmp_path, monkeypatch):
+        """Parameters are written one range after the other, once all state is in its place."""
+        ours, other = stepped(*pair(fo.Adam, path))
+        other.save(tmp_path / "saved")
+        stepped(ours, other)
+        real = checkpoint.Source.read
+
+        def read(self, key, name, start, stop):
+            if (key, name) == (1, checkpoint.PARAM):
+                raise OSError(5, "the disk of the checkpoint")
+            return real(self, key, name, start, stop)
+
+        monkeypatch.setattr(checkpoint.Source, "read", read)
+        with pytest.raises(OSError, match="the disk of the checkpoint"):
+            ours.load(tmp_path / "saved")
+        for call in (lambda: step(ours), ours.state_dict, lambda: ours.load(tmp_path / "saved")):
+            with pytest.raises(RuntimeError, match=r"cannot go on.*the disk of the checkpoint"):
+                call()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_neither_saving_nor_loading_holds_the_state(self, tmp_path):
+        code = f"""
+import numpy as np, fastoptim as fo
+def peak():
+    return int(next(x for x in open("/proc/self/status") if x.startswith("VmHWM")).split()[1]) << 10
+params = [np.full(1 << 22, 1, np.float32) for _ in range(4)]
+g = np.ones(1 << 22, np.float32)
+opt = fo.Adam(params, state_path={str(tmp_path / "s")!r})
+opt.step([g] * 4)
+fo.Adam(np.ones(1)).save({str(tmp_path / "warm")!r})
+before = peak()
+opt.save({str(tmp_path / "saved")!r})
+opt.load({str(tmp_path / "saved")!r})
+print(peak() - before)
+opt.step([g] * 4)
+print(opt.steps[0])
+"""
+        grown, steps = output(code).split()
+        assert int(grown) < 24 << 20  # of 128 MB
+        assert steps == "2"

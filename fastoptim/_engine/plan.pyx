@@ -348,7 +348,7 @@ cdef class Plan:
                 self.break_off(error)
             raise
 
-    cdef break_off(self, error):
+    def break_off(self, error):
         """Let every further call raise, as some parameters have changed and others have not."""
         self.broken = (
             "this optimizer cannot go on: an error has ended an earlier call in the middle, after "
