@@ -133,7 +133,7 @@ cdef class CompiledPasses(Passes):
             return
         if not self.cuts:
             self.cut_waves()
-        for wave in range(len(self.pieces)):
+        for wave in range(self.begin_pass(which)):
             self.begin(wave, which)
             self.select(&self.cuts[wave], which)
             self.torn = self.torn or which == UPDATE

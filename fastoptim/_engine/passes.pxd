@@ -27,7 +27,7 @@ cdef class Passes:
 
     cdef share(self, hook, waves)
     cdef bint goes_in_waves(self, int which) noexcept
-    cdef Py_ssize_t wave_count(self, int which) noexcept
+    cdef Py_ssize_t begin_pass(self, int which) except -1
     cdef list begin(self, Py_ssize_t wave, int which)
     cdef end(self, Py_ssize_t wave, int which)
     cdef list bring(self, Py_ssize_t wave, str what)

@@ -61,20 +61,19 @@ cdef class Passes:
         """Tell whether a pass goes over waves: the norm does if they bring gradients."""
         return self.waves is not None and (which != NORM or (<Memory> self.memory).brings)
 
-    cdef Py_ssize_t wave_count(self, int which) noexcept:
+    cdef Py_ssize_t begin_pass(self, int which) except -1:
+        """Check all arrays, and return over how many waves a pass goes, 1 where there are none."""
+        self.memory.bind(True)
         return len(self.pieces) if self.goes_in_waves(which) else 1
 
     cdef list begin(self, Py_ssize_t wave, int which):
-        """Begin a pass, or a wave of it: check its arrays, and return its pieces."""
-        cdef Memory memory = <Memory> self.memory
-        if wave == 0:
-            memory.bind(True)
+        """Return the pieces of a wave of a pass, checked once more."""
         if not self.goes_in_waves(which):
-            return memory.all_pieces()
+            return (<Memory> self.memory).all_pieces()
         return self.bring(wave, ("update", "norm", "directions")[which])
 
     cdef end(self, Py_ssize_t wave, int which):
-        """End a pass, or a wave of it."""
+        """End a wave of a pass."""
         if self.goes_in_waves(which):
             self.waves.behind(wave, ("update", "norm", "directions")[which])
 
