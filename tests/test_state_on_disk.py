@@ -613,7 +613,7 @@ class TestInterrupts:
     def test_a_step_comes_to_its_end(self, path, options):
         """Ctrl-C at any moment finds a step that was taken, or one that was not begun."""
         code = f"""
-import os, signal, threading, time
+import os, random, signal, threading, time
 import numpy as np, fastoptim as fo
 from fastoptim._engine import disk
 disk.set_wave_bytes(60_000)
@@ -624,7 +624,7 @@ grads = [np.cos(np.arange(60_000.0)), np.ones(50)]
 begun, over, interrupts = False, False, 0
 def interrupt():
     while not over:
-        time.sleep(0.003)
+        time.sleep(0.03 * random.random())
         if begun:
             os.kill(os.getpid(), signal.SIGINT)
 thread = threading.Thread(target=interrupt)
