@@ -637,6 +637,9 @@ while taken < 60 or interrupts < 20:
         begun = True
         taken += 1
         ours.step(grads)
+        if ours.ema is not None:
+            with ours.use_ema():
+                pass
     except KeyboardInterrupt:
         interrupts += 1
 while True:
@@ -807,3 +810,36 @@ print(opt.steps[0])
         grown, steps = output(code).split()
         assert int(grown) < 24 << 20  # of 128 MB
         assert steps == "2"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs control groups")
+def test_state_of_four_times_the_limit_of_a_control_group(tmp_path):
+    """Parameters and gradients are in files as well: nothing but buffers has to be in memory."""
+    limit, elements = 96 << 20, 48 << 20  # bytes, and of float32, of which Adam has two
+    unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    folder = Path("/sys/fs/cgroup", *([] if unified else ["memory"]), f"fastoptim-{os.getpid()}")
+    try:
+        folder.mkdir()
+        file = folder / ("memory.max" if unified else "memory.limit_in_bytes")
+        file.write_text(str(limit))
+    except OSError as error:
+        if folder.exists():
+            folder.rmdir()
+        pytest.skip(f"no control group can be made here: {error}")
+    code = f"""
+import os
+open({str(folder / "cgroup.procs")!r}, "w").write(str(os.getpid()))
+import numpy as np, fastoptim as fo
+def mapped(name):
+    return np.memmap({str(tmp_path)!r} + "/" + name, np.float32, "w+", shape={elements})
+p, g = mapped("p"), mapped("g")
+opt = fo.Adam(p, state_path={str(tmp_path / "s")!r})
+g[::4096] = 1
+opt.step(g)
+opt.step(g)
+print(p[0] < 0, p[1] == 0)
+"""
+    try:
+        assert output(code) == "True True"
+    finally:
+        folder.rmdir()

@@ -7,6 +7,7 @@ is of no matter here.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -80,13 +81,14 @@ class DiskState:
         self.pieces: list[list[Piece]] = []
         self._offsets: list[np.ndarray[Any, Any]] = []  # of each array in a wave, -1 where none is
         self._first: dict[int, tuple[int, int]] = {}  # the wave and the piece a parameter begins in
+        self._starts: dict[int, list[int]] = {}  # of all its pieces
         waves = []
         at = 0
         for pieces in _cut(self.layout):
             offsets, size = self._placed(pieces)
             for n, (i, start, _) in enumerate(pieces):
-                if start == 0:
-                    self._first[i] = len(self.pieces), n
+                self._first.setdefault(i, (len(self.pieces), n))
+                self._starts.setdefault(i, []).append(start)
             self.pieces.append(pieces)
             self._offsets.append(offsets)
             waves.append((at, size))
@@ -99,7 +101,8 @@ class DiskState:
         if at > 0:
             file = scratch.fd, scratch.direct
             self._ring = Ring(*file, self._waves, BUFFERS, scratch.failed)
-        self._window = (0, memoryview(b""))  # what was read last, and where it begins
+        # What was read last, where it begins, and the waves that had been given back before.
+        self._window = 0, memoryview(b""), 0
 
     def __del__(self) -> None:
         if hasattr(self, "_at"):
@@ -111,28 +114,24 @@ class DiskState:
         """How many bytes sweeps have read and written."""
         return self._ring.moved if self._ring else (0, 0)
 
-    def check(self) -> None:
-        """Raise if nobody may use the state any more, or not here; forget what was read."""
-        self._window = (0, memoryview(b""))
-        self.scratch.check()
-
     def read(self, i: int, place: int, start: int, stop: int) -> np.ndarray[Any, Any]:
         """Return a range of an array."""
         _, dtype, _ = self.layout[i]
         found = np.empty(stop - start, dtype)
-        for low, high, at in self._ranges(i, place):
-            first, last = max(low, start), min(high, stop)
-            if first < last:
-                size = (last - first) * dtype.itemsize
-                data = self._bytes(at + (first - low) * dtype.itemsize, size)
-                found[first - start : last - start] = np.frombuffer(data, dtype)
+        done = start
+        while done < stop:
+            at, left = self._place_of(i, place, done)
+            n = min(stop - done, left)
+            data = self._bytes(at, n * dtype.itemsize)
+            found[done - start : done - start + n] = np.frombuffer(data, dtype)
+            done += n
         return found
 
     def fill(self, sources: Sequence[dict[int, Source]]) -> None:
         """Fill the arrays of each parameter that have a source by place; all others stay."""
         if self._ring is None or not any(sources):
             return
-        self.check()
+        self.scratch.check()
         for wave, pieces in enumerate(self.pieces):
             data = self._ring.take(wave)
             for (i, start, stop), offsets in zip(pieces, self._offsets[wave], strict=True):
@@ -152,7 +151,7 @@ class DiskState:
                 places = [*used[i]]
                 found[n, places] = there[n, places]
             offsets.append(found)
-        return RingWaves(self._ring, self.pieces, offsets, self.check)
+        return RingWaves(self._ring, self.pieces, offsets, self.scratch)
 
     def _placed(self, pieces: Sequence[Piece]) -> tuple[np.ndarray[Any, Any], int]:
         """Return where in a wave each array of each piece begins, and the bytes of the wave."""
@@ -165,25 +164,26 @@ class DiskState:
                 at += _rounded((stop - start) * dtype.itemsize, LINE)
         return offsets, _rounded(at, BLOCK)
 
-    def _ranges(self, i: int, place: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the ranges of an array, and where in the file each begins."""
-        if i not in self._first:
-            return
-        wave, n = self._first[i]
-        while wave < len(self.pieces) and self.pieces[wave][n][0] == i:
-            _, start, stop = self.pieces[wave][n]
-            yield start, stop, int(self._waves[wave, 0] + self._offsets[wave][n, place])
-            wave, n = wave + 1, 0
+    def _place_of(self, i: int, place: int, start: int) -> tuple[int, int]:
+        """Return where in the file an element is, and how many come with it there."""
+        first, number = self._first[i]
+        # Its array has one piece in each wave, from its first wave on.
+        starts = self._starts[i]
+        wave = first + bisect_right(starts, start) - 1
+        n = number if wave == first else 0
+        piece, (_, dtype, _) = self.pieces[wave][n], self.layout[i]
+        at = self._waves[wave, 0] + self._offsets[wave][n, place]
+        return int(at) + (start - piece.start) * dtype.itemsize, piece.stop - start
 
     def _bytes(self, at: int, size: int) -> memoryview:
         """Return some bytes of the file."""
         self.scratch.check()
-        if self._ring:
-            self._ring.settle()
-        first, window = self._window
-        if not first <= at <= at + size <= first + len(window):
+        assert self._ring is not None
+        self._ring.settle()
+        first, window, given = self._window
+        if given != self._ring.given or not first <= at <= at + size <= first + len(window):
             window = self.scratch.read(at, size, self._at + self.size)
-            self._window = first, window = at, window
+            self._window = first, window, _ = at, window, self._ring.given
         return window[at - first : at - first + size]
 
 

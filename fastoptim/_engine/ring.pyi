@@ -4,10 +4,12 @@ from typing import Any
 import numpy as np
 
 from .parts import Piece
+from .scratch import Scratch
 
 def punch(fd: int, at: int, size: int) -> bool: ...
 
 class Ring:
+    given: int
     def __init__(
         self,
         fd: int,
@@ -31,7 +33,7 @@ class RingWaves:
         ring: Ring | None,
         pieces: list[list[Piece]],
         offsets: list[np.ndarray[Any, Any]],
-        check: Callable[[], None],
+        scratch: Scratch,
     ) -> None: ...
     def before(self, wave: int, what: str) -> np.ndarray[Any, Any]: ...
     def behind(self, wave: int, what: str) -> None: ...

@@ -63,7 +63,7 @@ cdef class Ring:
     cdef object waves, failed
     cdef int made_after  # so many forks
     cdef Py_ssize_t count
-    cdef Py_ssize_t given  # waves so far
+    cdef readonly Py_ssize_t given  # waves so far, over all sweeps
     cdef bint held  # whether the next wave was taken
 
     def __cinit__(self, int fd, bint direct, waves, int buffers, failed):
@@ -160,18 +160,20 @@ cdef class RingWaves:
     offsets : list of ndarrays of intp
         For each wave, where in its bytes each array of each piece begins, -1 for those that are
         not there.
-    check : function
-        It raises if no sweep can begin.
+    scratch : Scratch
+        The file, which may be of no use any more.
     """
 
     cdef Ring ring
     cdef readonly list pieces
     cdef list offsets
-    cdef object check
+    cdef object scratch
+    cdef int made_after  # so many forks
     cdef readonly bint gradients  # False: they are in memory
 
-    def __init__(self, Ring ring, list pieces, list offsets, check):
-        self.ring, self.pieces, self.offsets, self.check = ring, pieces, offsets, check
+    def __init__(self, Ring ring, list pieces, list offsets, scratch):
+        self.ring, self.pieces, self.offsets, self.scratch = ring, pieces, offsets, scratch
+        self.made_after = forks()
 
     def before(self, Py_ssize_t wave, what):
         """Return the addresses of the arrays in a wave, 0 for those that are not there."""
@@ -179,8 +181,8 @@ cdef class RingWaves:
         cdef Py_ssize_t n
         cdef cnp.ndarray offsets, found
         cdef Py_ssize_t* address
-        if wave == 0:
-            self.check()
+        if wave == 0 and (self.scratch.fault is not None or self.made_after != forks()):
+            self.scratch.check()  # which raises
         if self.ring is not None:
             data = self.ring.next(wave)
         offsets = self.offsets[wave]

@@ -70,21 +70,22 @@ class Scratch:
         self._pid = os.getpid()
         with self._blamed():
             fd, made = _opened(self.path)
-        self.fd = fd
-        # Also at the end of the process, but not in a child, which would take it from its parent.
-        self.close = weakref.finalize(self, _close, fd, self.path, self._pid)
+        owned = None  # the path, once what is there is ours to remove
         try:
             _lock(fd, self.path)
             if not made:
                 _check_scratch(fd, self.path)
+            owned = self.path
             with self._blamed():
                 os.ftruncate(fd, 0)
                 _write_header(fd)
                 self.direct = _goes_past_the_cache(fd)
         except BaseException:
-            self.close.detach()
-            _close(fd, self.path if made else None, self._pid)
+            _close(fd, owned, self._pid)
             raise
+        self.fd = fd
+        # Also at the end of the process, but not in a child, which would take it from its parent.
+        self.close = weakref.finalize(self, _close, fd, self.path, self._pid)
 
     def reserve(self, size: int) -> int:
         """Return where so many bytes, whole blocks of zeros, can be kept from now on."""
