@@ -44,7 +44,7 @@ class DiskArray:
     def __init__(self, disk: DiskState, number: int, place: int, param: Array) -> None:
         self.disk, self.number, self.place = disk, number, place
         self.shape, self.dtype, self.strides = param.shape, param.dtype, param.strides
-        self.size, self.nbytes, self.itemsize = param.size, param.nbytes, param.itemsize
+        self.size = param.size
 
     def fits(self, number: int, param: Array) -> bool:
         """Tell whether it is where the array of a parameter has to be, and laid out like that."""
@@ -177,10 +177,10 @@ class Owner(NamedTuple):
 def _owners(groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Any]]) -> list[Owner]:
     found: list[Owner] = []
     for key, (group, param) in zip(keys_of(groups), each_param(groups), strict=True):
-        places = {name: place for place, name in enumerate(group.rule.state)} | {EMA: AVERAGE}
-        given, wanted = state[key], group.state_names
-        places = {name: at for name, at in places.items() if name in given or name in wanted}
-        found.append(Owner(len(found), key, group, param, given, places))
+        place_of = {name: place for place, name in enumerate(group.rule.state)} | {EMA: AVERAGE}
+        names = dict.fromkeys([*state[key], *group.state_names])
+        places = {name: place_of[name] for name in names}
+        found.append(Owner(len(found), key, group, param, state[key], places))
     return found
 
 
@@ -219,5 +219,6 @@ def _filled(dtype: np.dtype[Any], value: float, start: int, stop: int) -> Array:
 def _ranges_of(array: Array, param: Array) -> Source:
     """Return what gives ranges of an array in the order of a parameter's memory."""
     axes = sorted(range(param.ndim), key=lambda axis: -param.strides[axis])
-    flat = array.transpose(axes).flat
+    in_order = array.transpose(axes)
+    flat: Any = in_order.reshape(-1) if in_order.flags.c_contiguous else in_order.flat
     return lambda start, stop: flat[start:stop]

@@ -388,7 +388,7 @@ def _entries(
     state: Mapping[Any, dict[str, Array]],
     steps: Sequence[int],
     numbers: Sequence[tuple[float, ...]],
-    elsewhere: bool,
+    elsewhere: bool = False,
 ) -> Iterator[Entry]:
     """Yield what the engine wants to know of each parameter; state may be `ELSEWHERE`."""
     counts, kept_numbers = iter(steps), iter(numbers)

@@ -201,7 +201,8 @@ def _lock(fd: int, path: str) -> None:
     if not same:  # it is locked, or its owner has just removed it
         raise RuntimeError(
             f"state_path: {path}: expected a file that no optimizer has, found one that another "
-            "optimizer uses, here or in another process: give each a path of its own"
+            "optimizer uses, here or in another process: give each a path of its own, or del the "
+            "other one first"
         )
 
 
