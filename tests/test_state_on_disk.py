@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import os
 import pickle
@@ -365,6 +366,17 @@ class TestLife:
         assert len(errors) == 1
         assert "in use already, in another thread" in errors[0]
 
+    def test_two_optimizers_in_two_threads(self, path):
+        pairs = [pair(fo.Adam, f"{path}{k}", ema_decay=0.5) for k in range(2)]
+        threads = [threading.Thread(target=stepped, args=(ours,)) for ours, _ in pairs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for ours, other in pairs:
+            stepped(other)
+            assert_same(ours, other)
+
     def test_what_a_step_reads_and_writes(self, path):
         """Each byte of state once, and read once more for a trust ratio."""
         for cls, reads in ((fo.Adam, 1), (fo.LAMB, 2)):
@@ -401,6 +413,21 @@ class TestFile:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert path.stat().st_size >= 4096 + 2 * 80_000  # the room is reserved
         assert opt.state_path == str(path)
+
+    @pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs preadv")
+    @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+    def test_a_file_system_that_cannot_do_without_the_cache(self, tmp_path, monkeypatch, number):
+        """Some refuse the flag, others what is done with it."""
+
+        def refuse(*_):
+            raise OSError(number, "not here")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "preadv", refuse)
+            ours, other = pair(fo.Adam, tmp_path / "s")
+        assert not ours._home._scratch.direct
+        stepped(ours, other)
+        assert_same(ours, other)
 
     def test_it_goes_with_the_optimizer(self, path):
         opt = fo.Adam(np.ones(10), state_path=path)

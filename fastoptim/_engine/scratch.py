@@ -283,9 +283,15 @@ def _read_into(fd: int, room: mmap.mmap, at: int) -> None:
 
 def _close(fd: int, path: str | None, pid: int) -> None:
     """Close a file, and remove it if it is that of this process."""
-    if path is not None and pid == os.getpid():
+    is_ours = False
+    with suppress(OSError):
+        is_ours = path is not None and os.path.samestat(os.stat(path), os.fstat(fd))
+    is_ours = is_ours and pid == os.getpid()
+    if is_ours and sys.platform != "win32":  # while it is locked, so that nobody else takes it up
         with suppress(OSError):
-            if os.path.samestat(os.stat(path), os.fstat(fd)):
-                os.unlink(path)
+            os.unlink(str(path))
     with suppress(OSError):
         os.close(fd)
+    if is_ours and sys.platform == "win32":  # which cannot remove an open file
+        with suppress(OSError):
+            os.unlink(str(path))

@@ -54,8 +54,8 @@ matrices: the passes alone; with steps of fastoptim, or of NumPy in place,
 between them: times as long"""
 DISK_NOTES = """
 GB/s: of state, read and written; plain loop: preadv and pwritev of as much, one
-after the other; of plain loop: its time as a share of that of the step; state in
-memory: the time of a step with that, as a multiple"""
+after the other; of plain loop: its time as a share of that of the step; state
+in memory: the time of a step with that, as a multiple"""
 CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 CLIENT_NOTES = """
 before, after: seconds of the training with the library's own update, and with
