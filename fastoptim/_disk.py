@@ -7,7 +7,8 @@ laid out, is the engine's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -103,6 +104,7 @@ class Disk:
             found = type(path).__name__
             raise TypeError(f"state_path: expected a path or None, found {found}") from None
         self._scratch = Scratch(self.path)
+        self._last: Callable[[], DiskState | None] = lambda: None  # which `complete` has made
 
     def put(self, state: Mapping[Any, dict[str, Any]], wanted: Mapping[str, Wanted]) -> None:
         """Note what new arrays are filled with, which `complete` makes."""
@@ -126,13 +128,24 @@ class Disk:
         owners = _owners(groups, state)
         disk = _fitting(owners)
         if disk is None:
-            params = [owner.param for owner in owners]
-            places = [tuple(owner.places.values()) for owner in owners]
-            sizes, dtypes = [p.size for p in params], [p.dtype for p in params]
-            disk = DiskState(self._scratch, sizes, dtypes, places)
-            disk.fill([owner.sources() for owner in owners])
+            make, last = partial(self._made, owners), self._last()
+            disk = last.replaced(make) if last is not None and last.is_new else make()
+            self._last = weakref.ref(disk)
         found = {owner.key: owner.arrays_in(disk) for owner in owners}
         return found, disk.waves([owner.used() for owner in owners])
+
+    def _made(self, owners: Sequence[Owner]) -> DiskState:
+        """Return new state in a part of the file of its own."""
+        params = [owner.param for owner in owners]
+        places = [tuple(owner.places.values()) for owner in owners]
+        sizes, dtypes = [p.size for p in params], [p.dtype for p in params]
+        disk = DiskState(self._scratch, sizes, dtypes, places)
+        try:
+            disk.fill([owner.sources() for owner in owners])
+        except BaseException:
+            disk.close()
+            raise
+        return disk
 
     def shown(
         self, arrays: Mapping[str, Any], using: AbstractContextManager[Any]
@@ -156,6 +169,8 @@ class Owner(NamedTuple):
         found: dict[int, Source] = {}
         for name, place in self.places.items():
             value = self.state.get(name)
+            if isinstance(value, DiskArray) and value.disk.is_new:
+                continue  # it is zero, as the new one is
             if value is None and name != EMA:  # an average starts with a step
                 value = self.group.rule.start_of(name, self.group.hyper) or None
             if value is not None:

@@ -193,7 +193,8 @@ class Optimizer(Stepper):
       as they were before it. The optimizer then refuses all further calls, and names the file.
       Checkpoints that were saved before are good.
     - It can be neither copied nor pickled, and a child of ``fork()`` cannot use it.
-    - When state is added or loaded, the file holds the old and the new state for a moment.
+    - When state is added or loaded after the first step, the file holds the old and the new state
+      for a moment.
     """
 
     rule: Rule

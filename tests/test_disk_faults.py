@@ -338,6 +338,55 @@ print("ok")
     assert done.stdout == "ok\n"
 
 
+def test_state_that_is_new_makes_room_for_what_is_loaded(tmp_path):
+    """There would be no room for both; and if loading fails, the room is there again."""
+    pytest.importorskip("safetensors")
+    done = in_small_file_system(f"""
+import errno, os, numpy as np, fastoptim as fo
+from fastoptim import checkpoint
+saved = {str(tmp_path / "saved")!r}
+like = fo.Adam(np.ones(150_000))
+like.step(np.arange(150_000.0))
+like.save(saved)
+p = np.ones(150_000)
+ours = fo.Adam(p, state_path="/mnt/run.state")
+real = checkpoint.Source.read
+def fail(self, key, name, start, stop):
+    if name == "v":
+        raise OSError(errno.EIO, "as told")
+    return real(self, key, name, start, stop)
+checkpoint.Source.read = fail
+held = None
+try:
+    ours.load(saved)
+except OSError as error:
+    held = error  # with all its frames, and what is in them
+    assert error.strerror == "as told", error
+checkpoint.Source.read = real
+assert os.stat("/mnt/run.state").st_blocks * 512 > 2_400_000
+assert not ours.state[0]["m"].any() and not ours.state[0]["v"].any()
+other = fo.Adam(np.ones(150_000))
+for opt in (ours, other):
+    opt.step(np.arange(150_000.0))
+assert np.array_equal(ours.state[0]["v"], other.state[0]["v"])
+try:
+    ours.load(saved)  # there is state that must stay if it fails
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+assert np.array_equal(ours.state[0]["v"], other.state[0]["v"])
+del ours, held
+ours = fo.Adam(p, state_path="/mnt/run.state")
+ours.load(saved)
+for opt in (ours, like):
+    opt.step(np.arange(150_000.0))
+assert np.array_equal(ours.state[0]["v"], like.state[0]["v"])
+assert np.array_equal(p, like.param_groups[0]["params"][0])
+print("ok")
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ok\n"
+
+
 def test_a_file_system_that_reserves_no_room(tmp_path):
     """Zeros are written then."""
     code = f"""

@@ -217,6 +217,16 @@ class TestLife:
         assert sizes[0] >= sizes[2] >= sizes[4]
         assert sizes[1] >= sizes[3] >= sizes[5]
 
+    def test_what_state_starts_with_before_the_first_step(self, path):
+        """It is what the hyperparameters said when it was made."""
+        ours, other = pair(fo.Adagrad, path)
+        for opt in (ours, other):
+            opt.initial_accumulator_value = 0.25
+            opt.ema_decay = 0.5
+            opt.add_param_group({"params": [np.ones(3000)]})
+        for key in range(8):
+            assert same_bits(ours.state[key]["h"], other.state[key]["h"])
+
     def test_added_groups(self, path):
         ours, other = stepped(*pair(fo.Adam, path, ema_decay=0.5))
         for opt in (ours, other):

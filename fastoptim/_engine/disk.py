@@ -95,7 +95,7 @@ class DiskState:
             at += size
         self.size = at
         self._waves = np.array(waves, np.int64).reshape(-1, 2)
-        self._at = scratch.reserve(at)
+        self._at: int | None = scratch.reserve(at)
         self._waves[:, 0] += self._at
         self._ring: Ring | None = None
         if at > 0:
@@ -105,9 +105,33 @@ class DiskState:
         self._window = 0, memoryview(b""), 0
 
     def __del__(self) -> None:
-        if hasattr(self, "_at"):
+        self.close()
+
+    def close(self) -> None:
+        """Give back the room in the file."""
+        at, self._at = getattr(self, "_at", None), None
+        if at is not None:
             self._ring = None  # whose threads must not write there any more
-            self.scratch.release(self._at, self.size)
+            self.scratch.release(at, self.size)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether all is zero still, since nothing was filled in and no sweep has changed it."""
+        return self._at is not None and not (self._ring and self._ring.has_changed)
+
+    def replaced(self, others: Callable[[], DiskState]) -> DiskState:
+        """Return the state that takes the place of this one, which is new.
+
+        What it needs may be more than there is room for beside this one, whose room it gets.
+        """
+        assert self._at is not None
+        self.scratch.lend(self._at, self.size)
+        try:
+            return others()
+        except BaseException:
+            if self.scratch.fault is None:
+                self.scratch.take_back(self._at, self.size)
+            raise
 
     @property
     def moved(self) -> tuple[int, int]:
@@ -132,14 +156,8 @@ class DiskState:
         if self._ring is None or not any(sources):
             return
         self.scratch.check()
-        for wave, pieces in enumerate(self.pieces):
-            data = self._ring.take(wave)
-            for (i, start, stop), offsets in zip(pieces, self._offsets[wave], strict=True):
-                _, dtype, _ = self.layout[i]
-                for place, source in sources[i].items():
-                    at = offsets[place]
-                    end = at + (stop - start) * dtype.itemsize
-                    data[at:end].view(dtype)[...] = source(start, stop)
+        for wave in range(len(self.pieces)):
+            self._fill(wave, self._ring.take(wave), sources)
             self._ring.give(True)
 
     def waves(self, used: Sequence[tuple[int, ...]]) -> RingWaves:
@@ -152,6 +170,16 @@ class DiskState:
                 found[n, places] = there[n, places]
             offsets.append(found)
         return RingWaves(self._ring, self.pieces, offsets, self.scratch)
+
+    def _fill(
+        self, wave: int, data: np.ndarray[Any, Any], sources: Sequence[dict[int, Source]]
+    ) -> None:
+        for (i, start, stop), offsets in zip(self.pieces[wave], self._offsets[wave], strict=True):
+            _, dtype, _ = self.layout[i]
+            for place, source in sources[i].items():
+                at = offsets[place]
+                end = at + (stop - start) * dtype.itemsize
+                data[at:end].view(dtype)[...] = source(start, stop)
 
     def _placed(self, pieces: Sequence[Piece]) -> tuple[np.ndarray[Any, Any], int]:
         """Return where in a wave each array of each piece begins, and the bytes of the wave."""
@@ -182,7 +210,7 @@ class DiskState:
         self._ring.settle()
         first, window, given = self._window
         if given != self._ring.given or not first <= at <= at + size <= first + len(window):
-            window = self.scratch.read(at, size, self._at + self.size)
+            window = self.scratch.read(at, size, int(self._waves[-1].sum()))
             self._window = first, window, _ = at, window, self._ring.given
         return window[at - first : at - first + size]
 

@@ -10,6 +10,7 @@ def punch(fd: int, at: int, size: int) -> bool: ...
 
 class Ring:
     given: int
+    has_changed: bool
     def __init__(
         self,
         fd: int,

@@ -65,6 +65,7 @@ cdef class Ring:
     cdef Py_ssize_t count
     cdef readonly Py_ssize_t given  # waves so far, over all sweeps
     cdef bint held  # whether the next wave was taken
+    cdef readonly bint has_changed  # whether one was ever given back changed
 
     def __cinit__(self, int fd, bint direct, waves, int buffers, failed):
         cdef int64_t[:, ::1] table = np.ascontiguousarray(waves, np.int64)
@@ -113,6 +114,7 @@ cdef class Ring:
 
         With the last of a sweep, wait until all are written, and raise as `take` does.
         """
+        self.has_changed = self.has_changed or changed
         fo_ring_give(self.ring, changed)
         self.given += 1
         self.held = False

@@ -112,6 +112,20 @@ class Scratch:
         if at + size <= self._end and size > 0:
             self._has_holes = punch(self.fd, at, size)
 
+    def lend(self, at: int, size: int) -> None:
+        """Let the file system have the room of bytes that are all zeros, which they stay."""
+        if size > 0:
+            self._has_holes = punch(self.fd, at, size)
+
+    def take_back(self, at: int, size: int) -> None:
+        """Reserve the room of bytes again that was lent."""
+        try:
+            with self._blamed(size):
+                _reserve(self.fd, at, size, self._has_holes)
+        except OSError as error:
+            self.fail(f"{error.strerror} ([Errno {error.errno}])")
+            raise
+
     def read(self, at: int, size: int, limit: int) -> memoryview:
         """Return some bytes, and as many behind them as are read along with them, up to a limit."""
         self.check()
