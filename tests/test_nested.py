@@ -473,8 +473,9 @@ def test_gradients_alone():
     assert all((g == 2.0).all() for g in leaves(grads) if g is not None)
     grads["head"].w[0] = np.nan
     assert not fo.all_finite(grads)
-    with pytest.raises(TypeError, match=r"grads\['0.w'\]: expected a NumPy array, found float"):
-        fo.global_norm([{"w": 1.0}])
+    assert fo.global_norm([{"w": 3.0}, [[4.0], {"b": None}]]) == 5.0
+    with pytest.raises(TypeError, match=r"grads\['0.w'\]: expected a NumPy array, found str"):
+        fo.global_norm([{"w": "1"}])
 
 
 class TestGroupsWithTheSameNames:

@@ -23,12 +23,15 @@ from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 
 import numpy as np
 
-from fastoptim._engine.foreign import as_ndarray, instead, unread
+from fastoptim._engine.foreign import as_ndarray, instead, unwritten
 
 cnp.import_array()
 
 cdef enum:
     LEAST = 1 << 16  # bytes that a step moves for each array, unless it is one of small arrays
+
+DOUBLES = np.dtype(np.float64)
+COPY = ": write g = g.copy(), and step by that g"  # instead of what cannot be changed where it is
 
 cdef extern from "Python.h":
     # Borrowed: our own lists keep their items.
@@ -101,18 +104,19 @@ cdef class Tensors:
 
 
 cdef class Gradients(Tensors):
-    """Gradients alone, arrays or NumPy scalars, for the length of a call.
+    """Gradients alone, for the length of a call.
 
-    There is no parameter, so that each gradient is gone through in its own memory order.
+    There is no parameter, so that each gradient is gone through in its own memory order, and
+    Python's numbers are in double precision.
 
     Parameters
     ----------
     labels : sequence of str
         What messages call them. It is asked only for a message.
     grads : iterable
-        The gradients; None is skipped.
+        The gradients, what `as_ndarray` takes; None is skipped.
     writing : bool, default False
-        Whether they are to be changed in place.
+        Whether they are to be changed in place; then they must be arrays of NumPy's.
 
     Raises
     ------
@@ -131,10 +135,9 @@ cdef class Gradients(Tensors):
                 self.formats.append(None)
                 continue
             if not cnp.PyArray_CheckExact(g):
-                is_scalar = isinstance(g, np.floating) and not writing
-                if not (is_scalar or cnp.PyArray_Check(g)):
-                    raise TypeError(f"{labels[i]}: {unread(g)}")
-                g = self.grads[i] = np.asarray(g) if is_scalar else as_array(labels[i], g)
+                if writing and not cnp.PyArray_Check(g):
+                    raise TypeError(f"{labels[i]}: {unwritten(g)}")
+                g = self.grads[i] = gradient_of(labels[i], g, DOUBLES)
             self.add(i, g, writing)
         if writing:
             self.check_apart()
@@ -144,16 +147,17 @@ cdef class Gradients(Tensors):
         cdef bint dense = is_dense(g)
         cdef Format found = known_format(g)
         if found is None:
-            found = format_of(self.labels[i], g)  # which says what is known
+            self.raise_unknown(i, g)
         if writing:
             if not cnp.PyArray_ISWRITEABLE(g):
                 raise ValueError(
-                    f"{self.labels[i]}: expected a writable array, found a read-only one"
+                    f"{self.labels[i]}: expected a writable array, found a read-only one{COPY}"
                 )
             if not dense and overlaps_itself(g):
+                shape, strides = (<object> g).shape, (<object> g).strides
                 raise ValueError(
                     f"{self.labels[i]}: expected elements with memory of their own, "
-                    f"found strides {(<object> g).strides} for shape {(<object> g).shape}"
+                    f"found strides {strides} for shape {shape}{COPY}"
                 )
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
@@ -166,6 +170,12 @@ cdef class Gradients(Tensors):
         self.kinds |= kinds_of(tensor)
         self.traffic += cnp.PyArray_NBYTES(g)
         self.formats.append(found)
+
+    cdef raise_unknown(self, Py_ssize_t i, g):
+        try:
+            format_of(self.labels[i], g)
+        except TypeError as error:
+            raise TypeError(f"{error}{instead(g.dtype, DOUBLES)}") from None
 
     cdef bind(self, bint in_order):
         self.note_kind(False)  # all else was done when they came here
@@ -201,8 +211,18 @@ cdef class Gradients(Tensors):
         if np.shares_memory(self.grads[i], self.grads[other]):
             raise ValueError(
                 f"{self.labels[i]}: expected memory of its own, "
-                f"found memory shared with {self.labels[other]}"
+                f"found memory shared with {self.labels[other]}{COPY}"
             )
+
+
+cdef gradient_of(label, g, real):
+    """Return the ndarray of a gradient that is of a subclass, or no array of NumPy's."""
+    if isinstance(g, np.ndarray):
+        return as_array(label, g)
+    try:
+        return as_ndarray(g, real)
+    except TypeError as error:
+        raise TypeError(f"{label}: {error}") from error
 
 
 cdef class Memory(Tensors):
@@ -387,12 +407,10 @@ cdef class Memory(Tensors):
 
     cdef as_gradient(self, Py_ssize_t i, g):
         """Return the ndarray of a gradient that is of a subclass, or no array of NumPy's."""
-        if self.zeroing or isinstance(g, np.ndarray):
-            return as_array(self.labels[i][1], g)
-        try:
-            return as_ndarray(g, (<Format> self.formats[i]).real)
-        except TypeError as error:
-            raise TypeError(f"{self.labels[i][1]}: {error}") from error
+        label = self.labels[i][1]
+        if self.zeroing:
+            return as_array(label, g)
+        return gradient_of(label, g, (<Format> self.formats[i]).real)
 
     cdef bind(self, bint in_order):
         cdef Py_ssize_t i, count = self.count, owned_count = self.owned_count
