@@ -544,7 +544,7 @@ WRONG_ARRAYS = [
     ({"w": ones()}, ValueError, "params: expected arrays with the names .* without 'b'"),
     ({"w": ones(), "b": ones(2), "c": ones()}, ValueError, "with the unknown name 'c'"),
     ([ones(), ones(2)], ValueError, "params: expected arrays with the names"),
-    (ones(), ValueError, "params: expected arrays with the names"),
+    (ones(), ValueError, "params: expected a container of arrays as the optimizer has"),
     (None, TypeError, "params: expected an array, a sequence or a mapping"),
     ({"w": ones(6)[::2], "b": ones(2)}, ValueError, r"params\['w'\]: expected a dense array"),
     ({"w": 1.0, "b": ones(2)}, TypeError, r"params\['w'\]: expected a NumPy array, found float"),
@@ -625,6 +625,34 @@ class TestRebind:
         assert snapshot(opt) == before
         opt.step({"w": ones(), "b": ones(2)})
         assert opt.param_groups[0]["params"][0] is given["w"]
+
+    @pytest.mark.parametrize("rest", [[], [{"params": {"b": ones(2)}}]])
+    def test_to_groups_as_the_constructor_takes_them(self, rest):
+        groups = [{"params": {"w": ones()}, "lr": 1.0}, *rest]
+        opt = fo.SGD(groups, momentum=0.5)
+        before = snapshot(opt)
+        for wrong in (groups, groups[0]):
+            with pytest.raises(TypeError, match=r"^params: .* a param group: write") as caught:
+                opt.rebind(wrong)
+        assert snapshot(opt) == before
+        if rest:
+            opt.rebind(eval(str(caught.value).partition("opt.rebind")[2], {"groups": groups}))
+        else:
+            assert "write opt.rebind(group['params'])" in str(caught.value)
+
+    def test_to_containers_with_a_name_that_groups_have(self):
+        params = {"params": ones(), "w": [{"params": ones(2)}]}
+        opt = fo.SGD(params)
+        opt.rebind({"params": ones(), "w": [{"params": ones(2)}]})
+        opt = fo.SGD([[{"params": ones(2)}]])
+        opt.rebind([[{"params": ones(2)}]])
+        assert list(opt.state) == ["0.0.params"]
+
+    def test_of_an_array_alone_to_one_in_a_container(self):
+        with pytest.raises(ValueError, match=r"expected an array alone as .* found a container"):
+            fo.SGD(ones()).rebind([ones()])
+        with pytest.raises(ValueError, match=r"expected a container of arrays .* an array alone"):
+            fo.SGD([ones()]).rebind(ones())
 
     def test_to_memory_of_the_state(self):
         opt = fo.Adam([ones()])

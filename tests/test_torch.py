@@ -1593,6 +1593,10 @@ class Wide(fo.LAMB):
         super().__init__(params, lr, eps=0.25, max_grad_norm=1.0, l1=0.01, **options)
 
 
+def falling(p, g, lr):
+    return p - lr * g
+
+
 class Lamb(optimizer_of(fo.LAMB)):
     """A subclass of one that was made."""
 
@@ -1788,6 +1792,17 @@ class TestOptimizerOf:
     def test_what_is_no_class_of_optimizers_is_refused(self, cls):
         with pytest.raises(TypeError, match=r"^cls: expected a class of optimizers"):
             optimizer_of(cls)
+
+    def test_what_to_write_instead_of_a_rule(self):
+        own = fo.rule(scalars=lambda lr=0.1: (lr,))(falling)
+        for wrong, how in {
+            fo.reference.lamb: "write its class LAMB",
+            own: r"write fastoptim.optimizer\(rule\)",
+            "LAMB": "write the class itself",
+        }.items():
+            with pytest.raises(TypeError, match=f"^cls: expected a class .*: {how}"):
+                optimizer_of(wrong)
+        assert optimizer_of(fo.optimizer(own)).method.rule is own
 
 
 class TestImport:
