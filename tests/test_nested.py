@@ -48,6 +48,17 @@ class Listed(list):
     b: Any
 
 
+@dataclasses.dataclass
+class Iterated:
+    """One that can be gone through, which says nothing of its fields."""
+
+    w: Any
+    b: Any
+
+    def __iter__(self):
+        return iter([ones(5)])
+
+
 @dataclasses.dataclass(slots=True)
 class Slotted:
     w: Any
@@ -221,6 +232,25 @@ def test_any_dataclass_comes_back_as_itself(cls):
     assert average.b[0].tolist() == [0.75, 0.75]
     assert found.w.tolist() == [True, False, True]
     assert found.b == [None]
+
+
+@pytest.mark.parametrize("cls", [Layer, Listed, Iterated, Frozen, Slotted])
+def test_a_dataclass_has_its_fields_at_the_root_as_within(cls):
+    root = cls(ones(), ones(2))
+    if cls is Listed:
+        root.extend([{"params": ones(5)}, ones(5)])
+    opt, within = fo.SGD(root, lr=1.0, ema_decay=0.5), fo.SGD([root], lr=1.0)
+    assert (list(opt.state), list(within.state)) == (["w", "b"], ["0.w", "0.b"])
+    opt.step(cls(ones(), None))
+    assert (root.w[0], root.b[0]) == (0.0, 1.0)
+    assert type(opt.ema) is cls
+    opt.rebind(cls(ones(), ones(2)))
+    assert fo.global_norm(cls(ones(9), None)) == 3.0
+    groups = fo.SGD([{"params": root}, {"params": ones()}], lr=1.0)
+    groups.step([cls(None, ones(2)), None])
+    assert root.b[0] == 0.0
+    with pytest.raises(TypeError, match="expected a sequence of param groups"):
+        fo.Mixed(root)
 
 
 def test_tuples_come_back_as_tuples():
