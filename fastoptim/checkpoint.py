@@ -17,7 +17,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
@@ -87,24 +87,28 @@ def write(
     path: str,
     saved: Mapping[str, Any],
     params: Mapping[Any, Any],
+    numbers: Sequence[Collection[str]],
     prove: Callable[[str], None],
 ) -> None:
     """Write what `state_dict` returned, and these parameters by their keys.
 
-    Before the new file replaces the old one, `prove` is given its path, and raises what loading it
-    would raise.
+    What `numbers` names for each parameter is no array of its state, but a number that its rule
+    keeps. Before the new file replaces the old one, `prove` is given its path, and raises what
+    loading it would raise.
     """
     _library()
     state = saved["state"]
     count = len(params) + sum(len(item) - 1 for item in state.values())
     _check_length(count, SHORTEST_ENTRY * count)  # before all names are made, which takes a while
-    arrays = _by_name(state, params)
+    kept = [
+        {name: item[name] for name in n} for n, item in zip(numbers, state.values(), strict=True)
+    ]
+    arrays = _by_name(state, params, kept)
     specs = sorted(map(_spec, arrays, arrays.values()), key=_place)
     rest = {name: value for name, value in saved.items() if name != "state"}
     rest["steps"] = [item["step"] for item in state.values()]
-    numbers = [_numbers_of(item) for item in state.values()]
-    if any(numbers):  # of the rules that keep some
-        rest["numbers"] = numbers
+    if any(kept):
+        rest["numbers"] = kept
     text = json.dumps({"version": VERSION, **rest})
     header = _header(text, specs)
 
@@ -192,12 +196,14 @@ def _library() -> Any:
 
 
 def _by_name(
-    state: Mapping[Any, Mapping[str, Any]], params: Mapping[Any, Any]
+    state: Mapping[Any, Mapping[str, Any]],
+    params: Mapping[Any, Any],
+    numbers: Sequence[Mapping[str, Any]],
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return all arrays by their names in the file."""
     found = {}
-    for key, item in state.items():
-        arrays = {name: array for name, array in item.items() if isinstance(array, np.ndarray)}
+    for (key, item), kept in zip(state.items(), numbers, strict=True):
+        arrays = {name: item[name] for name in item if name != "step" and name not in kept}
         if key in params:
             arrays[PARAM] = params[key]
         text = _text(key)
@@ -207,11 +213,6 @@ def _by_name(
                 raise ValueError(f"params: expected names that differ as text, found two of {key}")
             found[label] = array
     return found
-
-
-def _numbers_of(item: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the state of a parameter has beside arrays and the step count."""
-    return {k: v for k, v in item.items() if k != "step" and not isinstance(v, np.ndarray)}
 
 
 def _text(key: Any) -> str:
