@@ -1095,6 +1095,21 @@ class TestGroups:
         optimizer.step()
         assert third.tolist() == [-1, -1, -1, -1]
 
+    def test_state_of_tensors_that_are_in_no_group_any_more(self):
+        """As after a model was moved, and its new tensors put into the groups."""
+        (first, *_), optimizer = small(Adam)
+        optimizer.step()
+        new = torch.nn.Parameter(first.detach().clone())
+        optimizer.param_groups[0]["params"][0] = new
+        new.grad = torch.ones_like(new)
+        optimizer.step()
+        with pytest.raises(
+            ValueError, match=r"^state: .* found that of 1 tensors that are there no"
+        ):
+            optimizer.state_dict()
+        del optimizer.state[first]
+        assert optimizer.state_dict()["state"].keys() == {0, 1}
+
     def test_a_border_that_moves(self):
         params, optimizer = small(SGD, lr=1.0)
         optimizer.param_groups[0]["params"].pop()
