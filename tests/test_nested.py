@@ -366,7 +366,21 @@ REFUSED = [
     ({"a": {"b": None}}, TypeError, "params['a.b']: expected a NumPy array, found NoneType"),
     (Layer(ones(), "relu"), TypeError, "params['b']: expected a NumPy array, found str"),
     (Layer, TypeError, "params: expected an array, a sequence or a mapping of arrays, found type"),
-    ([[ones(), 1.0]], TypeError, "params['0.1']: expected a NumPy array, found float"),
+    (
+        [[ones(), 1.0]],
+        TypeError,
+        "params['0.1']: expected a NumPy array, found float: write p = np.",
+    ),
+    (
+        [[ones(), None]],
+        TypeError,
+        "params['0.1']: expected a NumPy array, found NoneType: leave it",
+    ),
+    (
+        {"w": {"f": abs}},
+        TypeError,
+        "params['w.f']: expected a NumPy array, found builtin_function_or",
+    ),
     ([{}, [], ()], ValueError, "params: expected at least one array, found none"),
     ([[ones()[::-1]]], ValueError, "params['0.0']: expected a dense array"),
     ([[ones(), ones(3, int)]], TypeError, "params['0.1']: expected dtype float32 or float64"),

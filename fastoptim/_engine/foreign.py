@@ -31,6 +31,16 @@ def unfit(value: Any) -> str:
     return said
 
 
+def untargeted(value: Any) -> str:
+    """Return what a message says of a parameter that is no array."""
+    said = unfit(value)
+    if said != _found(value):
+        return said
+    is_data = isinstance(value, (float, int, list, tuple)) or _is_exported(value)
+    how = "write p = np.array(p, float), which is updated in place" if is_data else "leave it out"
+    return f"{said}: {how}"
+
+
 def is_alone(value: Any) -> bool:
     """Tell whether a value is one gradient as `as_ndarray` takes it, if it is no container."""
     return isinstance(value, (float, int)) or hasattr(value, "__dlpack__") or _is_exported(value)
