@@ -461,6 +461,9 @@ def test_an_iterable_of_another_length_or_that_raises():
     assert opt.steps == {0: 0, 1: 0}
 
 
+INSTEAD = ": put arrays in its place, or leave it out"  # as messages say of parameters
+
+
 class Tensor:
     def __init__(self, data):
         self.data = data
@@ -505,8 +508,9 @@ class TestWhatHoldsArrays:
         }.items():
             with pytest.raises(TypeError) as caught:
                 call()
-            allowed = ALLOWED if "pass" not in said and label != "params[0]" else ""
-            assert str(caught.value) == f"{label}: expected a NumPy array, {said}{allowed}"
+            hint = INSTEAD if label == "params[0]" else ALLOWED
+            hint = "" if "pass" in said else hint
+            assert str(caught.value) == f"{label}: expected a NumPy array, {said}{hint}"
         assert opt.steps == {0: 0}
 
     def test_what_raises_when_it_is_asked(self):

@@ -374,7 +374,7 @@ REFUSED = [
     (
         [[ones(), None]],
         TypeError,
-        "params['0.1']: expected a NumPy array, found NoneType: leave it",
+        "params['0.1']: expected a NumPy array, found NoneType: put arr",
     ),
     (
         {"w": {"f": abs}},

@@ -37,8 +37,8 @@ def untargeted(value: Any) -> str:
     if said != _found(value):
         return said
     is_data = isinstance(value, (float, int, list, tuple)) or _is_exported(value)
-    how = "write p = np.array(p, float), which is updated in place" if is_data else "leave it out"
-    return f"{said}: {how}"
+    made = "write p = np.array(p, float), which is updated in place"
+    return f"{said}: {made if is_data else 'put arrays in its place, or leave it out'}"
 
 
 def is_alone(value: Any) -> bool:
