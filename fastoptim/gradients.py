@@ -193,7 +193,7 @@ def clip_grad_value_(grads: Nested, clip_value: float) -> None:
 
 def _found(grads: Any, writing: bool = False) -> Gradients:
     """Return the gradients that there are, once all have proved fit to be read, or changed."""
-    if is_alone(grads) and not is_branch(type(grads)):
+    if not is_branch(type(grads)) and is_alone(grads):
         return Gradients(("grads",), (grads,), writing)
     # An iterator that yields nothing has been used up before: that is no empty list.
     container = Container("grads", grads, at_least=0 if isinstance(grads, Sized) else 1)

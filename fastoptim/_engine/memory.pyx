@@ -148,17 +148,8 @@ cdef class Gradients(Tensors):
         cdef Format found = known_format(g)
         if found is None:
             self.raise_unknown(i, g)
-        if writing:
-            if not cnp.PyArray_ISWRITEABLE(g):
-                raise ValueError(
-                    f"{self.labels[i]}: expected a writable array, found a read-only one{COPY}"
-                )
-            if not dense and overlaps_itself(g):
-                shape, strides = (<object> g).shape, (<object> g).strides
-                raise ValueError(
-                    f"{self.labels[i]}: expected elements with memory of their own, "
-                    f"found strides {strides} for shape {shape}{COPY}"
-                )
+        if writing and not (cnp.PyArray_ISWRITEABLE(g) and (dense or not overlaps_itself(g))):
+            self.raise_unwritable(i, g)
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
         tensor.loops = tensor.single
@@ -170,6 +161,16 @@ cdef class Gradients(Tensors):
         self.kinds |= kinds_of(tensor)
         self.traffic += cnp.PyArray_NBYTES(g)
         self.formats.append(found)
+
+    cdef raise_unwritable(self, Py_ssize_t i, g):
+        if not g.flags.writeable:
+            raise ValueError(
+                f"{self.labels[i]}: expected a writable array, found a read-only one{COPY}"
+            )
+        raise ValueError(
+            f"{self.labels[i]}: expected elements with memory of their own, "
+            f"found strides {g.strides} for shape {g.shape}{COPY}"
+        )
 
     cdef raise_unknown(self, Py_ssize_t i, g):
         try:
