@@ -491,8 +491,7 @@ class Optimizer(Stepper):
             def prove(file: str) -> None:
                 self._accepted(checkpoint.read_without_data(file, saved, arrays, states))
 
-            numbers = [group.rule.numbers for group, _ in each_param(self._groups)]
-            checkpoint.write(path, saved, arrays if with_params else {}, numbers, prove)
+            checkpoint.write(path, saved, arrays if with_params else {}, prove)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from what `save` saved, with the same bits.
