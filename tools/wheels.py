@@ -262,7 +262,9 @@ def build(target: Target, python: Python, includes: tuple[Path, ...] = (), links
     (wheel,) = out.glob("*.whl")
     if "linux" in target.tag:
         need("patchelf")
-        tool("auditwheel", "repair", "--wheel-dir", DIST, wheel)  # for the oldest that it can
+        # auditwheel knows the C library by that name: most loops use none, and link none
+        named = wheel.rename(out / f"{'-'.join(wheel.stem.split('-')[:-1])}-{target.tag}.whl")
+        tool("auditwheel", "repair", "--wheel-dir", DIST, named)
         (found,) = DIST.glob(f"*-cp{python.tag}-*{target.tag}*.whl")
     else:
         found = Path(shutil.copy(wheel, DIST))
