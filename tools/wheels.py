@@ -68,6 +68,7 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
     """Return what a command prints, or raise with all of it."""
     words = [str(word) for word in command]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    clean["PIP_PREFER_BINARY"] = "1"  # of an older version, where the newest has none
     done = subprocess.run(
         words,
         cwd=cwd,
@@ -222,7 +223,9 @@ MUSL = Target(
     X86,
 )
 WINDOWS = Target("x86_64-windows-gnu", "win-amd64", ".cp{}-win_amd64.pyd", "win_amd64", X86)
-BUNDLE = "-bundle -undefined dynamic_lookup"
+BUNDLE = (
+    "-dynamiclib -undefined dynamic_lookup"  # zig breaks off at -bundle, which macOS has itself
+)
 DARWIN = ".cpython-{}-darwin.so"
 MACS = [
     Target(
@@ -282,7 +285,7 @@ SYSTEM = (
     r"lib(c|m|pthread|dl)\.so(\.\d+)?|ld-linux-.*|libSystem\.B\.dylib"
     r"|(KERNEL32|WS2_32|ADVAPI32|ntdll|python3\d+t?)\.dll|api-ms-win-crt-.*\.dll"
 )
-LARGEST = 1_500_000  # of code, packed: a compiler that makes more of it has gone astray
+LARGEST = 2_000_000  # of code, packed: a compiler that makes more of it has gone astray
 # A multiplication and an addition that are rounded once, of which NumPy has none.
 FUSED = r"\s(vfn?m(?:add|sub)\w*|fn?m(?:la|ls|ad|sb|add|sub|adds|subs)|fm[ls]al\w*)\s"
 
