@@ -61,7 +61,11 @@ assert found[0] == found[1]
 
 
 class StepError(Exception):
-    """What stops a step, in words."""
+    """What stops a step, in words, and all that was printed by what failed."""
+
+    def __init__(self, message: str, printed: str = "") -> None:
+        super().__init__(message)
+        self.printed = printed
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
@@ -81,9 +85,8 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
         check=False,
     )
     if done.returncode != 0:
-        (WORK / "failed.log").write_text(done.stdout)
         last = "\n".join(done.stdout.splitlines()[-30:])
-        raise StepError(f"{shlex.join(words)[:300]}\n{last}\nThe whole is in {WORK / 'failed.log'}")
+        raise StepError(f"{shlex.join(words)[:300]}\n{last}", done.stdout)
     return done.stdout
 
 
@@ -596,7 +599,9 @@ def main() -> int:
                 step()
             except StepError as error:
                 failed = True
-                print(f"{name}: {error}", file=sys.stderr)
+                log = WORK / f"{name}.log"
+                log.write_text(error.printed, encoding="utf-8")
+                print(f"{name}: {error}\nAll that was printed is in {log}", file=sys.stderr)
     return int(failed)
 
 
