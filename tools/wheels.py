@@ -249,6 +249,24 @@ def numpy_headers(target: Target, python: Python) -> Path:
     return folder / "numpy" / "_core" / "include"
 
 
+def python_headers(python: Python) -> Path:
+    """Return a folder of headers that Python's own include by the name of a processor.
+
+    Debian has them where zig does not look, beside those of its C library.
+    """
+    asked = "import sysconfig; print(sysconfig.get_config_h_filename())"
+    header = Path(run(python.path, "-c", asked).strip())
+    elsewhere = header.parents[1].glob(f"*/{header.parent.name}/{header.name}")
+    real = next(elsewhere, header).parent
+    folder = WORK / f"headers-{python.tag}"
+    for processor in ("x86_64-linux-gnu", "aarch64-linux-gnu"):
+        (folder / processor).mkdir(parents=True, exist_ok=True)
+        link = folder / processor / real.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(real)
+    return folder
+
+
 def build(target: Target, python: Python, includes: tuple[Path, ...] = (), links: str = "") -> Path:
     """Return a wheel for a target.
 
@@ -256,8 +274,9 @@ def build(target: Target, python: Python, includes: tuple[Path, ...] = (), links
     """
     out = WORK / "built" / f"{target.zig}-{python.tag}"
     shutil.rmtree(out, ignore_errors=True)
+    headers = *includes, python_headers(python)
     words = [sys.executable, ROOT / "tools" / "zig_cc.py", "-target", target.zig, "-g0"]
-    compiler = shlex.join(map(str, [*words, *(f"-I{folder}" for folder in includes)]))
+    compiler = shlex.join(map(str, [*words, *(f"-I{folder}" for folder in headers)]))
     run(
         environment(python),
         *("-m", "build", "--wheel", "--no-isolation", "--outdir", out, source(python.tag)),
@@ -272,8 +291,8 @@ def build(target: Target, python: Python, includes: tuple[Path, ...] = (), links
         need("patchelf")
         # auditwheel knows the C library by that name: most loops use none, and link none
         named = wheel.rename(out / f"{'-'.join(wheel.stem.split('-')[:-1])}-{target.tag}.whl")
-        tool("auditwheel", "repair", "--wheel-dir", DIST, named)
-        (found,) = DIST.glob(f"*-cp{python.tag}-*{target.tag}*.whl")
+        tool("auditwheel", "repair", "--exclude", "libc.so", "--wheel-dir", DIST, named)  # musl's
+        (found,) = DIST.glob(f"*-cp*-cp{python.tag}-*{target.tag}*.whl")
     else:
         found = Path(shutil.copy(wheel, DIST))
     examine(found, target.levels)
@@ -388,8 +407,9 @@ def foreign_packages(target: Target, wheel: Path) -> Path:
         tags += [f"manylinux2014_{match[1]}"]
     options = ["--python-version", CROSS, "--only-binary=:all:", "--target", folder]
     platforms = [word for tag in tags for word in ("--platform", tag)]
-    # pip looks at markers as this machine's: what pytest needs on Windows has to be named
-    extra = ["colorama"] if target.host.startswith("win") else []
+    # pip looks at markers as this machine's: what pytest needs on Windows has to be named. Later
+    # NumPys import functions of the C library that wine 8 does not have.
+    extra = ["colorama", "numpy<2.2"] if target is WINDOWS else []
     group = PROJECT["dependency-groups"]["wheel"]
     pip = environment(cross_python())  # whose version is that for which packages are chosen
     run(pip, "-m", "pip", "install", "-q", *platforms, *options, wheel, *group, *extra)
