@@ -98,8 +98,8 @@ def need(*programs: str) -> None:
 
 
 def tool(name: str, *arguments: str | Path) -> str:
-    """Run a tool of this Python's environment."""
-    return run(sys.executable, "-m", name, *arguments)
+    """Run a tool of this Python's environment, where it finds how pyproject.toml configures it."""
+    return run(sys.executable, "-m", name, *arguments, cwd=ROOT)
 
 
 def row(platform: str, python: str, wheel: str, tests: str) -> None:
