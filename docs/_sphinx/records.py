@@ -1,0 +1,3 @@
+"""Figures of the performance page."""
+def setup(app):
+    return {}
