@@ -708,11 +708,11 @@ class NAdam(Optimizer):
 
     .. math::
 
-        \mu_t = \beta_1 (1 - \tfrac{1}{2} 0.96^{t \psi}), \quad
-        p_t = p_{t-1} - \eta \, \frac{
+        \mu_t = \beta_1 (1 - \tfrac12 0.96^{t \psi}), \quad
+        p_t = p_{t-1} - \eta \left(
               \frac{1 - \mu_t}{1 - \prod_{i=1}^t \mu_i} g_t
-              + \frac{\mu_{t+1}}{1 - \prod_{i=1}^{t+1} \mu_i} m_t}
-              {\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+              + \frac{\mu_{t+1}}{1 - \prod_{i=1}^{t+1} \mu_i} m_t \right) \Big/
+              \left( \sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon \right)
 
     with :math:`m_t` and :math:`v_t` as in `Adam`. The formula is that of ``torch.optim.NAdam``.
     The product is taken in double precision (torch's is float32 by default) from the

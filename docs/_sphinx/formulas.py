@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 
@@ -21,17 +21,17 @@ def equations(tex: str) -> list[str]:
 
 def block(tex: str) -> str:
     """Return the equations of a formula as MathML, each in a line of its own."""
-    return "".join(f'<div class="equation">{mathml(e, True)}</div>' for e in equations(tex))
+    return "".join(f'<div class="equation">{mathml(e, "block")}</div>' for e in equations(tex))
 
 
-def mathml(tex: str, as_block: bool) -> str:
-    """Return MathML in one line."""
-    text = tex2mathml(tex, as_block=as_block)
-    return re.sub(r">\s+<", "><", text)
+def mathml(tex: str, display: str) -> str:
+    """Return MathML, ``"inline"`` or as a ``"block"``."""
+    found: str = convert(tex, display=display)
+    return found
 
 
 def visit_inline(self: Any, node: nodes.math) -> None:
-    self.body.append(mathml(node.astext(), False))
+    self.body.append(mathml(node.astext(), "inline"))
     raise nodes.SkipNode
 
 

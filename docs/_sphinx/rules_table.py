@@ -8,9 +8,10 @@ from sphinx.util.docutils import SphinxDirective
 
 import fastoptim as fo
 from fastoptim._docs import sections
-from fastoptim._kinds import Flag, Kind
+from fastoptim._kinds import Choice, Flag
+from fastoptim._rule import Rule
 
-HEADS = ("rule", "formula", "state", "bytes", "weight decay", "choices")
+HEADS = ("rule, decay, choices", "formula", "state")
 
 
 def classes() -> list[type[fo.Optimizer]]:
@@ -27,40 +28,36 @@ def formulas(cls: type[fo.Optimizer]) -> list[str]:
     ]
 
 
-def state(cls: type[fo.Optimizer]) -> str:
-    """Return the names of the state arrays, with what those depend on that need not exist."""
-    needs = cls.rule.needs
-    names = [f"{n} (with {needs[n]})" if n in needs else n for n in cls.rule.state]
-    return ", ".join(names) or "none"
+def state(cls: type[fo.Optimizer]) -> list[str]:
+    """Return the names of the state arrays, those that need not exist, and the bytes of both."""
+    rule = cls.rule
+    optional = {n: rule.needs[n] for n in rule.state if not is_there(rule, n)}
+    always = [n for n in rule.state if n not in optional]
+    lines = [f"state: {', '.join(always) or 'none'}"]
+    lines += [f"with {flag}: {name}" for name, flag in optional.items()]
+    least, most = 4 * len(always), 4 * len(rule.state)
+    return [*lines, f"{least} bytes" if least == most else f"{least} to {most} bytes"]
 
 
-def bytes_each(cls: type[fo.Optimizer]) -> str:
-    """Return the bytes of state for each parameter in float32, by default and at most."""
-    least = 4 * sum(
-        n not in cls.rule.needs or bool(cls.rule.defaults[cls.rule.needs[n]])
-        for n in cls.rule.state
-    )
-    most = 4 * len(cls.rule.state)
-    return str(least) if least == most else f"{least} to {most}"
+def is_there(rule: Rule, name: str) -> bool:
+    """Return whether a state array exists by default."""
+    return name not in rule.needs or bool(rule.defaults[rule.needs[name]])
 
 
 def decay(cls: type[fo.Optimizer]) -> str:
-    """Return whether weight decay is a penalty or shrinks the parameter, and whether one chooses."""
-    default = "decoupled" if cls.rule.decouples(cls.rule.defaults) else "L2"
-    return f"{default}, or the other" if isinstance(cls.rule.decoupled, str) else default
+    """Return how weights decay: by default, and otherwise where one may choose."""
+    forms = ["decay: L2", "decoupled"]
+    if cls.rule.decouples(cls.rule.defaults):
+        forms = ["decay: decoupled", "L2"]
+    return " or ".join(forms) if isinstance(cls.rule.decoupled, str) else forms[0]
 
 
-def choices(cls: type[fo.Optimizer]) -> str:
-    """Return the flags and words among the rule's own hyperparameters."""
-    kinds: dict[str, Kind] = cls.rule.kinds
-    own = [n for n in cls.rule.own if n != "maximize" and is_choice(kinds[n])]
-    if cls.rule.average:
-        own.append("use_average()")
-    return ", ".join(own)
-
-
-def is_choice(kind: Kind) -> bool:
-    return isinstance(kind, Flag) or type(kind).__name__ == "Choice"
+def choices(cls: type[fo.Optimizer]) -> list[str]:
+    """Return the flags and words among the rule's own hyperparameters, and its own average."""
+    kinds = cls.rule.kinds
+    apart = ("maximize", cls.rule.decoupled)  # every rule's, and what `decay` says
+    own = [n for n in cls.rule.own if n not in apart and isinstance(kinds[n], Flag | Choice)]
+    return own + ["use_average()"] * bool(cls.rule.average)
 
 
 class Rules(SphinxDirective):
@@ -77,14 +74,10 @@ class Rules(SphinxDirective):
 
     def rule(self, cls: type[fo.Optimizer]) -> nodes.row:
         """Return the row of a class."""
-        texts = (state(cls), bytes_each(cls), decay(cls), choices(cls))
-        return row(
-            [
-                [nodes.paragraph("", "", nodes.literal("", f"fo.{cls.__name__}"))],
-                [nodes.math_block(tex, tex, number=None) for tex in formulas(cls)],
-                *([nodes.paragraph("", text)] for text in texts),
-            ]
-        )
+        name = nodes.paragraph("", "", nodes.literal("", f"fo.{cls.__name__}"))
+        said = [nodes.paragraph("", line) for line in (decay(cls), *choices(cls))]
+        tex = [nodes.math_block(tex, tex, number=None) for tex in formulas(cls)]
+        return row([[name, *said], tex, [nodes.paragraph("", line) for line in state(cls)]])
 
 
 def row(cells: list[list[nodes.Node]]) -> nodes.row:

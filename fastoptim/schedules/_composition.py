@@ -70,9 +70,9 @@ class Sequential(Schedule):
     Parameters
     ----------
     schedulers : sequence of callable
-        :math:`s_0, s_1, \ldots`: schedules, or any callables from a step to a value.
+        :math:`s_0, s_1, \dots`: schedules, or any callables from a step to a value.
     milestones : sequence of int
-        :math:`m_1 \le m_2 \le \ldots`, the first step of each schedule but the first.
+        :math:`m_1 \le m_2 \le \dots`, the first step of each schedule but the first.
 
     Examples
     --------
