@@ -119,14 +119,12 @@ def trust_ratio(p_squares: float, u_squares: float, coefficient: float) -> float
 LANES, SQUARES_TILE = 16, 2048
 
 
-def sum_of_squares(g: Any, like: Any, scale: float) -> Iterator[float]:
-    """Yield the sum of the squares of scale g, tile by tile.
+def sum_of_squares(g: Any, scale: float) -> Iterator[float]:
+    """Yield the sum of the squares of scale g, which has one axis, in tiles of 2,048 elements.
 
-    The elements come in the order in which the memory of `like` runs, cut into tiles of 2,048;
-    within a tile, 16 running sums take them in turn.
+    Within a tile, 16 running sums take them in turn.
     """
-    axes = sorted(range(g.ndim), key=lambda axis: -like.strides[axis])
-    x = scale * g.transpose(axes).reshape(-1).astype(np.float64)
+    x = scale * g.astype(np.float64)
     for start in range(0, x.size, SQUARES_TILE):
         tile = x[start : start + SQUARES_TILE]
         rows = np.zeros((-(-tile.size // LANES), LANES))

@@ -13,6 +13,7 @@ foreign   what comes in the place of a NumPy array, and the ndarray that is made
 arrays    what an array must be, how it runs through memory, and what overlaps what
 layouts   how a gradient is gathered that is not laid out in memory as its parameter
 changes   what happens to several objects or arrays at once, or to none of them
+parts     how all arrays are cut where a plan steps a part of them, and what its clients do then
 entry     what the engine is told of a parameter
 staging   how elements that a loop cannot compute on where they are reach it, and go back
 memory    the arrays of an optimizer, where they are, and whether they still are there
@@ -36,6 +37,7 @@ from . import (
     layouts,
     machine,
     memory,
+    parts,
     passes,
     plan,
     scalars,
@@ -55,6 +57,7 @@ __all__ = [
     "layouts",
     "machine",
     "memory",
+    "parts",
     "passes",
     "plan",
     "scalars",

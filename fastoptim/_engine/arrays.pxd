@@ -41,6 +41,7 @@ cdef Range memory_of(cnp.ndarray a, Py_ssize_t owner, Py_ssize_t k)
 cdef void sort_by_address(Range* ranges, Py_ssize_t count) noexcept nogil
 cdef bint overlaps_itself(cnp.ndarray a)
 cdef cnp.ndarray array_over(void* data, cnp.ndarray like, owner)
+cdef cnp.ndarray flat_over(void* data, Py_ssize_t size, cnp.ndarray like, owner)
 cdef Format layout_format(cnp.ndarray a)
 cdef Format check_layout(label, cnp.ndarray a)
 cdef check_mask(label, mask, cnp.ndarray p)

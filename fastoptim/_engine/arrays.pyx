@@ -40,6 +40,13 @@ cpdef as_array(label, value):
     return np.ndarray.view(value, np.ndarray)  # a subclass may have a view of its own
 
 
+def flat(cnp.ndarray array not None):
+    """Return the elements of a dense array in the order of its memory: a view of one axis."""
+    if not is_dense(array):
+        raise ValueError("array: expected a dense array, found another")
+    return flat_over(cnp.PyArray_DATA(array), size_of(array), array, array)
+
+
 def are_plain(list values):
     """Tell, quickly, whether values are ndarrays of no subclass, or None."""
     for value in values:
@@ -70,6 +77,18 @@ cdef cnp.ndarray array_over(void* data, cnp.ndarray like, owner):
     array = PyArray_NewFromDescr(
         cnp.ndarray, descr, cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like),
         cnp.PyArray_STRIDES(like), data, cnp.NPY_ARRAY_WRITEABLE, NULL
+    )
+    cnp.set_array_base(array, owner)
+    return array
+
+
+cdef cnp.ndarray flat_over(void* data, Py_ssize_t size, cnp.ndarray like, owner):
+    """Return an array of one axis over memory that its owner keeps, of another one's dtype."""
+    cdef cnp.dtype descr = <cnp.dtype> descr_of(like)
+    cdef cnp.npy_intp length = size
+    Py_INCREF(descr)  # the new array takes over a reference
+    array = PyArray_NewFromDescr(
+        cnp.ndarray, descr, 1, &length, NULL, data, cnp.NPY_ARRAY_WRITEABLE, NULL
     )
     cnp.set_array_base(array, owner)
     return array

@@ -22,11 +22,17 @@ cdef struct Task:
     Py_ssize_t start
 
 cdef struct Tile:
-    # Where a tile of the sums begins, and the sums of its squares.
+    # Where a tile of the sums begins.
     Py_ssize_t tensor
     Py_ssize_t start
-    double squares  # of the gradient, or of the direction of a step
-    double squares_of_p  # of the parameter, where `squares` are of the direction
+
+cdef struct Cut:
+    # Which tasks and which tiles are those of a wave: the first ones, and how many.
+    Py_ssize_t task
+    Py_ssize_t task_count
+    Py_ssize_t tile
+    Py_ssize_t tile_count
+    Py_ssize_t total  # elements
 
 cdef struct Work:
     # What a thread needs to run a task: tables of all arrays, all tasks and all tiles of the sums.
@@ -36,9 +42,10 @@ cdef struct Work:
     const Loops* loops  # of the level in use: of each rule, for double and for float
     Py_ssize_t total
     Py_ssize_t task_count
-    Task* tasks  # NULL until they are needed, as are the tiles
+    const Task* tasks
     Py_ssize_t tile_count
-    Tile* tiles
+    const Tile* tiles
+    double* sums  # of the tiles: of the gradient, or of the parameter and of its step's direction
     double scale
     int rooms  # tiles in which threads gather blocks, made when a gradient first needs them
     char* room
@@ -57,16 +64,20 @@ cdef class RuleLoops:
 
 cdef class CompiledPasses(Passes):
     cdef Work work
+    cdef Task* tasks  # NULL until they are needed, as are the tiles
+    cdef Tile* tiles
+    cdef Cut* cuts  # of the waves
+    cdef Cut all  # of what is in no wave: all elements, and all tiles
     cdef RuleLoops loops
     cdef list tuned  # a Tuned for each kind of pass, None until it is needed
 
-    cdef go(
-        self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=*,
-        bint in_order=*,
+    cdef go(self, int which, task_t task, Py_ssize_t traffic, bint flush=*, bint in_order=*)
+    cdef inline run_tasks(
+        self, int which, task_t task, Py_ssize_t traffic, bint flush, bint in_order
     )
-    cdef sum_gradients(self, double scale, bint flush)
+    cdef void select(self, const Cut* cut, int which) noexcept
     cdef make_rooms(self, int count)
     cdef clip(self, double factor, double limit)
     cdef cut_tasks(self)
     cdef cut_tiles(self)
-    cdef Py_ssize_t blocks(self) noexcept
+    cdef cut_waves(self)

@@ -21,6 +21,7 @@ from fastoptim._engine.layouts cimport (
 )
 from fastoptim._engine.machine cimport is_flushing
 from fastoptim._engine.memory cimport Tensors
+from fastoptim._engine.passes cimport CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE
 from fastoptim._engine.scalars cimport (
     AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
 )
@@ -42,19 +43,11 @@ cdef extern from "rooms.h":
 
 cdef enum:
     TASK = 8192  # elements of the flat space that a thread takes at a time
-    SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
     BLOCK = 16  # tiles of that size that a thread takes at a time
     # Doubles of a tile for a gradient that is gathered in order: few where rows are copied one by
     # one, and many rows where they are transposed.
     COPIED = 1024
     TRANSPOSED = 4096
-
-cdef enum:
-    UPDATE = 0  # the kinds of passes, and how many there are
-    NORM = 1
-    TRUST_RATIO = 2
-    CLIP = 3
-    PASSES = 4
 
 tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles and tasks
 
@@ -119,26 +112,56 @@ cdef class CompiledPasses(Passes):
         self.work.tensors = memory.tensors
 
     def __dealloc__(self):
-        PyMem_Free(self.work.tasks)
-        PyMem_Free(self.work.tiles)
+        PyMem_Free(self.tasks)
+        PyMem_Free(self.tiles)
+        PyMem_Free(self.cuts)
         PyMem_Free(self.work.room)
         PyMem_Free(self.work.taken)
 
-    cdef go(
-        self, int which, task_t task, Py_ssize_t count, Py_ssize_t traffic, bint flush=False,
-        bint in_order=True,
-    ):
-        """Run all tasks of a pass, at the level and on the threads that are best for it.
+    cdef go(self, int which, task_t task, Py_ssize_t traffic, bint flush=False, bint in_order=True):
+        """Run all tasks of a pass, in one go or wave after wave.
 
         But for the update, each pass goes over an array `in_order` of memory.
         """
+        cdef Py_ssize_t wave
+        cdef double share
+        if not self.goes_in_waves(which):
+            if self.waves is not None:
+                self.select(&self.all, which)
+            self.memory.bind(in_order)
+            self.run_tasks(which, task, traffic, flush, in_order)
+            return
+        if not self.cuts:
+            self.cut_waves()
+        for wave in range(self.begin_pass(which)):
+            self.begin(wave, which)
+            self.select(&self.cuts[wave], which)
+            self.torn = self.torn or which == UPDATE
+            share = <double> self.work.total / max(self.all.total, 1)
+            self.run_tasks(which, task, <Py_ssize_t> (share * traffic), flush, True)
+            self.end(wave, which)
+
+    cdef void select(self, const Cut* cut, int which) noexcept:
+        """Let the tasks of a pass be those of one wave, or (`all`) of no wave."""
+        cdef Py_ssize_t columns = 2 if which == TRUST_RATIO else 1
+        self.work.total, self.work.task_count = cut.total, cut.task_count
+        self.work.tasks = self.tasks + cut.task
+        self.work.tile_count, self.work.tiles = cut.tile_count, self.tiles + cut.tile
+        self.work.sums = self.tile_sums + columns * cut.tile
+
+    cdef inline run_tasks(
+        self, int which, task_t task, Py_ssize_t traffic, bint flush, bint in_order
+    ):
+        """Run the tasks that are selected, at the level and on the threads that are best for it."""
         cdef Tuned tuned = self.tuned[which]
         cdef Way way
+        cdef Py_ssize_t count = self.work.task_count
+        if which == NORM or which == TRUST_RATIO:
+            count = (self.work.tile_count + BLOCK - 1) // BLOCK
         if tuned is None:
             rule = self.loops.rule
             name = (f"{rule} step", "norm", f"{rule} trust ratio", "clip")[which]
             tuned = self.tuned[which] = Tuned(name, self.loops.names)
-        self.memory.bind(in_order)
         way = tuned.begin(traffic, self.memory.kind, which == UPDATE and self.memory.is_fresh())
         self.work.loops = self.loops.table + 2 * self.loops.count * way.level
         if self.memory.kind & GATHERED and not in_order:
@@ -146,56 +169,23 @@ cdef class CompiledPasses(Passes):
         tuned.end(run(task, &self.work, count, way.threads, traffic, flush))
 
     cdef update(self, ScalarTable table, bint flush):
-        if not self.work.tasks:
+        self.torn = False
+        if not self.tasks and self.waves is None:
             self.cut_tasks()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.go(UPDATE, update_task, self.work.task_count, self.memory.traffic, flush, False)
-
-    cdef double squares(self, double scale, bint flush) except? -1:
-        cdef Py_ssize_t tile
-        cdef double total = 0
-        self.sum_gradients(scale, flush)
-        for tile in range(self.work.tile_count):
-            total += self.work.tiles[tile].squares
-        return total
-
-    cdef list squares_of_each(self, double scale, bint flush):
-        cdef Py_ssize_t tile = 0, i
-        cdef double total
-        self.sum_gradients(scale, flush)
-        sums = []
-        for i in range(self.memory.count):
-            total = 0
-            while tile < self.work.tile_count and self.work.tiles[tile].tensor == i:
-                total += self.work.tiles[tile].squares
-                tile += 1
-            sums.append(total)
-        return sums
+        self.go(UPDATE, update_task, self.memory.traffic, flush, self.waves is not None)
 
     cdef sum_gradients(self, double scale, bint flush):
-        """Sum the squares of each tile of the gradients."""
-        if not self.work.tiles:
+        if not self.tiles:
             self.cut_tiles()
         self.work.scale = scale
-        self.go(NORM, sum_tiles, self.blocks(), self.memory.traffic, flush)
+        self.go(NORM, sum_tiles, self.memory.traffic, flush)
 
-    cdef list directions(self, ScalarTable table, bint flush):
-        cdef Py_ssize_t tile, i
-        cdef double p_squares, u_squares
-        if not self.work.tiles:
+    cdef sum_directions(self, ScalarTable table, bint flush):
+        if not self.tiles:
             self.cut_tiles()
         self.work.doubles, self.work.singles = table.doubles, table.singles
-        self.go(TRUST_RATIO, sum_directions, self.blocks(), self.memory.traffic, flush)
-        sums, tile = [], 0
-        for i in range(self.memory.count):
-            p_squares = u_squares = 0
-            while tile < self.work.tile_count and self.work.tiles[tile].tensor == i:
-                p_squares += self.work.tiles[tile].squares_of_p
-                u_squares += self.work.tiles[tile].squares
-                tile += 1
-            if self.memory.tensors[i].stepped and self.memory.tensors[i].direction > 0:
-                sums.append((i, p_squares, u_squares))
-        return sums
+        self.go(TRUST_RATIO, sum_direction_tiles, self.memory.traffic, flush)
 
     cdef clip(self, double factor, double limit):
         """Multiply all gradients by a factor, then clip each element: in place, and all or none.
@@ -206,14 +196,11 @@ cdef class CompiledPasses(Passes):
         """
         cdef double[2] doubles = [factor, limit]
         cdef float[2] singles = [<float> factor, <float> limit]
-        if not self.work.tasks:
+        if not self.tasks:
             self.cut_tasks()
         self.work.doubles, self.work.singles = doubles, singles
         # what is read is written, too
-        self.go(CLIP, clip_task, self.work.task_count, 2 * self.memory.traffic)
-
-    cdef Py_ssize_t blocks(self) noexcept:
-        return (self.work.tile_count + BLOCK - 1) // BLOCK
+        self.go(CLIP, clip_task, 2 * self.memory.traffic)
 
     cdef make_rooms(self, int count):
         """Make sure that there is a room for each thread, also if later steps may have more."""
@@ -231,36 +218,64 @@ cdef class CompiledPasses(Passes):
 
     cdef cut_tasks(self):
         """Cut the flat space of all elements into tasks."""
-        cdef Py_ssize_t i, size, task = 0, start = 0
-        self.work.total = 0
+        cdef Py_ssize_t i, size, task = 0, start = 0, total = 0
         for i in range(self.memory.count):
-            self.work.total += self.memory.tensors[i].size
-        self.work.task_count = (self.work.total + TASK - 1) // TASK
-        self.work.tasks = <Task*> PyMem_Calloc(self.work.task_count + 1, sizeof(Task))
-        if not self.work.tasks:
+            total += self.memory.tensors[i].size
+        self.work.total, self.work.task_count = total, (total + TASK - 1) // TASK
+        self.work.tasks = self.tasks = <Task*> PyMem_Calloc(self.work.task_count + 1, sizeof(Task))
+        if not self.tasks:
             raise MemoryError
         for i in range(self.memory.count):
             size = self.memory.tensors[i].size
             while task * TASK < start + size:
-                self.work.tasks[task] = Task(i, task * TASK - start)
+                self.tasks[task] = Task(i, task * TASK - start)
                 task += 1
             start += size
 
     cdef cut_tiles(self):
         """Cut each array into tiles."""
-        cdef Py_ssize_t i, start, tile = 0, count = 0
-        for i in range(self.memory.count):
-            count += (self.memory.tensors[i].size + SQUARES_TILE - 1) // SQUARES_TILE
-        self.work.tile_count = count
-        self.work.tiles = <Tile*> PyMem_Calloc(count + 1, sizeof(Tile))
-        if not self.work.tiles:
+        cdef Py_ssize_t i, start, tile = 0
+        self.count_tiles()
+        self.work.tiles = self.tiles = <Tile*> PyMem_Malloc((self.tile_count + 1) * sizeof(Tile))
+        if not self.tiles:
             raise MemoryError
+        self.work.tile_count = self.all.tile_count = self.tile_count
+        self.work.sums = self.tile_sums
         for i in range(self.memory.count):
             start = 0
             while start < self.memory.tensors[i].size:
-                self.work.tiles[tile] = Tile(i, start, 0, 0)
+                self.tiles[tile] = Tile(i, start)
                 tile += 1
                 start += SQUARES_TILE
+
+    cdef cut_waves(self):
+        """Cut the elements of each wave into tasks, and note which tiles it has."""
+        cdef Py_ssize_t i, start, stop, wave, at, task = 0, tile = 0, most = 0
+        cdef Cut* cut
+        self.cuts = <Cut*> PyMem_Calloc(len(self.pieces) + 1, sizeof(Cut))
+        if not self.cuts:
+            raise MemoryError
+        for wave, pieces in enumerate(self.pieces):
+            cut = &self.cuts[wave]
+            cut.task, cut.tile = most, tile
+            for _, start, stop in pieces:
+                cut.total += stop - start
+                cut.tile_count += (stop - start + SQUARES_TILE - 1) // SQUARES_TILE
+            cut.task_count = (cut.total + TASK - 1) // TASK
+            self.all.total += cut.total
+            most += cut.task_count
+            tile += cut.tile_count
+        PyMem_Free(self.tasks)
+        self.tasks = <Task*> PyMem_Calloc(most + 1, sizeof(Task))
+        if not self.tasks:
+            raise MemoryError
+        for wave, pieces in enumerate(self.pieces):
+            task = at = 0
+            for i, start, stop in pieces:
+                while task * TASK < at + stop - start:
+                    self.tasks[self.cuts[wave].task + task] = Task(i, start + task * TASK - at)
+                    task += 1
+                at += stop - start
 
 
 cdef void* address(loop) except? NULL:
@@ -357,7 +372,7 @@ cdef void update_in_order(
     cdef Block block
     most = most * <Py_ssize_t> sizeof(double) // tensor.g_stored.itemsize
     while start < end:
-        block = block_at(tensor.route, start, end - start, most)
+        block = block_at(tensor.route, start + tensor.start, end - start, most)
         gather_block(g, tensor.route, tensor.g, &block, tensor.zeroing)
         n = block.rows * block.columns
         update_block(line, loops, tensor, start, n, g, more)
@@ -550,20 +565,21 @@ cdef inline double squares_of(
 
 cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
     cdef const Work* w = <const Work*> work
+    cdef double* sums = w.sums
     cdef const Tensor* tensor
     cdef Gathered held
-    cdef Tile* tile
+    cdef const Tile* tile
     cdef Py_ssize_t k, end = min(w.tile_count, (block + 1) * BLOCK)
     held.tensor = NULL
     for k in range(block * BLOCK, end):
         tile = &w.tiles[k]
         tensor = &w.tensors[tile.tensor]
         if not tensor.stepped:
-            tile.squares = 0
+            sums[k] = 0
         elif tensor.single:
-            tile.squares = sum_gradient(<f32> NULL, w, tensor, tile.start, end - k, &held)
+            sums[k] = sum_gradient(<f32> NULL, w, tensor, tile.start, end - k, &held)
         else:
-            tile.squares = sum_gradient(<f64> NULL, w, tensor, tile.start, end - k, &held)
+            sums[k] = sum_gradient(<f64> NULL, w, tensor, tile.start, end - k, &held)
 
 
 cdef double sum_gradient(
@@ -589,11 +605,11 @@ cdef inline array gradient(
     return load(tile, at, tensor.g_stored, 0, n)
 
 
-cdef void sum_directions(void* work, Py_ssize_t block) noexcept nogil:
+cdef void sum_direction_tiles(void* work, Py_ssize_t block) noexcept nogil:
     cdef const Work* w = <const Work*> work
     cdef const Tensor* tensor
     cdef Gathered held
-    cdef Tile* tile
+    cdef const Tile* tile
     cdef Py_ssize_t k, end = min(w.tile_count, (block + 1) * BLOCK)
     held.tensor = NULL
     for k in range(block * BLOCK, end):
@@ -602,16 +618,18 @@ cdef void sum_directions(void* work, Py_ssize_t block) noexcept nogil:
         if tensor.stepped and tensor.direction > 0:
             if tensor.single:
                 sum_direction(
-                    <f32> &w.singles[tensor.line * SCALARS], w, tensor, tile, end - k, &held
+                    <f32> &w.singles[tensor.line * SCALARS], w, tensor, k, end - k, &held
                 )
             else:
                 sum_direction(
-                    <f64> &w.doubles[tensor.line * SCALARS], w, tensor, tile, end - k, &held
+                    <f64> &w.doubles[tensor.line * SCALARS], w, tensor, k, end - k, &held
                 )
+        else:
+            w.sums[2 * k] = w.sums[2 * k + 1] = 0
 
 
 cdef void sum_direction(
-    array line, const Work* w, const Tensor* tensor, Tile* tile, Py_ssize_t tiles,
+    array line, const Work* w, const Tensor* tensor, Py_ssize_t tile, Py_ssize_t tiles,
     Gathered* held,
 ) noexcept nogil:
     """Sum the squares of one tile of a parameter and of the direction of its step.
@@ -624,7 +642,7 @@ cdef void sum_direction(
     cdef array u = <array> &u_tile[0]
     cdef array[STATE] s
     cdef const Loops* loops = &w.loops[tensor.loops]
-    cdef Py_ssize_t n, at = 0, start = tile.start
+    cdef Py_ssize_t n, at = 0, start = w.tiles[tile].start
     cdef Py_ssize_t count = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
     cdef array g = gradient(<array> &g_tile[0], tensor, start, count, tiles, held)
     cdef array p = load(<array> &p_tile[0], tensor.data[0], tensor.stored, start, count)
@@ -639,8 +657,8 @@ cdef void sum_direction(
                 s[k] = u + at
         call(line, loops, n, p + at, g + at, s[0], s[1], s[2], s[3])
         at += n
-    tile.squares_of_p = squares_of(p, loops, count, 1)
-    tile.squares = squares_of(u, loops, count, 1)
+    w.sums[2 * tile] = squares_of(p, loops, count, 1)
+    w.sums[2 * tile + 1] = squares_of(u, loops, count, 1)
 
 
 cdef void clip_task(void* work, Py_ssize_t task) noexcept nogil:

@@ -29,6 +29,10 @@ class Entry(NamedTuple):
         What else its rule keeps of the steps that it has taken, as scalars are made of it.
     measured : bool, default False
         Whether the rule is rescaled by the direction of each of its steps.
+    range : tuple of two int, optional
+        The first element that is stepped, and the one behind the last, in the order of p's memory.
+        State and average are then one-dimensional and have these elements alone; any of them may be
+        `fastoptim._engine.parts.ELSEWHERE`. Without a range, all of p is stepped.
     """
 
     p: Any
@@ -40,6 +44,7 @@ class Entry(NamedTuple):
     rule: int = 0
     numbers: tuple[float, ...] = ()
     measured: bool = False
+    range: tuple[int, int] | None = None
 
 
 class Twin(NamedTuple):

@@ -28,7 +28,6 @@ cdef class Tensors:
     cdef void note_kind(self, bint gathered) noexcept
     cdef bint is_fresh(self) noexcept
     cdef gradient_label(self, Py_ssize_t i)
-    cdef gradient(self, Py_ssize_t i)
 
 
 cdef class Gradients(Tensors):
@@ -45,10 +44,14 @@ cdef class Memory(Tensors):
     cdef Range* ranges  # of parameters and state, sorted by address, none overlapping
     cdef Py_ssize_t range_count
     cdef bint zeroing
+    cdef bint in_parts  # whether a range of some parameter is stepped
+    cdef bint in_waves  # whether passes go over one wave after the other
+    cdef bint brings  # whether waves bring gradients
     cdef object casting  # in the pass under way: as `Plan.step` has it
     cdef list given  # the arrays that are written, kept alive
     cdef object labels
-    cdef readonly list params, masks  # the parameters are views
+    cdef readonly list params  # views of the parameters
+    cdef readonly list masks
     cdef readonly list numbers  # of what steps were taken, beside how many
 
     cdef add(self, Py_ssize_t i, entry)
@@ -57,7 +60,15 @@ cdef class Memory(Tensors):
     cdef sort_ranges(self)
     cdef label(self, Py_ssize_t i, Py_ssize_t k)
     cdef label_at(self, Py_ssize_t n)
-    cdef view(self, Py_ssize_t i, Py_ssize_t k)
+    cdef cnp.ndarray part(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray p, span)
+    cdef flat(self, Py_ssize_t i, Py_ssize_t k, Py_ssize_t start, Py_ssize_t stop)
+    cdef flat_mask(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop)
+    cdef flat_gradient(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop)
+    cdef zero_gradient(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop)
+    cdef list all_pieces(self)
+    cdef bind_some(self, Py_ssize_t first, Py_ssize_t behind, bint in_order)
+    cdef place(self, list pieces, addresses, bint brings)
+    cdef int check_placed(self, list pieces) except -1
     cdef collect(self, grads, casting)
     cdef as_gradient(self, Py_ssize_t i, g)
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1

@@ -13,7 +13,7 @@ from libc.stdint cimport UINTPTR_MAX, uintptr_t
 from fastoptim._engine.arrays cimport (
     LINE, LONG, Range, address_of, array_over, as_array, axes_of, check_layout, check_mask,
     check_state, check_zeroed, descr_of, dtype_of, fits, flags_of, is_dense, is_ndarray,
-    is_state_of, itemsize_of, layout_format, memory_of, overlaps_itself, raise_misshapen,
+    flat_over, is_state_of, itemsize_of, layout_format, memory_of, overlaps_itself, raise_misshapen,
     raise_unfit, same_strides, shape_of, size_of, sort_by_address
 )
 from fastoptim._engine.formats cimport Format, Stored, format_of, known_format, read_as
@@ -24,11 +24,18 @@ from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 import numpy as np
 
 from fastoptim._engine.foreign import as_ndarray, instead, unread
+from fastoptim._engine.parts import ELSEWHERE
+from fastoptim._stages import SQUARES_TILE
 
 cnp.import_array()
 
 cdef enum:
     LEAST = 1 << 16  # bytes that a step moves for each array, unless it is one of small arrays
+    AWAY = 1  # the address of an array that is elsewhere, outside of waves
+    GRADIENT = ARRAYS - 1  # the column of gradients among what waves bring
+
+cdef object away = ELSEWHERE
+cdef Py_ssize_t tile = SQUARES_TILE
 
 cdef extern from "Python.h":
     # Borrowed: our own lists keep their items.
@@ -80,24 +87,6 @@ cdef class Tensors:
     cdef gradient_label(self, Py_ssize_t i):
         """Return what messages call a gradient."""
         raise NotImplementedError
-
-    cdef gradient(self, Py_ssize_t i):
-        """Return a gradient of the pass under way in the type that it is computed on in."""
-        cdef Format own = self.formats[i]
-        g = self.grads[i]
-        if g.dtype == own.dtype:
-            return own.decoded(g)
-        with np.errstate(all="ignore"):
-            return g.astype(own.real)
-
-    def first_nonfinite(self):
-        """Return the name of the first gradient of the pass under way with a NaN or infinity."""
-        cdef Py_ssize_t i
-        for i in range(self.count):
-            if self.tensors[i].stepped:
-                if not np.isfinite(self.gradient(i)).all():
-                    return self.gradient_label(i)
-        return None
 
 
 cdef class Gradients(Tensors):
@@ -217,6 +206,8 @@ cdef class Memory(Tensors):
         average. It is asked only for a message.
     zeroing : bool
         Whether a step leaves zeros in the gradients.
+    waves : Waves, optional
+        What brings arrays that are elsewhere, and gradients.
 
     Raises
     ------
@@ -224,7 +215,7 @@ cdef class Memory(Tensors):
         If an array cannot be updated in place, or two arrays share memory.
     """
 
-    def __cinit__(self, entries, labels, bint zeroing=False):
+    def __cinit__(self, entries, labels, bint zeroing=False, waves=None):
         cdef Py_ssize_t i = 0
         self.allocate(len(labels))
         self.owned = <Owned*> PyMem_Calloc(ARRAYS * self.count + 1, sizeof(Owned))
@@ -232,7 +223,8 @@ cdef class Memory(Tensors):
             raise MemoryError
         self.labels, self.given, self.params, self.masks = labels, [], [], []
         self.numbers = []
-        self.zeroing = zeroing
+        self.zeroing, self.in_waves = zeroing, waves is not None
+        self.brings = self.in_waves and waves.gradients
         for entry in entries:
             if i < self.count:
                 self.add(i, entry)
@@ -251,7 +243,9 @@ cdef class Memory(Tensors):
         cdef Format found
         cdef int k
         cdef bint measured
-        array, states, ema, mask, tensor.group, tensor.t, tensor.rule, numbers, measured = entry
+        (
+            array, states, ema, mask, tensor.group, tensor.t, tensor.rule, numbers, measured, span
+        ) = entry
         p = array if cnp.PyArray_CheckExact(array) else as_array(self.label(i, 0), array)
         found = layout_format(p)
         if found is None:
@@ -262,7 +256,8 @@ cdef class Memory(Tensors):
                 f"{self.label(i, 0)}: expected at most {STATE - measured} state arrays, "
                 f"found {len(states)}"
             )
-        tensor.size, tensor.stored, tensor.single = size_of(p), &found.stored, found.single
+        tensor.size = tensor.whole = size_of(p)
+        tensor.stored, tensor.single = &found.stored, found.single
         tensor.line, tensor.zeroing = -1, self.zeroing
         tensor.loops = 2 * tensor.rule + tensor.single
         tensor.direction = 1 + tensor.states if measured else 0
@@ -270,35 +265,65 @@ cdef class Memory(Tensors):
         self.formats.append(found)
         # A view stays as it is when somebody sets the shape or the dtype of the array.
         p = array_over(cnp.PyArray_DATA(p), p, array)
-        tensor.descr, tensor.axes = descr_of(p), cnp.PyArray_NDIM(p)
-        tensor.shape = shape_of(<void*> p)
-        tensor.order = order_of(p)
         self.own(array, i, 0)
-        for k in range(tensor.states):
-            self.own_state(states[k], p, i, k + 1)
-        self.own_state(ema, p, i, EMA)
         if mask is not None:
             check_mask(self.label(i, 0), mask, p)
             tensor.mask = <const unsigned char*> cnp.PyArray_BYTES(mask)
+        stepped = p
+        if span is not None:
+            stepped = self.part(i, tensor, p, span)
+            mask = None if mask is None else flat_over(<void*> tensor.mask, tensor.size, mask, mask)
+        elif self.in_waves:
+            raise ValueError(f"{self.label(i, 0)}: expected a range of it, found None")
+        elif tensor.size >= LONG:
+            tensor.head = -<uintptr_t> tensor.data[0] % LINE // found.stored.itemsize
+        for k in range(tensor.states):
+            self.own_state(states[k], stepped, i, k + 1)
+        self.own_state(ema, stepped, i, EMA)
+        tensor.descr, tensor.axes = descr_of(p), cnp.PyArray_NDIM(p)
+        tensor.shape = shape_of(<void*> p)
+        tensor.order = order_of(p)
+        tensor.nbytes = size_of(p) * found.stored.itemsize
         tensor.staged = (
             self.zeroing or ema is not None or mask is not None or found.stored.load != NULL
         )
-        # g is read, and zeroed if that was asked for; what is owned is read and written
-        tensor.traffic = cnp.PyArray_NBYTES(p) * (
-            1 + self.zeroing + 2 * (self.owned_count - tensor.first)
+        # g is read, and zeroed if that was asked for; all others are read and written
+        tensor.traffic = tensor.size * found.stored.itemsize * (
+            1 + self.zeroing + 2 * arrays_of(tensor)
         )
         self.kinds |= kinds_of(tensor)
-        if tensor.size >= LONG:
-            tensor.head = -<uintptr_t> tensor.data[0] % LINE // found.stored.itemsize
         self.params.append(p)
         self.masks.append(mask)
         self.numbers.append(numbers)
+
+    cdef cnp.ndarray part(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray p, span):
+        """Let only a range of a parameter be stepped, and return that range."""
+        cdef Py_ssize_t start, stop, size = tensor.size, itemsize = tensor.stored.itemsize
+        start, stop = span
+        if not (0 <= start <= stop <= size and start % tile == 0) or (
+            stop % tile != 0 and stop != size
+        ):
+            raise ValueError(
+                f"{self.label(i, 0)}: expected a range of its {size} elements, cut at multiples of "
+                f"{tile}, found {start} to {stop}"
+            )
+        tensor.size, tensor.start = stop - start, start
+        tensor.data[0] += start * itemsize
+        if tensor.mask:
+            tensor.mask += start
+        tensor.shift = start * itemsize
+        self.in_parts = True
+        return flat_over(tensor.data[0], tensor.size, p, p)
 
     cdef own_state(self, array, cnp.ndarray param, Py_ssize_t i, Py_ssize_t k):
         """Check a state array that there may be, and note it as `own` does."""
         if array is None:
             return
         if not (cnp.PyArray_CheckExact(array) and is_state_of(array, param)):
+            if array is away and self.in_waves:
+                self.tensors[i].data[k] = <char*> AWAY
+                self.tensors[i].elsewhere |= 1 << k
+                return
             label = self.label(i, k)
             check_state(label, self.label(i, 0), as_array(label, array), param)
         self.own(array, i, k)
@@ -351,16 +376,42 @@ cdef class Memory(Tensors):
     cdef gradient_label(self, Py_ssize_t i):
         return self.labels[i][1]
 
-    cdef view(self, Py_ssize_t i, Py_ssize_t k):
-        """Return a view of an array that a step writes, None if there is no such array."""
-        cdef Py_ssize_t n = self.tensors[i].first
-        if k == 0:
-            return self.params[i]
-        while n < self.owned_count and self.owned[n].owner == i:
-            if self.owned[n].k == k:
-                return array_over(self.owned[n].data, self.params[i], <object> self.owned[n].array)
-            n += 1
-        return None
+    cdef flat(self, Py_ssize_t i, Py_ssize_t k, Py_ssize_t start, Py_ssize_t stop):
+        """Return some elements of an array that a step writes, None if there is no such array."""
+        cdef const Tensor* tensor = &self.tensors[i]
+        if tensor.data[k] == NULL:
+            return None
+        return flat_over(
+            tensor.data[k] + start * tensor.stored.itemsize, stop - start, self.params[i], self
+        )
+
+    cdef flat_mask(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        """Return some elements of a mask, None if there is none."""
+        mask = self.masks[i]
+        if mask is None:
+            return None
+        return flat_over(<void*> (self.tensors[i].mask + start), stop - start, mask, mask)
+
+    cdef flat_gradient(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        """Return some elements of a gradient in the type that they are computed on in."""
+        cdef Format own = self.formats[i]
+        cdef const Tensor* tensor = &self.tensors[i]
+        if self.brings:
+            at = tensor.g + start * tensor.stored.itemsize
+            return own.decoded(flat_over(at, stop - start, self.params[i], self))
+        g = in_memory_order(self.grads[i], self.params[i]).reshape(-1)
+        g = g[tensor.start + start : tensor.start + stop]
+        return own.decoded(g) if g.dtype == own.dtype else g.astype(own.real)
+
+    cdef zero_gradient(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        """Leave zeros in some elements of a gradient."""
+        cdef Py_ssize_t offset = self.tensors[i].start
+        in_memory_order(self.grads[i], self.params[i]).flat[offset + start : offset + stop] = 0
+
+    cdef list all_pieces(self):
+        """Return all that is stepped, as the pieces of one wave."""
+        cdef Py_ssize_t i
+        return [(i, 0, self.tensors[i].size) for i in range(self.count)]
 
     cdef collect(self, grads, casting):
         """Note which parameters have gradients; make ndarrays of gradients of other types.
@@ -395,28 +446,77 @@ cdef class Memory(Tensors):
             raise TypeError(f"{self.labels[i][1]}: {error}") from error
 
     cdef bind(self, bint in_order):
-        cdef Py_ssize_t i, count = self.count, owned_count = self.owned_count
+        self.bind_some(0, self.count, in_order or self.in_parts)
+        if self.zeroing:
+            self.check_all_zeroed()
+
+    cdef bind_some(self, Py_ssize_t first, Py_ssize_t behind, bint in_order):
+        """Check and note what `bind` does, of the parameters from the first to before another."""
+        cdef Py_ssize_t i, owned_count = self.owned_count
         cdef Owned* owned = self.owned
         cdef Tensor* tensors = self.tensors
         cdef Tensor* tensor
         cdef PyObject** grads = items_of(self.grads)
         cdef void* g
         cdef bint gathered = False
-        for i in range(owned_count):
+        if behind < self.count:
+            owned_count = tensors[behind].first
+        for i in range(tensors[first].first, owned_count):
             if not is_as_given(&owned[i], True) and tensors[owned[i].owner].line >= 0:
                 self.raise_changed(&owned[i], True)
-        for i in range(count):
+        for i in range(first, behind):
             tensor = &tensors[i]
             if tensor.line >= 0 and tensor.stepped:
                 g = grads[i]
                 if is_laid_out_as_param(tensor, g) and is_in_gap(tensor, g):
-                    tensor.g, tensor.gathered = address_of(g), False
+                    tensor.g, tensor.gathered = address_of(g) + tensor.shift, False
                 else:
                     self.bind_gradient(i, tensor, <cnp.ndarray> g, in_order)
                     gathered = gathered or tensor.gathered
         self.note_kind(gathered)
-        if self.zeroing:
-            self.check_all_zeroed()
+
+    cdef place(self, list pieces, addresses, bint brings):
+        """Note where the arrays of a wave are that it was brought.
+
+        With `brings`, gradients must be among them.
+        """
+        cdef Tensor* tensor
+        cdef Py_ssize_t i, start, n, k
+        cdef cnp.ndarray table
+        cdef const cnp.npy_intp* row
+        cdef char* at
+        if addresses is None:
+            addresses = np.zeros((len(pieces), ARRAYS), np.intp)
+        elif not (
+            cnp.PyArray_Check(addresses)
+            and cnp.PyArray_TYPE(addresses) == cnp.NPY_INTP
+            and cnp.PyArray_IS_C_CONTIGUOUS(addresses)
+            and addresses.shape == (len(pieces), ARRAYS)
+        ):
+            raise TypeError(f"waves: expected {len(pieces)} x {ARRAYS} addresses, found others")
+        table = addresses
+        for n in range(len(pieces)):
+            i, start, _ = <tuple> pieces[n]
+            tensor = &self.tensors[i]
+            row = <const cnp.npy_intp*> cnp.PyArray_DATA(table) + n * ARRAYS
+            for k in range(ARRAYS):
+                at = <char*> row[k] - start * tensor.stored.itemsize
+                if k == GRADIENT:
+                    if brings and tensor.stepped:
+                        if row[k] == 0:
+                            raise ValueError(f"waves: expected {self.labels[i][1]}, found none")
+                        tensor.g, tensor.gathered = at, False
+                elif tensor.elsewhere >> k + 1 & 1:
+                    tensor.data[k + 1] = <char*> AWAY if row[k] == 0 else at
+
+    cdef int check_placed(self, list pieces) except -1:
+        """Raise if an array of the pieces of a wave was not brought."""
+        cdef Py_ssize_t i, k
+        for i, _, _ in pieces:
+            for k in range(ARRAYS):
+                if self.tensors[i].data[k] == <char*> AWAY:
+                    raise ValueError(f"waves: expected {self.label(i, k)}, found none")
+        return 0
 
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1:
         """Raise if an array was resized since it came here, or is to be written and read-only."""
@@ -442,17 +542,18 @@ cdef class Memory(Tensors):
         """Check a gradient, in whatever layout it is, and note where it is."""
         cdef cnp.ndarray p = <cnp.ndarray> PyList_GET_ITEM(self.params, i)
         cdef uintptr_t low = <uintptr_t> cnp.PyArray_BYTES(g)
-        cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize  # if g is as dense as p
+        cdef uintptr_t high = low + tensor.nbytes
         cdef Range r
         tensor.g_stored = tensor.stored
         if not fits(g, p):
             tensor.g_stored = self.stored_as(i, g, p)
             g = self.shaped(i, g, p)
-        tensor.g = cnp.PyArray_BYTES(g)
+        tensor.g = cnp.PyArray_BYTES(g) + tensor.shift
         tensor.gathered = tensor.g_stored != tensor.stored or not (
             cnp.PyArray_ISALIGNED(g) and same_strides(g, p)
         )
         if tensor.gathered:
+            tensor.g = cnp.PyArray_BYTES(g)
             lay_route(tensor, g, p, in_order)
             r = memory_of(g, i, 0)
             low, high = r.low, r.high
@@ -529,6 +630,19 @@ cdef class Memory(Tensors):
                 )
 
 
+cdef in_memory_order(g, like):
+    """Return a view of an array whose axes are in the order in which the memory of `like` runs."""
+    return g.transpose(sorted(range(g.ndim), key=lambda axis: -like.strides[axis]))
+
+
+cdef inline int arrays_of(const Tensor* tensor) noexcept:
+    """Return how many arrays of a parameter a step writes."""
+    cdef int k, count = 0
+    for k in range(ARRAYS):
+        count += tensor.data[k] != NULL
+    return count
+
+
 cdef inline bint is_as_given(const Owned* owned, bint writing) noexcept:
     """Tell whether an array has the memory that it came with, and can be written if it must be.
 
@@ -570,7 +684,7 @@ cdef inline bint is_laid_out_as_param(const Tensor* tensor, const void* g) noexc
 cdef inline bint is_in_gap(const Tensor* tensor, const void* g) noexcept:
     """Tell whether a gradient as dense as its parameter lies where the last one lay."""
     cdef uintptr_t low = <uintptr_t> address_of(g)
-    cdef uintptr_t high = low + tensor.size * tensor.stored.itemsize
+    cdef uintptr_t high = low + tensor.nbytes
     return low >= tensor.gap_low and high <= tensor.gap_high
 
 

@@ -28,6 +28,8 @@ from fastoptim._engine.staging cimport EMA, STATE, Tensor
 from fastoptim._engine.threads cimport forks
 from fastoptim._engine.twins cimport NumPyPasses, typed
 
+import numpy as np
+
 from fastoptim._stages import kept, own_clip_factor
 
 cnp.import_array()
@@ -95,6 +97,11 @@ cdef class Plan:
     unstarted : sequence of bool
         For each parameter whether its average is to start at the next step, from what the parameter
         is then. Without this argument all averages go on from what they are.
+    sums : Sums, optional
+        What joins the sums of squares with those of other parts (see `fastoptim._engine.parts`).
+    waves : Waves, optional
+        What brings, one wave after the other, arrays that are elsewhere; then each entry has a
+        range.
     watched : sequence of tuples
         ``(held, check)``: containers of the caller's, each with what it held, and a function that
         raises if an array in them was replaced. A step first compares quickly, and calls the
@@ -117,23 +124,28 @@ cdef class Plan:
     cdef Py_ssize_t unstarted_count
     cdef bint busy
     cdef public bint retired  # whether another plan has taken over the arrays, for good
+    cdef public str broken  # why the arrays are not to be stepped any more, or None
+    cdef bint in_waves
     cdef unsigned long user  # the thread that has entered
     cdef int user_forks  # forks() when it entered, which tells a child from its parent
     cdef readonly str shows  # the call inside of which the parameters hold their averages, or None
 
     def __cinit__(
         self, entries, labels, twins=(), loops=None, bint zeroing=False, unstarted=(),
-        watched=(),
+        watched=(), sums=None, waves=None,
     ):
         cdef Py_ssize_t i
         cdef Tensor* tensors
-        self.memory, self.twins = Memory(entries, labels, zeroing), list(twins)
+        self.memory, self.twins = Memory(entries, labels, zeroing, waves), list(twins)
         if loops is None:
             self.passes = NumPyPasses(self.memory, self.twins)
         else:
             if loops.rule is None or loops.count < len(self.twins):
                 raise ValueError("loops: expected those of each rule, found fewer")
             self.passes = CompiledPasses(self.memory, loops)
+        if sums is not None or waves is not None:
+            self.passes.share(sums, waves)
+        self.in_waves = waves is not None
         self.table, self.watched, self.counts = ScalarTable(), tuple(watched), False
         for i in range(self.memory.count):
             if not 0 <= self.memory.tensors[i].rule < len(self.twins):
@@ -182,7 +194,7 @@ cdef class Plan:
 
     def step(
         self, grads, groups, double scale=1.0, changes=(), judge=None, bint flush=False,
-        casting=None,
+        casting=None, agree=None,
     ):
         """Take one step, and tell whether it was taken.
 
@@ -208,13 +220,19 @@ cdef class Plan:
         casting : bool, optional
             Round float64 gradients of float32 parameters, instead of refusing them. None refuses
             them, too, and a message then does not speak of a setting that its client lacks.
+        agree : function, optional
+            ``agree(lines, grads)`` is told the scalars of this step, line by line, and the
+            gradients as arrays, once all has been checked that can be here, and before anything is
+            shared with other parts. It raises where there is to be no step.
 
         Raises
         ------
         TypeError, ValueError
             If a gradient does not fit; then nothing has changed.
         RuntimeError
-            If the plan is in use already, or retired.
+            If the plan is in use already, retired, or broken: an update that goes over waves may
+            end in the middle, by whatever its client raises. Then some parameters have changed, and
+            every further call raises.
         """
         self.enter()
         try:
@@ -225,6 +243,8 @@ cdef class Plan:
                         break
             self.memory.collect(grads, casting)
             self.ask_scalars(groups)
+            if agree is not None:
+                self.ask_others(agree)
             if self.unstarted_count > 0:
                 self.start_with_step()
             if judge is not None:
@@ -243,7 +263,10 @@ cdef class Plan:
                 self.limit_norms(scale, flush)
             if self.rescales:
                 self.rescale_lines(scale, flush)
-            self.passes.update(self.table, flush)
+            if self.in_waves:
+                self.update_in_waves(flush)
+            else:
+                self.passes.update(self.table, flush)
             self.count_step()
             if changes:
                 change(changes)
@@ -311,6 +334,28 @@ cdef class Plan:
             line = line[0], line[1], adopt(line[2]), *line[3:]
         return self.table.add(line)
 
+    cdef ask_others(self, agree):
+        """Check all arrays, and ask whether the other parts take this step, too."""
+        self.memory.bind(True)
+        agree(list(self.table.lines), list(self.memory.grads))
+
+    cdef update_in_waves(self, bint flush):
+        """Update everything; if that ends in the middle, it was the last step."""
+        try:
+            self.passes.update(self.table, flush)
+        except BaseException as error:
+            if self.passes.torn:
+                self.break_off(error)
+            raise
+
+    cdef break_off(self, error):
+        """Let every further call raise, as some parameters have changed and others have not."""
+        self.broken = (
+            "this optimizer cannot go on: an error has ended an earlier call in the middle, after "
+            f"some parameters had changed and before others did ({error!r}); make another one, and "
+            "load a checkpoint"
+        )
+
     cdef separate_lines(self, double scale, bint flush):
         """Give each parameter whose scalars depend on its own elements a line to itself."""
         cdef Py_ssize_t i
@@ -342,17 +387,19 @@ cdef class Plan:
             tensor = &self.memory.tensors[i]
             rescale = self.twins[tensor.rule].rescale
             before, after, own, *others = self.table.lines[tensor.line]
-            own = rescale(own, p_squares, u_squares, tensor.size)
+            own = rescale(own, p_squares, u_squares, tensor.whole)
             self.table.lines[tensor.line] = before, after, own, *others
         self.table.round(scale, flush)
 
     cdef start_with_step(self):
         """Start the averages that are to start with the step under way."""
-        cdef Py_ssize_t i
-        for i in range(self.memory.count):
-            if self.memory.tensors[i].unstarted:
-                after = self.table.lines[self.memory.tensors[i].line][1]
-                self.start_average(i, after)
+        cdef Py_ssize_t i, start, stop, wave
+        for wave in range(self.passes.sweep_count()):
+            for i, start, stop in self.passes.begin_sweep(wave, "start"):
+                if self.memory.tensors[i].unstarted:
+                    after = self.table.lines[self.memory.tensors[i].line][1]
+                    self.start_average(i, start, stop, after)
+            self.passes.end_sweep(wave, "start")
 
     def start_averages(self, groups):
         """Give averages that are to start at the next step what they would start from now.
@@ -360,24 +407,26 @@ cdef class Plan:
         Who looks at the averages then sees what a step would go on from. The groups are those of
         `step`.
         """
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, start, stop, wave
         cdef Tensor* tensor
-        for i in range(self.memory.count if self.unstarted_count else 0):
-            tensor = &self.memory.tensors[i]
-            if tensor.unstarted:
-                line = scalars_of(groups[tensor.group], tensor.t + 1, self.memory.numbers[i])
-                self.start_average(i, line[1])
+        for wave in range(self.passes.sweep_count() if self.unstarted_count else 0):
+            for i, start, stop in self.passes.begin_sweep(wave, "start"):
+                tensor = &self.memory.tensors[i]
+                if tensor.unstarted:
+                    line = scalars_of(groups[tensor.group], tensor.t + 1, self.memory.numbers[i])
+                    self.start_average(i, start, stop, line[1])
+            self.passes.end_sweep(wave, "start")
 
-    cdef start_average(self, Py_ssize_t i, after):
-        """Copy a parameter into its average, within the bounds and the mask."""
+    cdef start_average(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop, after):
+        """Copy elements of a parameter into its average, within the bounds and the mask."""
         cdef Memory memory = self.memory
         cdef Format stored = memory.formats[i]
         memory.check_owned(i, False)
-        p = stored.decoded_copy(memory.params[i])
+        p = stored.decoded_copy(memory.flat(i, 0, start, stop))
         low, high = typed((after.low, after.high), p.dtype)
-        found = stored.encoded(kept(p, memory.masks[i], low, high))
+        found = stored.encoded(kept(p, memory.flat_mask(i, start, stop), low, high))
         memory.check_owned(i, False)  # code of the user, such as a signal handler, may have run
-        memory.view(i, EMA)[...] = found
+        memory.flat(i, EMA, start, stop)[...] = found
 
     cdef count_step(self):
         """Note that a step was taken."""
@@ -396,8 +445,9 @@ cdef class Plan:
         """Keep everybody else out until `leave`; raise if the plan is in use or retired."""
         cdef unsigned long here = PyThread_get_thread_ident()
         with cython.critical_section(self):  # only one of two gets in, also without a GIL
-            if self.retired:
+            if self.retired or self.broken is not None:
                 raise RuntimeError(
+                    self.broken or
                     "this optimizer was given other groups, state or options as the call began: "
                     "call it again"
                 )
@@ -448,24 +498,24 @@ cdef class Plan:
 
     cdef list values_of(self, function):
         """Return what a function makes of each parameter and its state, as they are stored."""
-        cdef Py_ssize_t i, k
+        cdef Py_ssize_t i, k, start, stop, wave
         cdef Memory memory = self.memory
         cdef Format stored
         cdef const Tensor* tensor
-        values = []
-        for i in range(memory.count):
-            memory.check_owned(i, True)
-            stored = memory.formats[i]
-            arrays = [memory.view(i, k) for k in range(1 + memory.tensors[i].states)]
-            arrays = [array if array is None else stored.decoded(array) for array in arrays]
-            tensor = &memory.tensors[i]
-            x = function(tensor.group, memory.masks[i], tensor.t, *arrays)
-            if x is None:
-                values.append(None)
-                continue
-            value = memory.params[i].copy(order="K")  # laid out as the parameter is
-            value[...] = stored.encoded(x)
-            values.append(value)
+        values = [None] * memory.count
+        for wave in range(self.passes.sweep_count()):
+            for i, start, stop in self.passes.begin_sweep(wave, "values"):
+                memory.check_owned(i, True)
+                stored, tensor = memory.formats[i], &memory.tensors[i]
+                arrays = [memory.flat(i, k, start, stop) for k in range(1 + tensor.states)]
+                arrays = [array if array is None else stored.decoded(array) for array in arrays]
+                mask = memory.flat_mask(i, start, stop)
+                x = function(tensor.group, mask, tensor.t, *arrays)
+                if x is not None:
+                    if values[i] is None:
+                        values[i] = np.empty(tensor.size, stored.dtype)
+                    values[i][start:stop] = stored.encoded(x)
+            self.passes.end_sweep(wave, "values")
         return values
 
     cdef int swap_averages(self, list values, str shows) except -1:
@@ -478,15 +528,39 @@ cdef class Plan:
         cdef char* other
         for i in range(self.memory.count):
             self.memory.check_owned(i, shows is not None)
-        for i in range(self.memory.count):
-            tensor = &self.memory.tensors[i]
-            if values is None:
-                other = tensor.data[EMA]
-            else:
-                other = NULL if values[i] is None else cnp.PyArray_BYTES(values[i])
-            if other:
-                swap(tensor.data[0], other, tensor.size * tensor.stored.itemsize)
+        if values is None and self.in_waves:
+            self.swap_in_waves()
+        else:
+            for i in range(self.memory.count):
+                tensor = &self.memory.tensors[i]
+                if values is None:
+                    other = tensor.data[EMA]
+                else:
+                    other = NULL if values[i] is None else cnp.PyArray_BYTES(values[i])
+                if other:
+                    swap(tensor.data[0], other, tensor.size * tensor.stored.itemsize)
         self.shows = shows
+        return 0
+
+    cdef int swap_in_waves(self) except -1:
+        """Let parameters change places with their averages, which the client brings."""
+        cdef Py_ssize_t i, start, stop, wave, at, n
+        cdef Tensor* tensor
+        cdef bint torn = False
+        try:
+            for wave in range(self.passes.sweep_count()):
+                for i, start, stop in self.passes.begin_sweep(wave, "swap"):
+                    tensor = &self.memory.tensors[i]
+                    self.memory.check_owned(i, False)
+                    if tensor.data[EMA] != NULL:
+                        torn = True
+                        at, n = start * tensor.stored.itemsize, stop - start
+                        swap(tensor.data[0] + at, tensor.data[EMA] + at, n * tensor.stored.itemsize)
+                self.passes.end_sweep(wave, "swap")
+        except BaseException as error:
+            if torn:
+                self.break_off(error)
+            raise
         return 0
 
 

@@ -33,7 +33,9 @@ cdef struct Tensor:
     int order  # the flag of an array in the order of p; 0 if it is neither C nor Fortran order
     const Py_ssize_t* shape
     void* descr
-    Py_ssize_t size
+    Py_ssize_t size  # elements that are stepped; where that is a part, all counts begin with it
+    Py_ssize_t nbytes  # from the first byte of g to the last, if it is as dense as p
+    Py_ssize_t shift  # bytes of such a g before the first element that is stepped
     const Stored* stored  # how the elements of all its arrays are stored
     uintptr_t gap_low  # memory between the ranges that a step writes, where the last g lay
     uintptr_t gap_high
@@ -47,6 +49,9 @@ cdef struct Tensor:
     int direction  # the place of u among the arrays; 0: the rule measures no directions
     bint zeroing  # whether the step leaves zeros in g
     const Stored* g_stored  # how the elements of g are stored, if it is gathered
+    Py_ssize_t start  # of the whole parameter, the first element that is stepped
+    Py_ssize_t whole  # elements of the whole parameter
+    int elsewhere  # which of the arrays are in memory only in waves: a bit for each of `data`
     bint unstarted  # whether the average is to start at the next step, as the parameter is then
 
 cdef struct Gathered:

@@ -27,7 +27,9 @@ cdef char* gathered(
         held.tensor, held.start, held.end = tensor, start, start
         ahead = start + max(n, min(ahead, most // n * n))
         while held.end < ahead:
-            block = block_at(tensor.route, held.end, ahead - held.end, most)
+            block = block_at(
+                tensor.route, held.end + tensor.start, ahead - held.end, most
+            )
             gather_block(
                 room + (held.end - start) * itemsize, tensor.route, tensor.g, &block, False
             )

@@ -5,10 +5,9 @@ from fastoptim._engine.scalars cimport ScalarTable
 cdef class NumPyPasses(Passes):
     cdef list twins
 
-    cdef list updated(self, Py_ssize_t i, list scalars)
-    cdef update_one(self, Py_ssize_t i, p, state, u, list scalars)
-    cdef list copies(self, Py_ssize_t i)
-    cdef parts(self, double scale, bint flush)
+    cdef list updated(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop, list scalars)
+    cdef update_one(self, Py_ssize_t i, p, g, state, u, list scalars)
+    cdef list copies(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop)
     cdef rounded(self, ScalarTable table, Py_ssize_t i)
 
 

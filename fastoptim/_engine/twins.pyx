@@ -1,4 +1,4 @@
-"""The NumPy backend: the same passes by the twins of the loops, on whole arrays.
+"""The NumPy backend: the same passes by the twins of the loops, on arrays of one axis.
 
 It is the reference: slow, plain, and bit for bit what the compiled backend does. It updates copies:
 an error or an interrupt in the middle leaves the arrays as they were.
@@ -12,6 +12,7 @@ from fastoptim._engine.memory cimport Memory
 from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE
 from fastoptim._engine.machine cimport flushing, fo_get_mode, fo_mode, fo_set_mode
+from fastoptim._engine.passes cimport NORM, TRUST_RATIO, UPDATE
 
 import numpy as np
 
@@ -56,97 +57,96 @@ cdef class NumPyPasses(Passes):
         self.memory, self.twins = memory, twins
 
     cdef update(self, ScalarTable table, bint flush):
-        cdef Memory memory = self.memory
-        cdef Py_ssize_t i, k
-        found = []
-        memory.bind(True)
-        with FloatingPoint(flush):
-            for i in range(memory.count):
-                if memory.tensors[i].line >= 0:
-                    found.append((i, self.updated(i, self.rounded(table, i))))
-        memory.bind(True)  # code of the user, such as a signal handler, may have run since
-        for i, arrays in found:
-            for k in range(ARRAYS):
-                if arrays[k] is not None:
-                    a = <cnp.ndarray> arrays[k]
-                    memcpy(memory.tensors[i].data[k], cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
-            if memory.zeroing and memory.tensors[i].stepped:
-                memory.grads[i][...] = 0
+        cdef Memory memory = <Memory> self.memory
+        cdef Py_ssize_t wave, i, start, stop, k
+        self.torn = False
+        for wave in range(self.begin_pass(UPDATE)):
+            found = []
+            pieces = self.begin(wave, UPDATE)
+            with FloatingPoint(flush):
+                for i, start, stop in pieces:
+                    if memory.tensors[i].line >= 0:
+                        scalars = self.rounded(table, i)
+                        found.append((i, start, stop, self.updated(i, start, stop, scalars)))
+            self.rebind(pieces)  # code of the user, such as a signal handler, may have run since
+            self.torn = True
+            for i, start, stop, arrays in found:
+                for k in range(ARRAYS):
+                    if arrays[k] is not None:
+                        a = <cnp.ndarray> arrays[k]
+                        at = memory.tensors[i].data[k] + start * memory.tensors[i].stored.itemsize
+                        memcpy(at, cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
+                if memory.zeroing and memory.tensors[i].stepped:
+                    memory.zero_gradient(i, start, stop)
+            self.end(wave, UPDATE)
 
-    cdef list updated(self, Py_ssize_t i, list scalars):
+    cdef list updated(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop, list scalars):
         """Return what is written to p, the state arrays and the average, None for what stays."""
-        cdef Format stored = self.memory.formats[i]
-        p, *state, ema = self.copies(i)
-        if self.memory.tensors[i].stepped:
-            self.update_one(i, p, state, None, scalars)
-        after(p, ema, self.memory.masks[i], *scalars[1])
-        if not self.memory.tensors[i].stepped:  # only the average moves
+        cdef Memory memory = <Memory> self.memory
+        cdef Format stored = memory.formats[i]
+        p, *state, ema = self.copies(i, start, stop)
+        if memory.tensors[i].stepped:
+            self.update_one(i, p, memory.flat_gradient(i, start, stop), state, None, scalars)
+        after(p, ema, memory.flat_mask(i, start, stop), *scalars[1])
+        if not memory.tensors[i].stepped:  # only the average moves
             p, state = None, [None] * len(state)
         arrays = p, *state, *[None] * (STATE - len(state)), ema
         return [None if a is None else stored.encoded(a) for a in arrays]
 
-    cdef update_one(self, Py_ssize_t i, p, state, u, list scalars):
+    cdef update_one(self, Py_ssize_t i, p, g, state, u, list scalars):
         """Update one parameter, or only write the direction of its step to u."""
         first, _, own = scalars
-        g = before(self.memory.gradient(i), p, *first)
         update, rescale, *_ = self.twins[self.memory.tensors[i].rule]
+        g = before(g, p, *first)
         update(p, g, *(state if rescale is None else (*state, u)), *own)
 
-    cdef list copies(self, Py_ssize_t i):
+    cdef list copies(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
         """Return copies of p, the state arrays and the average, None where there is none."""
-        cdef Memory memory = self.memory
+        cdef Memory memory = <Memory> self.memory
         cdef Format stored = memory.formats[i]
         memory.check_owned(i, True)
         places = *range(memory.tensors[i].states + 1), EMA
-        arrays = [memory.view(i, k) for k in places]
+        arrays = [memory.flat(i, k, start, stop) for k in places]
         return [None if a is None else stored.decoded_copy(a) for a in arrays]
 
     cdef rounded(self, ScalarTable table, Py_ssize_t i):
         """Return the scalars of a parameter as the loops read them."""
         return table.rounded(self.memory.tensors[i].line, (<Format> self.memory.formats[i]).real)
 
-    cdef double squares(self, double scale, bint flush) except? -1:
-        return in_order([part for parts in self.parts(scale, flush) for part in parts])
+    cdef sum_gradients(self, double scale, bint flush):
+        cdef Memory memory = <Memory> self.memory
+        cdef Py_ssize_t wave, i, start, stop, tile = 0
+        self.count_tiles()
+        for wave in range(self.begin_pass(NORM)):
+            pieces = self.begin(wave, NORM)
+            with FloatingPoint(flush):
+                for i, start, stop in pieces:
+                    if memory.tensors[i].stepped:
+                        g = memory.flat_gradient(i, start, stop)
+                    else:
+                        g = np.zeros(stop - start)
+                    for squares in sum_of_squares(g, scale):
+                        self.tile_sums[tile] = squares
+                        tile += 1
+            self.end(wave, NORM)
 
-    cdef list squares_of_each(self, double scale, bint flush):
-        return [in_order(parts) for parts in self.parts(scale, flush)]
-
-    cdef parts(self, double scale, bint flush):
-        """Return the sums of the squares of the tiles of each gradient."""
-        cdef Memory memory = self.memory
-        cdef Py_ssize_t i
-        found = []
-        memory.bind(True)
-        with FloatingPoint(flush):
-            for i in range(memory.count):
-                parts = []
-                if memory.tensors[i].stepped:
-                    g = memory.gradient(i)
-                    parts += sum_of_squares(g, memory.params[i], scale)
-                found.append(parts)
-        return found
-
-    cdef list directions(self, ScalarTable table, bint flush):
-        cdef Memory memory = self.memory
-        cdef Py_ssize_t i
-        found = []
-        memory.bind(True)
-        with FloatingPoint(flush):
-            for i in range(memory.count):
-                if memory.tensors[i].stepped and memory.tensors[i].direction > 0:
-                    p, *state, _ = self.copies(i)
-                    u = np.empty_like(p)
-                    self.update_one(i, p, state, u, self.rounded(table, i))
-                    found.append((i, *[list(sum_of_squares(x, p, 1.0)) for x in (p, u)]))
-        return [(i, in_order(p), in_order(u)) for i, p, u in found]
-
-
-cdef double in_order(list parts):
-    """Return the sum of some numbers, added up one after the other."""
-    cdef double total = 0
-    for part in parts:
-        total += part
-    return total
+    cdef sum_directions(self, ScalarTable table, bint flush):
+        cdef Memory memory = <Memory> self.memory
+        cdef Py_ssize_t wave, i, start, stop, tile = 0
+        self.count_tiles()
+        for wave in range(self.begin_pass(TRUST_RATIO)):
+            pieces = self.begin(wave, TRUST_RATIO)
+            with FloatingPoint(flush):
+                for i, start, stop in pieces:
+                    p, *state, _ = self.copies(i, start, stop)
+                    u = np.zeros_like(p)
+                    if memory.tensors[i].stepped and memory.tensors[i].direction > 0:
+                        g = memory.flat_gradient(i, start, stop)
+                        self.update_one(i, p, g, state, u, self.rounded(table, i))
+                    for both in zip(sum_of_squares(p, 1.0), sum_of_squares(u, 1.0)):
+                        self.tile_sums[2 * tile], self.tile_sums[2 * tile + 1] = both
+                        tile += 1
+            self.end(wave, TRUST_RATIO)
 
 
 cdef list typed(numbers, dtype):
