@@ -74,6 +74,8 @@ PAGES = {
     "docs/architecture.md": 30,
     "docs/own_rules.md": 0,
 }
+DOCS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+PAGES |= {name: -1 for name in sorted(DOCS) if name not in PAGES}
 FOLDERS = ("fastoptim", "tests", "bench", "csrc", "docs", ".ci")
 
 

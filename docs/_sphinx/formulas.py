@@ -1,6 +1,6 @@
-"""Formulas as MathML, made of TeX at build: a page needs no script and no font for them.
+r"""Formulas as MathML, made of TeX at build: a page needs no script and no font for them.
 
-Equations that a docstring has in one line, with a comma and a ``\\quad`` between them, are set one
+Equations that a docstring has in one line, with a comma and a ``\quad`` between them, are set one
 below the other, so that they fit a narrow screen.
 """
 

@@ -1,7 +1,7 @@
 """Figures and tables of the records in ``docs/records``: what ``fastoptim bench --json`` measured.
 
-A folder there is a machine. The directive ``record`` shows one kind of record of every machine, with
-the machine and the day under it. Nothing is measured here.
+A folder there is a machine. The directive ``record`` shows one kind of record of every machine,
+with the machine and the day under it. Nothing is measured here.
 """
 
 from __future__ import annotations

@@ -64,6 +64,8 @@ class Rules(SphinxDirective):
     """The table."""
 
     def run(self) -> list[nodes.Node]:
+        for module in (fo.optimizers, fo.reference):
+            self.env.note_dependency(str(module.__file__))
         table = nodes.table(classes=["rules"])
         group = nodes.tgroup(cols=len(HEADS))
         group += [nodes.colspec(colwidth=1) for _ in HEADS]

@@ -17,7 +17,7 @@ import numpy as np
 import fastoptim as fo
 
 with gzip.open(files("fastoptim.demo").joinpath("digits.csv.gz").open("rb"), "rt") as file:
-    table = np.array([row for row in csv.reader(file)], np.float32)
+    table = np.array(list(csv.reader(file)), np.float32)
 table = table[np.random.default_rng(1).permutation(len(table))]
 x, digits = table[:, :-1] / table[:, :-1].max(), table[:, -1].astype(int)
 x, x_test, digits, digits_test = x[:1400], x[1400:], digits[:1400], digits[1400:]
