@@ -31,7 +31,7 @@ from ._groups import (
     shown_call,
 )
 from ._hyper import EMA, Hyper
-from ._kinds import Flag, checked, unknown
+from ._kinds import Flag, checked, shown, unknown
 from ._loading import FORMAT, RULE, Accepted, accepted
 from ._rule import Rule, Scheduled, ScheduledPair
 from ._settings import (
@@ -597,7 +597,7 @@ class Optimizer(Stepper):
             call = shown_call({**group.chosen(), **chosen}, group.contents())
         else:
             groups = "".join(
-                f"\n  {group.rule.name}: {group!r}" if self._names_rules else f"\n  {group!r}"
+                f"\n  {group.owner}: {group!r}" if self._names_rules else f"\n  {group!r}"
                 for group in self._groups
             )
             call = shown_call(chosen, f"{len(self._groups)} groups:{groups}\n")
@@ -613,9 +613,9 @@ class Optimizer(Stepper):
         """Return the names of all keyword arguments."""
         return [*cls._kinds(), *SETTINGS, "mask", "backend"]
 
-    def _defaults_of(self, label: str, group: dict[str, Any]) -> Hyper:
-        """Return the hyperparameters of a group but for its own, which are in the dict."""
-        return self._defaults
+    def _defaults_of(self, label: str, group: dict[str, Any]) -> tuple[str, Hyper]:
+        """Return the name of a group's class, and hyperparameters; its own are in the dict."""
+        return type(self).__name__, self._defaults
 
     def _params(self) -> dict[Any, Array]:
         """Return the parameters by their keys."""
@@ -637,3 +637,22 @@ class Optimizer(Stepper):
             unstarted=self._unstarted(),
             numbers=self._plan.numbers,
         )
+
+
+def class_with_rule(label: str, value: Any) -> type[Optimizer]:
+    """Return a class that has a rule, or say what to write instead of what is none."""
+    if isinstance(value, type) and issubclass(value, Optimizer) and hasattr(value, "rule"):
+        return value
+    how = ""
+    if isinstance(value, Rule):
+        classes = [cls for cls in Optimizer.__subclasses__() if getattr(cls, "rule", None) is value]
+        made = f"its class {classes[0].__name__}" if classes else "a class of it"
+        how = f": write {'fastoptim.optimizer(rule)' if value.is_own else made}"
+    elif isinstance(value, Optimizer):
+        how = f": write its class {type(value).__name__}"
+    elif isinstance(value, str):
+        how = ": write the class itself, without quotes"
+    raise TypeError(
+        f"{label}: expected a class of optimizers with one rule, such as fastoptim.AdamW, "
+        f"found {shown(value)}{how}"
+    )

@@ -150,6 +150,7 @@ def test_optax_is_a_rival_for_the_rules_that_torch_has_not():
 
 ADAMS = {"Adam", "AdamW", "AdamW-clip-EMA"}
 TORCH = {name for name, case in CASES.items() if torch_has(case.optimizer.__name__)}
+TORCH -= {name for name, case in CASES.items() if case.hyper.get("cautious")}
 SGDS = {"SGD", "SGD-momentum"}
 # The cases that each has; in float64, only the first four and those of torch and optax.
 HAVE = {
@@ -548,6 +549,21 @@ def test_no_thread_is_tried_that_is_not_allowed():
         assert variants.thread_counts() == [1, 2, 4, 8]
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("-cautious")])
+def test_cautious_steps_in_plain_numpy(name):
+    """The gradients of the benchmarks are all positive, so that nothing is left out there."""
+    rng, case = np.random.default_rng(0), CASES[name]
+    p, g = rng.standard_normal((2, 50))
+    ours = p.copy()
+    opt = case.optimizer(ours, **case.hyper)
+    plain = getattr(numpy_plain, case.optimizer.rule.name)(p, g, **case.hyper)
+    for _ in range(5):
+        next(plain)
+        opt.step(g)
+        np.testing.assert_allclose(p, ours, rtol=1e-12)
+        g[...] = rng.standard_normal(50)
+
+
 BY_HAND_LENGTHS = (0, 1, 15, 16, 17, 100, 1001, 20_000)
 
 
@@ -579,7 +595,15 @@ def test_the_threads_of_loops_by_hand_come_back_after_a_rest():
 
 @pytest.mark.parametrize(
     ("case", "arrays"),
-    [("SGD", 3), ("Momentum", 5), ("Adam", 7), ("AdamW-clip-EMA", 10), ("LARS", 7), ("LAMB", 11)],
+    [
+        ("SGD", 3),
+        ("Momentum", 5),
+        ("Adam", 7),
+        ("AdamW-clip-EMA", 10),
+        ("LARS", 7),
+        ("LAMB", 11),
+        ("AdamW-cautious", 9),
+    ],
 )
 def test_traffic(case, arrays):
     assert Cell(CASES[case], Size(2, 10), "float32").traffic == 2 * 10 * 4 * arrays
