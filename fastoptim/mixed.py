@@ -47,7 +47,7 @@ class Mixed(Optimizer):
         takes them, and hyperparameters of the class. Those that are missing have its defaults.
     weight_decay, l1, max_grad_value, max_param_grad_norm, maximize, bounds, ema_decay : optional
         For the groups that do not have their own; see `Optimizer`.
-    max_grad_norm, nonfinite, flush_denormals, cast_grads, backend : optional
+    max_grad_norm, nonfinite, flush_denormals, cast_grads, backend, state_path : optional
         For the optimizer as a whole, as in `Optimizer`.
 
     Attributes
@@ -99,6 +99,7 @@ class Mixed(Optimizer):
     ) -> None:
         hyper: dict[str, Any] = {**options}
         backend = hyper.pop("backend", None)
+        path = hyper.pop("state_path", None)
         settings = pop_settings(hyper)
         for name in hyper:
             if name in ("mask", "lr"):
@@ -108,7 +109,7 @@ class Mixed(Optimizer):
         self._common = hyper
         groups = _groups_in(params)
         rules = [_class_in(f"params[{i}]", group).rule for i, group in enumerate(groups)]
-        Stepper.__init__(self, self._chosen_backend(backend, rules), settings)
+        Stepper.__init__(self, self._chosen_backend(backend, rules), settings, path)
         self._add_groups(groups)
 
     @classmethod

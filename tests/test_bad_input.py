@@ -496,6 +496,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "max_grad_norm": (None, maybe(NONNEGATIVE)),
     "nonfinite": ("skip", word("ignore", "raise", "skip")),
     "backend": ("reference", maybe(word("compiled", "reference"))),
+    "state_path": (None, maybe(Kind(path))),
     "step": (3, count(1, 62)),
     **dict.fromkeys(
         (

@@ -375,7 +375,7 @@ def test_an_unknown_argument_is_told_all_there_are(cls):
     start = f"max_grad_norms: {cls.__name__} has no such argument {hint}; it has "
     assert message.startswith(start)
     known = message.removeprefix(start).split(", ")
-    assert known == [*cls.rule.kinds, *SETTINGS, "mask", "backend"]
+    assert known == [*cls.rule.kinds, *SETTINGS, "mask", "backend", "state_path"]
     for name in known:
         assert name in inspect.signature(cls).parameters or name in Options.__annotations__
 
