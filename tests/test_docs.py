@@ -75,6 +75,8 @@ PAGES = {
     "docs/beyond_memory.md": 0,
     "docs/own_rules.md": 0,
 }
+DOCS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+PAGES |= {name: -1 for name in sorted(DOCS) if name not in PAGES}
 FOLDERS = ("fastoptim", "tests", "bench", "tools", "csrc", "docs", ".ci")
 
 
