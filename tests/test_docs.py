@@ -77,7 +77,7 @@ PAGES = {
 }
 DOCS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
 PAGES |= {name: -1 for name in sorted(DOCS) if name not in PAGES}
-FOLDERS = ("fastoptim", "tests", "bench", "csrc", "docs", ".ci")
+FOLDERS = ("fastoptim", "tests", "bench", "tools", "csrc", "docs", ".ci")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -105,7 +105,7 @@ def test_commands_for_contributors_are_of_what_there_is():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     commands = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)) + text
-    for name in re.findall(r"python ((?:tests|bench)?/?\w+\.py)", commands):
+    for name in re.findall(r"python ((?:tests|bench|tools)?/?\w+\.py)", commands):
         assert (ROOT / name).exists(), name
     groups = re.findall(r"--group (\w+)", commands)
     extras = [n for names in re.findall(r"\.\[([\w,]+)\]", commands) for n in names.split(",")]

@@ -121,6 +121,31 @@ def test_a_program_with_annotations(tmp_path):
     assert {int(re.search(r":(\d+): error", e)[1]) for e in errors} == wrong, "\n".join(errors)
 
 
+PACKAGE = Path(fastoptim.__file__).parent
+STUBS = [path.relative_to(PACKAGE.parent) for path in sorted(PACKAGE.rglob("*.pyi"))]
+# A class of Cython takes its arguments before __init__; a name of a type is for type checkers.
+NOT_IN_COMPILED_MODULES = ["fastoptim\\..*\\.__init__", "fastoptim\\._engine\\.changes\\.Change"]
+
+
+@needs_mypy
+def test_stubs_are_of_what_there_is(tmp_path):
+    """Stubs say what others use of a compiled module, not all of it."""
+    assert len(STUBS) > 10
+    allowed = tmp_path / "allowed"
+    allowed.write_text("\n".join(NOT_IN_COMPILED_MODULES))
+    modules = [".".join(stub.with_suffix("").parts) for stub in STUBS]
+    options = "--concise", "--ignore-missing-stub", "--ignore-disjoint-bases", "--allowlist"
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", *modules, *options, allowed],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(PACKAGE.parent), "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
 def test_the_program_uses_all_that_is_public():
     text = program()
     missing = [name for name in fastoptim.__all__ if not re.search(rf"\b{name}\b", text)]

@@ -54,6 +54,7 @@ class Plan:
         judge: Callable[[float, str | None], tuple[float | None, Sequence[Change]]] | None = None,
         flush: bool = False,
         casting: bool | None = None,
+        agree: Callable[[list[tuple[Any, ...]], list[Any]], None] | None = None,
     ) -> bool: ...
     def measure(self, grads: Sequence[Any]) -> tuple[float, str | None]: ...
 
