@@ -612,6 +612,8 @@ def main() -> int:
             f"step: expected one of {', '.join(known)}, found {', '.join(sorted(unknown))}"
         )
     WORK.mkdir(parents=True, exist_ok=True)
+    # What the group has installed, whether or not its environment is active.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     failed = False
     for name, step in known.items():
         if name in (arguments.step or ["sdist", "linux"]):
