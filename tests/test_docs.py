@@ -72,8 +72,11 @@ PAGES = {
     "README.md": 5,
     "SECURITY.md": 8,
     "docs/architecture.md": 30,
+    "docs/beyond_memory.md": 0,
     "docs/own_rules.md": 0,
 }
+DOCS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+PAGES |= {name: -1 for name in sorted(DOCS) if name not in PAGES}
 FOLDERS = ("fastoptim", "tests", "bench", "tools", "csrc", "docs", ".ci")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS, examples
+from test_pages import PROGRAMS
 from zoo import OPTIMIZERS, WITH_FUNCTIONS, hyperparameters, name_of
 
 import fastoptim
@@ -65,6 +66,17 @@ def test_examples_of_the_readme(tmp_path):
     file = tmp_path / "readme.py"
     file.write_text(functions(blocks), encoding="utf-8")
     assert mypy(tmp_path, *UNTYPED, file) == []
+
+
+@needs_mypy
+def test_programs_of_the_pages(tmp_path):
+    programs = {page: text for page, text in PROGRAMS.items() if text}
+    assert len(programs) > 8
+    for page, text in programs.items():
+        (tmp_path / page.replace("/", "_").replace(".md", ".py")).write_text(text, encoding="utf-8")
+    files = sorted(path.name for path in tmp_path.iterdir())
+    # The sections of a page have optimizers of several classes under the name opt.
+    assert mypy(tmp_path, *UNTYPED, "--disable-error-code=assignment", *files) == []
 
 
 @needs_mypy

@@ -17,6 +17,9 @@ parts     how all arrays are cut where a plan steps a part of them, and what its
 entry     what the engine is told of a parameter
 staging   how elements that a loop cannot compute on where they are reach it, and go back
 memory    the arrays of an optimizer, where they are, and whether they still are there
+ring      how parts of a file go round through a few buffers, read ahead and written behind
+scratch   a file for state: made, locked, its room reserved, and removed
+disk      state arrays in such a file: how they are cut into waves, and what brings these
 scalars   the numbers of a step, as the loops of either type read them
 passes    what a step does with memory: what both backends offer
 compiled  the passes with compiled loops, in tasks for several threads
@@ -31,6 +34,7 @@ from . import (
     arrays,
     changes,
     compiled,
+    disk,
     entry,
     foreign,
     formats,
@@ -40,7 +44,9 @@ from . import (
     parts,
     passes,
     plan,
+    ring,
     scalars,
+    scratch,
     staging,
     threads,
     tuning,
@@ -51,6 +57,7 @@ __all__ = [
     "arrays",
     "changes",
     "compiled",
+    "disk",
     "entry",
     "foreign",
     "formats",
@@ -60,7 +67,9 @@ __all__ = [
     "parts",
     "passes",
     "plan",
+    "ring",
     "scalars",
+    "scratch",
     "staging",
     "threads",
     "tuning",

@@ -23,7 +23,7 @@ from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
 
 import numpy as np
 
-from fastoptim._engine.foreign import as_ndarray, instead, unread
+from fastoptim._engine.foreign import as_ndarray, instead, unwritten
 from fastoptim._engine.parts import ELSEWHERE
 from fastoptim._stages import SQUARES_TILE
 
@@ -36,6 +36,9 @@ cdef enum:
 
 cdef object away = ELSEWHERE
 cdef Py_ssize_t tile = SQUARES_TILE
+
+DOUBLES = np.dtype(np.float64)
+COPY = ": write g = g.copy(), and step by that g"  # instead of what cannot be changed where it is
 
 cdef extern from "Python.h":
     # Borrowed: our own lists keep their items.
@@ -90,18 +93,19 @@ cdef class Tensors:
 
 
 cdef class Gradients(Tensors):
-    """Gradients alone, arrays or NumPy scalars, for the length of a call.
+    """Gradients alone, for the length of a call.
 
-    There is no parameter, so that each gradient is gone through in its own memory order.
+    There is no parameter, so that each gradient is gone through in its own memory order, and
+    Python's numbers are in double precision.
 
     Parameters
     ----------
     labels : sequence of str
         What messages call them. It is asked only for a message.
     grads : iterable
-        The gradients; None is skipped.
+        The gradients, what `as_ndarray` takes; None is skipped.
     writing : bool, default False
-        Whether they are to be changed in place.
+        Whether they are to be changed in place; then they must be arrays of NumPy's.
 
     Raises
     ------
@@ -120,10 +124,9 @@ cdef class Gradients(Tensors):
                 self.formats.append(None)
                 continue
             if not cnp.PyArray_CheckExact(g):
-                is_scalar = isinstance(g, np.floating) and not writing
-                if not (is_scalar or cnp.PyArray_Check(g)):
-                    raise TypeError(f"{labels[i]}: {unread(g)}")
-                g = self.grads[i] = np.asarray(g) if is_scalar else as_array(labels[i], g)
+                if writing and not cnp.PyArray_Check(g):
+                    raise TypeError(f"{labels[i]}: {unwritten(g)}")
+                g = self.grads[i] = gradient_of(labels[i], g, DOUBLES)
             self.add(i, g, writing)
         if writing:
             self.check_apart()
@@ -133,17 +136,9 @@ cdef class Gradients(Tensors):
         cdef bint dense = is_dense(g)
         cdef Format found = known_format(g)
         if found is None:
-            found = format_of(self.labels[i], g)  # which says what is known
-        if writing:
-            if not cnp.PyArray_ISWRITEABLE(g):
-                raise ValueError(
-                    f"{self.labels[i]}: expected a writable array, found a read-only one"
-                )
-            if not dense and overlaps_itself(g):
-                raise ValueError(
-                    f"{self.labels[i]}: expected elements with memory of their own, "
-                    f"found strides {(<object> g).strides} for shape {(<object> g).shape}"
-                )
+            self.raise_unknown(i, g)
+        if writing and not (cnp.PyArray_ISWRITEABLE(g) and (dense or not overlaps_itself(g))):
+            self.raise_unwritable(i, g)
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
         tensor.loops = tensor.single
@@ -155,6 +150,22 @@ cdef class Gradients(Tensors):
         self.kinds |= kinds_of(tensor)
         self.traffic += cnp.PyArray_NBYTES(g)
         self.formats.append(found)
+
+    cdef raise_unwritable(self, Py_ssize_t i, g):
+        if not g.flags.writeable:
+            raise ValueError(
+                f"{self.labels[i]}: expected a writable array, found a read-only one{COPY}"
+            )
+        raise ValueError(
+            f"{self.labels[i]}: expected elements with memory of their own, "
+            f"found strides {g.strides} for shape {g.shape}{COPY}"
+        )
+
+    cdef raise_unknown(self, Py_ssize_t i, g):
+        try:
+            format_of(self.labels[i], g)
+        except TypeError as error:
+            raise TypeError(f"{error}{instead(g.dtype, DOUBLES)}") from None
 
     cdef bind(self, bint in_order):
         self.note_kind(False)  # all else was done when they came here
@@ -190,8 +201,18 @@ cdef class Gradients(Tensors):
         if np.shares_memory(self.grads[i], self.grads[other]):
             raise ValueError(
                 f"{self.labels[i]}: expected memory of its own, "
-                f"found memory shared with {self.labels[other]}"
+                f"found memory shared with {self.labels[other]}{COPY}"
             )
+
+
+cdef gradient_of(label, g, real):
+    """Return the ndarray of a gradient that is of a subclass, or no array of NumPy's."""
+    if isinstance(g, np.ndarray):
+        return as_array(label, g)
+    try:
+        return as_ndarray(g, real)
+    except TypeError as error:
+        raise TypeError(f"{label}: {error}") from error
 
 
 cdef class Memory(Tensors):
@@ -438,12 +459,10 @@ cdef class Memory(Tensors):
 
     cdef as_gradient(self, Py_ssize_t i, g):
         """Return the ndarray of a gradient that is of a subclass, or no array of NumPy's."""
-        if self.zeroing or isinstance(g, np.ndarray):
-            return as_array(self.labels[i][1], g)
-        try:
-            return as_ndarray(g, (<Format> self.formats[i]).real)
-        except TypeError as error:
-            raise TypeError(f"{self.labels[i][1]}: {error}") from error
+        label = self.labels[i][1]
+        if self.zeroing:
+            return as_array(label, g)
+        return gradient_of(label, g, (<Format> self.formats[i]).real)
 
     cdef bind(self, bint in_order):
         self.bind_some(0, self.count, in_order or self.in_parts)
