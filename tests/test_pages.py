@@ -51,7 +51,11 @@ PROGRAMS = {
     for page in PAGES
 }
 # What a page needs that it does not import itself.
-NEEDS = {"guide/checkpoints.md": {"safetensors"}, "own_rules.md": {"llvmlite"}}
+NEEDS = {
+    "beyond_memory.md": {"safetensors"},
+    "guide/checkpoints.md": {"safetensors"},
+    "own_rules.md": {"llvmlite"},
+}
 COMMANDS = [(page, text) for page, language, text in BLOCKS if language == "sh"]
 COMPILING = [text for page, text in COMMANDS if page == "own_rules.md"]
 
