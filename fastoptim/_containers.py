@@ -31,7 +31,7 @@ class ForeignArray(Protocol):
 Array = NDArray[np.float32] | NDArray[np.float64]
 Nested: TypeAlias = "Array | Mapping[Any, Nested] | Iterable[Nested] | Dataclass"
 NestedGrads: TypeAlias = (  # of NumPy's arrays alone, which can be written
-    "Array | None | Mapping[Any, NestedGrads] | Iterable[NestedGrads] | Dataclass"
+    "Array | Mapping[Any, NestedGrads] | Iterable[NestedGrads] | Dataclass | None"
 )
 Params: TypeAlias = "Nested | Iterable[Mapping[str, Any]]"
 Grads = Array | ForeignArray | float | Mapping[Any, Any] | Iterable[Any] | Dataclass
