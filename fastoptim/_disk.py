@@ -18,11 +18,10 @@ import numpy as np
 from ._containers import Array
 from ._engine.disk import DiskState, Source
 from ._engine.formats import format_of
-from ._engine.ring import RingWaves
 from ._engine.scratch import Scratch
 from ._groups import ParamGroup, each_param
 from ._hyper import EMA
-from ._state import Wanted, keys_of
+from ._state import Part, Wanted, keys_of
 
 AVERAGE = 4  # the place of the average of a parameter, behind those of its rule
 
@@ -120,10 +119,10 @@ class Disk:
 
     def complete(
         self, groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Any]]
-    ) -> tuple[dict[Any, dict[str, Any]], RingWaves]:
+    ) -> tuple[dict[Any, dict[str, Any]], Part]:
         """Return state with all that groups want, in a new part of the file unless all is there.
 
-        With it comes what a plan takes for its waves.
+        With it comes what a plan is to step.
         """
         owners = _owners(groups, state)
         disk = _fitting(owners)
@@ -132,7 +131,9 @@ class Disk:
             disk = last.replaced(make) if last is not None and last.is_new else make()
             self._last = weakref.ref(disk)
         found = {owner.key: owner.arrays_in(disk) for owner in owners}
-        return found, disk.waves([owner.used() for owner in owners])
+        params = [owner.param for owner in owners]
+        waves = disk.waves([owner.used() for owner in owners])
+        return found, Part(params, [(0, p.size) for p in params], elsewhere=True, waves=waves)
 
     def _made(self, owners: Sequence[Owner]) -> DiskState:
         """Return new state in a part of the file of its own."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import repeat
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,11 @@ from ._engine.threads import touch
 from ._groups import ParamGroup, each_param
 from ._hyper import EMA
 from ._trees import text_of
+
+if TYPE_CHECKING:
+    from ._engine.parts import Sums, Waves
+
+ALL = repeat(None)  # the ranges of parameters that are stepped as a whole
 
 
 class Wanted(NamedTuple):
@@ -83,6 +89,29 @@ def kept(
     return found
 
 
+class Part(NamedTuple):
+    """What a plan steps of the parameters, and what it is told of their state and of other parts.
+
+    Parameters
+    ----------
+    stepped : sequence of ndarray
+        For each parameter the array like which its state is: itself or, where that has a range, its
+        elements in it, one behind the other.
+    ranges : iterable of (int, int) or None
+        The range of each parameter, in the order of its memory; None for all of it.
+    elsewhere : bool
+        Whether the state is in memory only in waves.
+    sums, waves : optional
+        As `fastoptim._engine.plan.Plan` takes them.
+    """
+
+    stepped: Sequence[Array]
+    ranges: Iterable[tuple[int, int] | None] = ALL
+    elsewhere: bool = False
+    sums: Sums | None = None
+    waves: Waves | None = None
+
+
 class Heap:
     """State in memory: where the state of an optimizer is, unless it is told otherwise.
 
@@ -99,17 +128,22 @@ class Heap:
         self, groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Array]]
     ) -> dict[Any, dict[str, Array]]:
         """Return state as its parameters are laid out now."""
-        return laid_out(groups, state)
+        return laid_out(groups, state, self.part_of(groups).stepped)
 
     def complete(
         self, groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]
-    ) -> tuple[dict[Any, dict[str, Array]], None]:
+    ) -> tuple[dict[Any, dict[str, Array]], Part]:
         """Return state with all that groups want, which is made where it is missing.
 
-        With it comes what a plan takes for its waves: None, since it finds all state in memory.
+        With it comes what a plan is to step.
         """
-        fill_in(groups, state)
-        return state, None
+        part = self.part_of(groups)
+        fill_in(groups, state, part.stepped)
+        return state, part
+
+    def part_of(self, groups: Sequence[ParamGroup]) -> Part:
+        """Return what a plan steps of the parameters of these groups: here all."""
+        return Part([p for _, p in each_param(groups)])
 
     def shown(
         self, arrays: Mapping[str, Array], using: AbstractContextManager[Any]
@@ -118,11 +152,18 @@ class Heap:
         return MappingProxyType(arrays)
 
 
-def fill_in(groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:
-    """Add the state arrays that are missing, as they are before the first step."""
+def fill_in(
+    groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]], stepped: Sequence[Array]
+) -> None:
+    """Add the state arrays that are missing, as they are before the first step.
+
+    They are like what is stepped of each parameter.
+    """
     missing: dict[str, Wanted] = {}
+    first = 0
     for group, keys in zip(groups, names_of(groups), strict=True):
-        params, hyper = group.container.arrays, group.hyper
+        params, hyper = stepped[first : first + len(keys)], group.hyper
+        first += len(keys)
         for name in group.state_names:
             lacking = [i for i, key in enumerate(keys) if name not in state[key]]
             wanted = missing.setdefault(name, Wanted([], [], []))
@@ -153,12 +194,14 @@ def put(state: Mapping[Any, dict[str, Array]], wanted: Mapping[str, Wanted]) -> 
 
 
 def laid_out(
-    groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Array]]
+    groups: Sequence[ParamGroup],
+    state: Mapping[Any, Mapping[str, Array]],
+    stepped: Sequence[Array],
 ) -> dict[Any, dict[str, Array]]:
-    """Return state as its parameters are laid out now: itself where it is, else copies."""
+    """Return state as what is stepped is laid out now: itself where it is, else copies."""
     found: dict[Any, dict[str, Array]] = {}
     wanted: dict[str, Wanted] = {}
-    for key, (_, p) in zip(keys_of(groups), each_param(groups), strict=True):
+    for key, p in zip(keys_of(groups), stepped, strict=True):
         fits = all(array.strides == p.strides for array in state[key].values())
         found[key] = {**state[key]} if fits else {}
         for name, array in () if fits else state[key].items():

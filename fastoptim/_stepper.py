@@ -8,7 +8,7 @@ it, `fastoptim.Optimizer` above all. How the arrays are computed on is the engin
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import repeat
 from types import MappingProxyType
@@ -30,7 +30,7 @@ from ._rule import Rule, loops_of
 from ._settings import WithSettings
 from ._stages import clip_factor
 from ._stages import kept as kept_within
-from ._state import Heap, kept, names_of
+from ._state import ALL, Heap, kept, names_of
 
 if TYPE_CHECKING:
     from ._engine.changes import Change
@@ -74,13 +74,17 @@ class Stepper(WithSettings):
         state_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self._backend = backend
-        self._home = Heap() if state_path is None else Disk(state_path)
+        self._home: Heap | Disk = self._new_home(state_path)
         change([self._adopting(settings)])
         self._norm: float | None = None  # of the gradients of the last step, if it was measured
         self._skipped = 0  # steps that were not taken, as gradients were not finite
         self._groups: tuple[ParamGroup, ...] = ()  # `_lay_out` brings them in
         self._state: dict[Any, dict[str, Array]] = {}  # by the keys of the parameters
         self._plan = Plan([], [])
+
+    def _new_home(self, state_path: str | os.PathLike[str] | None) -> Heap | Disk:
+        """Return where the state is to be."""
+        return Heap() if state_path is None else Disk(state_path)
 
     @property
     def grad_norm(self) -> float | None:
@@ -203,7 +207,7 @@ class Stepper(WithSettings):
         if plan.shows is not None:
             self._refuse_while_averages_show("step")
         scale = 1.0 if grad_scale is ONE else 1 / checked("grad_scale", DIVISOR, grad_scale)
-        grads = _ordered(groups, grads)
+        grads = ordered(groups, grads)
         judge = self._judge if self._judges else None
         for group in groups:
             if group.planned is not group.wanted:
@@ -341,16 +345,17 @@ class Stepper(WithSettings):
         going_on = kept(groups, state)
         averaged = any(EMA in group.state_names for group in groups)
         averages = {key for key in going_on if EMA in going_on[key] and key not in unstarted}
-        complete, waves = self._home.complete(groups, going_on)
+        complete, part = self._home.complete(groups, going_on)
         rules = list(dict.fromkeys(group.rule for group in groups))
         plan = Plan(
-            _entries(groups, rules, complete, steps, numbers, waves is not None),
+            _entries(groups, rules, complete, steps, numbers, part.ranges, part.elsewhere),
             Labels(groups, list(complete)),
             [rule.twin for rule in rules],
             loops_of(rules) if self._backend == "compiled" else None,
             unstarted=[key not in averages for key in complete] if averaged else (),
             watched=watched(groups),
-            waves=waves,
+            sums=part.sums,
+            waves=part.waves,
         )
         own = {**others, "_groups": groups, "_state": complete}
         # The plan comes last: another thread that steps it finds all else in place.
@@ -388,10 +393,11 @@ def _entries(
     state: Mapping[Any, dict[str, Array]],
     steps: Sequence[int],
     numbers: Sequence[tuple[float, ...]],
+    ranges: Iterable[tuple[int, int] | None] = ALL,
     elsewhere: bool = False,
 ) -> Iterator[Entry]:
     """Yield what the engine wants to know of each parameter; state may be `ELSEWHERE`."""
-    counts, kept_numbers = iter(steps), iter(numbers)
+    counts, kept_numbers, rest = iter(steps), iter(numbers), iter(ranges)
     for number, (group, keys) in enumerate(zip(groups, names_of(groups), strict=True)):
         params, masks, rule = group.container.arrays, group.masks, group.rule
         initial = rule.numbers_of(group.hyper)
@@ -415,11 +421,11 @@ def _entries(
             repeat(rules.index(rule)),
             [next(kept_numbers, ()) or initial for _ in keys],
             repeat(group.hyper.measured),
-            [(0, p.size) for p in params] if elsewhere else repeat(None),
+            rest,
         )
 
 
-def _ordered(groups: Sequence[ParamGroup], grads: Any) -> Sequence[Any]:
+def ordered(groups: Sequence[ParamGroup], grads: Any) -> Sequence[Any]:
     """Return the gradients in the order of the parameters, over all groups."""
     if len(groups) == 1:
         return groups[0].container.order("grads", grads)

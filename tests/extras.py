@@ -198,6 +198,7 @@ EXTRAS = {
 }
 LEFT_OUT = {
     "deepspeed": "it compiles for minutes when it is installed, and again when it steps",
+    "mpi": "it needs an MPI, and .ci/run has an environment with each",
     "test": "the README's command for the tests installs it in an environment of its own",
 }
 

@@ -72,7 +72,7 @@ PAGES = {
     "README.md": 5,
     "SECURITY.md": 8,
     "docs/architecture.md": 30,
-    "docs/beyond_memory.md": 0,
+    "docs/beyond_memory.md": 3,
     "docs/own_rules.md": 0,
 }
 DOCS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}

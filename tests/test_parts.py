@@ -613,11 +613,12 @@ def test_all_ranks_agree_before_anything_is_shared():
 
     p = np.zeros((3, 3))
     opt = fo.SGD([p, p.copy()], lr=1.0)
+    opt._plan.agree = agree
     with pytest.raises(ValueError, match="grads"):
-        opt._plan.step([np.zeros(3), None], opt._groups, agree=agree)
+        opt._plan.step([np.zeros(3), None], opt._groups)
     assert not seen
     with pytest.raises(RuntimeError, match="another rank"):
-        opt._plan.step([np.ones((1, 3, 3)), None], opt._groups, agree=agree)
+        opt._plan.step([np.ones((1, 3, 3)), None], opt._groups)
     assert seen == [(1, [(3, 3), None])]
     assert not p.any()
     assert opt._plan.steps == [0, 0]

@@ -31,6 +31,7 @@ class Plan:
     def retire(self, changes: Iterable[Change], values: Sequence[Any]) -> None: ...
     shows: str | None
     retired: bool
+    agree: Callable[[list[tuple[Any, ...]], list[Any]], None] | None
     broken: str | None
     @property
     def steps(self) -> list[int]: ...
@@ -54,8 +55,8 @@ class Plan:
         judge: Callable[[float, str | None], tuple[float | None, Sequence[Change]]] | None = None,
         flush: bool = False,
         casting: bool | None = None,
-        agree: Callable[[list[tuple[Any, ...]], list[Any]], None] | None = None,
     ) -> bool: ...
+    def checked(self, grads: Sequence[Any], casting: bool | None = None) -> list[Any]: ...
     def measure(self, grads: Sequence[Any]) -> tuple[float, str | None]: ...
 
 class ShownAverages(AbstractContextManager[None]):

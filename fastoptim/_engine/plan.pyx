@@ -123,6 +123,10 @@ cdef class Plan:
     cdef tuple watched
     cdef Py_ssize_t unstarted_count
     cdef bint busy
+    # ``agree(lines, grads)`` is told the scalars of a step, line by line, and the gradients as
+    # arrays, once all has been checked that can be here, and before anything is shared with other
+    # parts. It raises where there is to be no step.
+    cdef public object agree
     cdef public bint retired  # whether another plan has taken over the arrays, for good
     cdef public str broken  # why the arrays are not to be stepped any more, or None
     cdef bint in_waves
@@ -194,7 +198,7 @@ cdef class Plan:
 
     def step(
         self, grads, groups, double scale=1.0, changes=(), judge=None, bint flush=False,
-        casting=None, agree=None,
+        casting=None,
     ):
         """Take one step, and tell whether it was taken.
 
@@ -220,10 +224,6 @@ cdef class Plan:
         casting : bool, optional
             Round float64 gradients of float32 parameters, instead of refusing them. None refuses
             them, too, and a message then does not speak of a setting that its client lacks.
-        agree : function, optional
-            ``agree(lines, grads)`` is told the scalars of this step, line by line, and the
-            gradients as arrays, once all has been checked that can be here, and before anything is
-            shared with other parts. It raises where there is to be no step.
 
         Raises
         ------
@@ -243,8 +243,8 @@ cdef class Plan:
                         break
             self.memory.collect(grads, casting)
             self.ask_scalars(groups)
-            if agree is not None:
-                self.ask_others(agree)
+            if self.agree is not None:
+                self.ask_others()
             if self.unstarted_count > 0:
                 self.start_with_step()
             if judge is not None:
@@ -275,19 +275,33 @@ cdef class Plan:
             self.memory.grads = None
             self.leave()
 
-    def measure(self, grads):
-        """Return what the function `measure` returns; check the gradients as a step does."""
-        cdef Py_ssize_t i
+    def checked(self, grads, casting=None):
+        """Return gradients as arrays, or None, once they have been checked as a step does."""
         self.enter()
         try:
-            self.memory.collect(grads, False)
-            for i in range(self.memory.count):
-                # no scalars are needed: a line below 0 would tell `bind` to leave the gradient out
-                self.memory.tensors[i].line = 0 if self.memory.tensors[i].stepped else -1
+            self.collect_alone(grads, casting)
+            self.memory.bind(True)
+            return list(self.memory.grads)
+        finally:
+            self.memory.grads = None
+            self.leave()
+
+    def measure(self, grads):
+        """Return what the function `measure` returns; check the gradients as a step does."""
+        self.enter()
+        try:
+            self.collect_alone(grads, False)
             return self.passes.norm(1.0, False)
         finally:
             self.memory.grads = None
             self.leave()
+
+    cdef collect_alone(self, grads, casting):
+        """Collect gradients for which no scalars are needed."""
+        cdef Py_ssize_t i
+        self.memory.collect(grads, casting)
+        for i in range(self.memory.count):  # a line below 0 would tell `bind` to leave one out
+            self.memory.tensors[i].line = 0 if self.memory.tensors[i].stepped else -1
 
     cdef ask_scalars(self, groups):
         """Ask for the scalars of this step, once for each group, step count and numbers."""
@@ -334,10 +348,10 @@ cdef class Plan:
             line = line[0], line[1], adopt(line[2]), *line[3:]
         return self.table.add(line)
 
-    cdef ask_others(self, agree):
+    cdef ask_others(self):
         """Check all arrays, and ask whether the other parts take this step, too."""
         self.memory.bind(True)
-        agree(list(self.table.lines), list(self.memory.grads))
+        self.agree(list(self.table.lines), list(self.memory.grads))
 
     cdef update_in_waves(self, bint flush):
         """Update everything; if that ends in the middle, it was the last step."""

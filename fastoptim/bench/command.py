@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fastoptim.cli import CommandError, check_plot, check_writable, writing
 
-from . import choice, clients, disk, loop, plot, report, sections, timing
+from . import choice, clients, disk, loop, mpi, plot, report, sections, timing
 from .cases import CASES, Cell
 from .choice import ChoiceResult
 from .clients import ClientResult, Programs
@@ -57,8 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Time the step of an optimizer beside a memory probe, NumPy and torch, in float32 and "
         "float64, and then the steps of all other rules. The options --rivals, --sizes, --choice, "
         "--loop, --many, --scale, --disk and --clients measure something else instead, and can be "
-        "combined. Every result is checked before it is timed. What fails is named and the rest "
-        "goes on; then the exit status is 1, and 2 if the benchmark cannot run."
+        "combined, and --mpi nothing else. Every result is checked before it is timed. What fails "
+        "is named and the rest goes on; then the exit status is 1, and 2 if the benchmark cannot "
+        "run."
     )
     parser.add_argument(
         "--rivals",
@@ -112,6 +113,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "update and with fastoptim's in its place: 7 minutes",
     )
     parser.add_argument(
+        "--mpi",
+        action="store_true",
+        help="under mpiexec, as in mpiexec -n 4 fastoptim bench --mpi: steps that ranks share, "
+        "beside the bare exchange of the same bytes, and a model of more ranks; nothing else is "
+        "measured then. 1 minute",
+    )
+    parser.add_argument(
         "--optimizer",
         choices=list(CASES),
         metavar="NAME",
@@ -135,6 +143,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure, print the tables, write the record; return 1 if anything failed."""
     _check_files(args)
+    if args.mpi:
+        return _share(args)
     machine = report.environment()
     todo = _chosen(args)
     found = Found({}, [], [], [], [], dict(todo.programs.failed))
@@ -145,6 +155,16 @@ def main(args: argparse.Namespace) -> int:
     if found.failed:
         print(f"fastoptim bench: failed: {'; '.join(map(str, found.failed))}", file=sys.stderr)
     return int(bool(found.failed))
+
+
+def _share(args: argparse.Namespace) -> int:
+    """Measure steps that ranks share, and write the record."""
+    rows = mpi.main(args.quick)
+    if args.json and rows:
+        record = {"machine": report.environment(), "mpi": [row.record() for row in rows]}
+        with writing("--json", args.json):
+            args.json.write_text(json.dumps(record, indent=2) + "\n")
+    return 0
 
 
 def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, found: Found) -> None:
