@@ -73,6 +73,10 @@ class ParamGroup(MutableMapping[str, Any]):
         """The names of the hyperparameters that are schedules."""
         return self.hyper.schedules
 
+    def check_rows(self, label: str, masked: bool) -> bool:
+        """Raise unless a gradient of this label may have but some rows; see `Hyper.check_rows`."""
+        return self.hyper.check_rows(label, masked)
+
     def setting(self, values: Mapping[str, Any]) -> Change:
         """Return what to change so that some hyperparameters have these values, once checked."""
         hyper = self.hyper.changed(values)

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 StepScalars: TypeAlias = tuple[Before, After, Scalars]
 ScalarsOfStep = Callable[..., tuple[Any, ...]]
 
+LAZY = "lazy"  # the hyperparameter that says what becomes of rows without a gradient
 EMA = "ema"  # the name, among the state arrays, of the average of the parameter
+
+
+# What moves elements without a gradient, whatever the rule is, and what it is if it does not.
+MOVING = {"weight_decay": 0.0, "l1": 0.0, "bounds": None, "ema_decay": None}
 
 
 class Hyper(Mapping[str, Any]):
@@ -51,6 +56,7 @@ class Hyper(Mapping[str, Any]):
         "_counting",
         "_line",
         "_own",
+        "_rests",
         "_values",
         "measured",
         "rule",
@@ -88,6 +94,7 @@ class Hyper(Mapping[str, Any]):
         self._after: Any = after
         self._own = tuple(values.values())[: len(rule.own)]
         self._counting = rule.counting
+        self._rests: bool | None = None  # whether elements without a gradient stay as they are
         self._line: StepScalars | None = None  # of all steps, if they have the same scalars
 
     def __getitem__(self, name: str) -> Any:
@@ -113,12 +120,17 @@ class Hyper(Mapping[str, Any]):
             kind = rule.kinds.get(name)
             if kind is None:
                 raise TypeError(unknown(name, rule.name, rule.kinds))
-            if is_schedule(value):
+            if is_schedule(value) and name != LAZY:
                 schedules = None
             else:
                 values[name] = checked(name, kind, value)
                 if name in self.schedules:
                     schedules = None
+        if values[LAZY] and not rule.lazy:
+            raise ValueError(
+                f"lazy: expected False for {rule.name}, whose steps cannot leave out rows, "
+                f"found {values[LAZY]!r}"
+            )
         none = rule.makes.isdisjoint(given)  # as for a learning rate
         return Hyper(
             rule,
@@ -137,6 +149,40 @@ class Hyper(Mapping[str, Any]):
             values[name] = checked(name, rule.kinds[name], value_at(values[name], t))
         # What is made of schedules is missing here, and so it is made now.
         return Hyper(rule, values, (), self._before, self._after, self.state_names, self.measured)
+
+    def check_rows(self, label: str, masked: bool) -> bool:
+        """Raise unless a gradient of this label may have but some rows, the others being zero.
+
+        The parameter may be `masked`, which moves rows without a gradient, too. Return whether it
+        is yet to be seen that the others rest, by their values.
+        """
+        if self.measured:
+            raise TypeError(
+                f"{label}: expected an array, as a step of {self.rule.name} depends on all elements "
+                "of a parameter here, found Rows"
+            )
+        if self[LAZY]:
+            return False
+        if self._rests is None:
+            self._rests = self.rule.rests is not None and self.rule.rests(self)
+        if not self._rests:
+            lazily = (
+                ": set lazy=True, of the optimizer or of the param group, to move the rows alone "
+                "that have a gradient, which is another algorithm"
+            )
+            raise TypeError(
+                f"{label}: expected an array, as a step of {self.rule.name} moves also rows without "
+                f"a gradient here, found Rows{lazily if self.rule.lazy else ''}"
+            )
+        moving = [name for name, rest in MOVING.items() if self[name] != rest]
+        moving += ["mask"] if masked else []
+        if moving:
+            raise ValueError(
+                f"{label}: expected an array beside {moving[0]}, which moves also rows without a "
+                "gradient, found Rows: set lazy=True, of the optimizer or of the param group, to "
+                f"let {moving[0]} act on the rows alone that have a gradient"
+            )
+        return self.rule.settles
 
     def scalars(self, t: int, numbers: Scalars = ()) -> tuple[Any, ...]:
         """Return the scalars of the t-th step, or raise if two hyperparameters do not go together.

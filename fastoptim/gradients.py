@@ -1,7 +1,8 @@
 r"""Gradients before the step: their norm, clipping in place, a look for NaN and infinity.
 
 All take one array, a sequence or a mapping of arrays, float32 or float64 in any mixture and any
-layout; None is skipped, and of no arrays the norm is 0. An optimizer with ``max_grad_norm``,
+layout; None is skipped, and of no arrays the norm is 0. To `global_norm` and `all_finite` one may
+also be `fastoptim.Rows`, whose values are added up first. An optimizer with ``max_grad_norm``,
 ``max_grad_value`` and ``nonfinite`` does the same as it steps, and writes no gradient.
 """
 
@@ -16,6 +17,7 @@ from ._containers import Array, Container
 from ._engine.memory import Gradients
 from ._engine.plan import clip, measure
 from ._kinds import Real, checked
+from ._rows import Rows
 from ._stages import clip_factor
 
 __all__ = ["all_finite", "clip_grad_norm_", "clip_grad_value_", "global_norm"]
@@ -25,7 +27,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-Grads = Array | Iterable[Any] | Mapping[Any, Any]
+Grads = Array | Rows | Iterable[Any] | Mapping[Any, Any]
 LIMIT = Real(0)
 
 
@@ -190,5 +192,7 @@ def clip_grad_value_(grads: Grads, clip_value: float) -> None:
 def _found(grads: Any, writing: bool = False) -> Gradients:
     """Return the gradients that there are, once all have proved fit to be read, or changed."""
     # An iterator that yields nothing has been used up before: that is no empty list.
+    if isinstance(grads, Rows):
+        grads = [grads]
     container = Container("grads", grads, at_least=0 if isinstance(grads, Sized) else 1)
     return Gradients(container.labels("grads"), container.arrays, writing)

@@ -16,6 +16,7 @@ changes   what happens to several objects or arrays at once, or to none of them
 parts     how all arrays are cut where a plan steps a part of them, and what its clients do then
 entry     what the engine is told of a parameter
 staging   how elements that a loop cannot compute on where they are reach it, and go back
+rows      which rows a gradient has that has but some, and where their values are
 memory    the arrays of an optimizer, where they are, and whether they still are there
 scalars   the numbers of a step, as the loops of either type read them
 passes    what a step does with memory: what both backends offer
@@ -40,6 +41,7 @@ from . import (
     parts,
     passes,
     plan,
+    rows,
     scalars,
     staging,
     threads,
@@ -60,6 +62,7 @@ __all__ = [
     "parts",
     "passes",
     "plan",
+    "rows",
     "scalars",
     "staging",
     "threads",

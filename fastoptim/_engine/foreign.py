@@ -40,12 +40,12 @@ def unread(value: Any) -> str:
     return unfit(value)
 
 
-def instead(dtype: np.dtype[Any], real: np.dtype[Any]) -> str:
+def instead(dtype: np.dtype[Any], real: np.dtype[Any], name: str = "g") -> str:
     """Return what a message says to write for a gradient of a dtype that is not taken."""
     if dtype.kind == "c":
-        return f": write g.real.astype(np.{real})"
+        return f": write {name}.real.astype(np.{real})"
     if dtype.kind == "O" or np.can_cast(dtype, real, "same_kind"):
-        return f": write g.astype(np.{real})"
+        return f": write {name}.astype(np.{real})"
     return f"; {ALLOWED}"
 
 

@@ -20,7 +20,8 @@ cdef class Passes:
     cdef object waves  # its Waves, or None
     cdef list pieces  # of each wave, counted from where the range of each parameter begins
     cdef bint torn  # whether the update under way has changed anything yet
-    cdef Py_ssize_t tile_count
+    cdef Py_ssize_t tile_count, tile_capacity
+    cdef bint tiles_by_rows  # whether the tiles are those of gradients that have but some rows
     cdef double* tile_sums  # of this part's tiles, one or two for each; NULL until they are needed
     cdef const double* summed  # of the tiles that are added up: these, or those of all parts
     cdef object joined  # what keeps the latter

@@ -14,6 +14,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.math cimport isfinite, ldexp, sqrt
 
 from fastoptim._engine.memory cimport Memory
+from fastoptim._engine.rows cimport count_tiles_of
 from fastoptim._engine.staging cimport Tensor
 
 import numpy as np
@@ -112,17 +113,28 @@ cdef class Passes:
 
     cdef count_tiles(self):
         """Count the tiles of the sums, and make room for these."""
-        cdef Py_ssize_t i
-        if self.tile_sums == NULL:
-            for i in range(self.memory.count):
-                self.tile_count += self.tiles_of(i, False)
-            self.tile_sums = <double*> PyMem_Calloc(2 * self.tile_count + 1, sizeof(double))
+        cdef Py_ssize_t i, count = 0
+        if self.tile_sums != NULL and not (self.tiles_by_rows or self.memory.by_rows):
+            return
+        for i in range(self.memory.count):
+            count += self.tiles_of(i, False)
+        if self.tile_sums == NULL or count > self.tile_capacity:
+            PyMem_Free(self.tile_sums)
+            self.tile_capacity = max(count, 2 * self.tile_capacity if self.memory.by_rows else 0)
+            self.tile_sums = <double*> PyMem_Calloc(2 * self.tile_capacity + 1, sizeof(double))
             if not self.tile_sums:
                 raise MemoryError
+        self.tile_count, self.tiles_by_rows = count, self.memory.by_rows
 
     cdef Py_ssize_t tiles_of(self, Py_ssize_t i, bint joined) noexcept:
-        """Return how many tiles an array has; if they are `joined`, those of all parts."""
+        """Return how many tiles an array has; if they are `joined`, those of all parts.
+
+        Of a gradient that has but some rows, these are the tiles in which it has elements: the sums
+        of all others would be 0.
+        """
         cdef const Tensor* tensor = &self.memory.tensors[i]
+        if tensor.in_rows:
+            return count_tiles_of(tensor.touched, SQUARES_TILE)
         cdef Py_ssize_t size = tensor.whole if joined else tensor.size
         return (size + SQUARES_TILE - 1) // SQUARES_TILE
 

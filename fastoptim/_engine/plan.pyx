@@ -26,7 +26,7 @@ from fastoptim._engine.passes cimport Passes
 from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport EMA, STATE, Tensor
 from fastoptim._engine.threads cimport forks
-from fastoptim._engine.twins cimport NumPyPasses, typed
+from fastoptim._engine.twins cimport NumPyPasses, check_settled, typed
 
 import numpy as np
 
@@ -121,6 +121,7 @@ cdef class Plan:
     cdef list upcoming  # these numbers, once the step under way is taken
     cdef bint rescales  # whether a parameter has scalars that depend on its own elements
     cdef tuple watched
+    cdef dict settled  # scalars with which elements rest, by the numbers of parameters
     cdef Py_ssize_t unstarted_count
     cdef bint busy
     cdef public bint retired  # whether another plan has taken over the arrays, for good
@@ -206,7 +207,8 @@ cdef class Plan:
             ``groups[k].scalars(t)``: the scalars of the t-th step of group k, three tuples: those
             of the stage before the rule, of the stage after it, and of the rule. For parameters
             with numbers it is ``groups[k].scalars(t, numbers)``, and what the numbers will be is a
-            fourth tuple.
+            fourth tuple. ``groups[k].check_rows(label, masked)`` raises unless the group takes
+            gradients that have but some rows, of a parameter with a mask or without.
         scale : float, optional
             What all gradients are multiplied by.
         changes : sequence, optional
@@ -234,6 +236,7 @@ cdef class Plan:
             end in the middle, by whatever its client raises. Then some parameters have changed, and
             every further call raises.
         """
+        cdef list unsettled = None  # parameters of which rows may be left out only where they rest
         self.enter()
         try:
             for held, check in self.watched:
@@ -242,6 +245,8 @@ cdef class Plan:
                         check()
                         break
             self.memory.collect(grads, casting)
+            if self.memory.by_rows:
+                unsettled = self.check_rows(groups)
             self.ask_scalars(groups)
             if agree is not None:
                 self.ask_others(agree)
@@ -256,6 +261,8 @@ cdef class Plan:
                 scale *= <double> factor
                 changes = [*changes, *judged]
             self.table.round(scale, flush)
+            if unsettled or self.settled:
+                self.settle(unsettled, flush)
             limited = self.table.limits_norms()
             if self.rescales or limited:
                 self.separate_lines(scale, flush)
@@ -288,6 +295,37 @@ cdef class Plan:
         finally:
             self.memory.grads = None
             self.leave()
+
+    cdef list check_rows(self, groups):
+        """Raise unless gradients that have but some rows come to groups that take them.
+
+        Return the numbers of parameters whose other rows are yet to be looked at.
+        """
+        cdef Py_ssize_t i
+        cdef list found = []
+        for i in range(self.memory.count):
+            if self.memory.tensors[i].in_rows:
+                group = groups[self.memory.tensors[i].group]
+                masked = self.memory.tensors[i].mask != NULL
+                if group.check_rows(self.memory.gradient_label(i), masked):
+                    found.append(i)
+        return found
+
+    cdef settle(self, list unsettled, bint flush):
+        """Raise unless the elements of some parameters rest where their gradient is zero.
+
+        All of them are looked at once, and again after a step with other scalars, or with a
+        gradient that has all rows.
+        """
+        cdef Memory memory = self.memory
+        cdef Py_ssize_t i
+        known, self.settled = self.settled or {}, {}
+        for i in unsettled or ():
+            real = (<Format> memory.formats[i]).real
+            own = self.table.rounded(memory.tensors[i].line, real)[2]
+            if known.get(i) != own:
+                check_settled(memory, i, self.twins[memory.tensors[i].rule].update, own, flush)
+            self.settled[i] = own
 
     cdef ask_scalars(self, groups):
         """Ask for the scalars of this step, once for each group, step count and numbers."""
