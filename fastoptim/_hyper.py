@@ -158,8 +158,8 @@ class Hyper(Mapping[str, Any]):
         """
         if self.measured:
             raise TypeError(
-                f"{label}: expected an array, as a step of {self.rule.name} depends on all elements "
-                "of a parameter here, found Rows"
+                f"{label}: expected an array, as a step of {self.rule.name} depends on all "
+                "elements of a parameter here, found Rows"
             )
         if self[LAZY]:
             return False
@@ -171,8 +171,8 @@ class Hyper(Mapping[str, Any]):
                 "that have a gradient, which is another algorithm"
             )
             raise TypeError(
-                f"{label}: expected an array, as a step of {self.rule.name} moves also rows without "
-                f"a gradient here, found Rows{lazily if self.rule.lazy else ''}"
+                f"{label}: expected an array, as a step of {self.rule.name} moves also rows "
+                f"without a gradient here, found Rows{lazily if self.rule.lazy else ''}"
             )
         moving = [name for name, rest in MOVING.items() if self[name] != rest]
         moving += ["mask"] if masked else []

@@ -104,9 +104,10 @@ class Rows:
         --------
         >>> import numpy as np
         >>> import fastoptim as fo
-        >>> from scipy.sparse import csr_array
-        >>> rows = fo.Rows.from_csr(csr_array(np.array([[0.0, 0.0], [0.0, 2.0], [1.0, 0.0]])))
-        >>> rows.indices, rows.values
+        >>> from scipy.sparse import csr_array  # doctest: +SKIP
+        >>> matrix = csr_array(np.array([[0.0, 0.0], [0.0, 2.0], [1.0, 0.0]]))  # doctest: +SKIP
+        >>> rows = fo.Rows.from_csr(matrix)  # doctest: +SKIP
+        >>> rows.indices, rows.values  # doctest: +SKIP
         (array([1, 2]), array([[0., 2.],
                [1., 0.]]))
         """
@@ -131,10 +132,10 @@ class Rows:
         if len(across) and not 0 <= across.min() <= across.max() < inner:
             raise ValueError(f"matrix: expected indices from 0 to {inner - 1}, found others")
         rows, columns = (along, across) if kind == "csr" else (across, along)
-        found, places = np.unique(rows, return_inverse=True)
-        values = np.zeros((len(found), matrix.shape[1]), data.dtype)
+        numbers, places = np.unique(rows, return_inverse=True)
+        values = np.zeros((len(numbers), matrix.shape[1]), data.dtype)
         np.add.at(values, (places, columns), data)
-        return cls(found, values)
+        return cls(numbers, values)
 
 
 def checked_rows(label: str, indices: Any, values: Any) -> tuple[Any, Any]:
@@ -143,8 +144,8 @@ def checked_rows(label: str, indices: Any, values: Any) -> tuple[Any, Any]:
     In messages the label comes before the names of the two.
     """
     first, second = (f"{label}.{name}" if label else name for name in ("indices", "values"))
-    for name, array in ((first, indices), (second, values)):
-        if isinstance(array, np.ma.MaskedArray):
+    for name, given in ((first, indices), (second, values)):
+        if isinstance(given, np.ma.MaskedArray):
             raise TypeError(f"{name}: expected a NumPy array, found a masked one")
     indices = _as_integers(first, indices)
     if not isinstance(values, np.ndarray):

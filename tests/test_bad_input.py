@@ -522,6 +522,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "eps_inside",
             "eps_hat",
             "cautious",
+            "lazy",
             "maximize",
             "flush_denormals",
             "cast_grads",

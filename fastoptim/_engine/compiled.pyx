@@ -21,8 +21,8 @@ from fastoptim._engine.layouts cimport (
 )
 from fastoptim._engine.machine cimport is_flushing
 from fastoptim._engine.memory cimport Tensors
-from fastoptim._engine.rows cimport fo_prefetch, put_back, sum_row, take_in
 from fastoptim._engine.passes cimport CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE
+from fastoptim._engine.rows cimport fo_prefetch, put_back, sum_row, take_in
 from fastoptim._engine.scalars cimport (
     AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
 )
@@ -727,7 +727,9 @@ cdef double sum_gradient(
     return squares_of(g, &w.loops[tensor.loops], n, w.scale)
 
 
-cdef double sum_touched(array _, const Tensor* tensor, const Tile* tile, double scale) noexcept nogil:
+cdef double sum_touched(
+    array _, const Tensor* tensor, const Tile* tile, double scale
+) noexcept nogil:
     """Sum the squares of the elements in one tile of a gradient that has but some rows.
 
     The sum has the bits that `squares` in _loops.pxi gives it: to leave out a zero changes nothing.

@@ -18,7 +18,7 @@ from fastoptim._engine.arrays cimport (
 )
 from fastoptim._engine.formats cimport Format, Stored, format_of, known_format, read_as
 from fastoptim._engine.layouts cimport find_route, new_route
-from fastoptim._engine.rows cimport free_touched, new_touched, note_rows
+from fastoptim._engine.rows cimport free_touched, new_touched, sort_out
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor, Touched
 from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, SOME_ROWS, STAGED
 
@@ -187,7 +187,7 @@ cdef class Gradients(Tensors):
         self.add(i, values, False)
         tensor.touched = new_touched()
         count = PY_SSIZE_T_MAX // 2 // max(width, 1)
-        note_rows(tensor.touched, self.labels[i], "its parameter", indices, count, width)
+        sort_out(tensor.touched, self.labels[i], "its parameter", indices, count, width)
         self.place_rows(i, tensor, values)
         tensor.in_rows = self.by_rows = True
 
@@ -523,7 +523,7 @@ cdef class Memory(Tensors):
         if not tensor.touched:
             tensor.touched = new_touched()
         count = cnp.PyArray_DIM(p, 0)
-        note_rows(tensor.touched, label, p_label, indices, count, tensor.size // max(count, 1))
+        sort_out(tensor.touched, label, p_label, indices, count, tensor.size // max(count, 1))
         tensor.in_rows = self.by_rows = True
         tensor.extent = tensor.touched.count * tensor.touched.width
         return np.asarray(values).view()
@@ -762,7 +762,7 @@ cdef bint have_rows_of(cnp.ndarray values, cnp.ndarray p) noexcept:
 
 
 cdef bint are_rows_dense(cnp.ndarray values) noexcept:
-    """Tell whether the elements of each row lie one behind the other, however far rows are apart."""
+    """Tell whether the elements of each row lie one behind the other, rows anywhere."""
     cdef Py_ssize_t expected = cnp.PyArray_ITEMSIZE(values)
     cdef int axis
     for axis in range(cnp.PyArray_NDIM(values) - 1, 0, -1):

@@ -9,7 +9,7 @@ cdef extern from "lines.h":
 
 cdef Touched* new_touched() except NULL
 cdef void free_touched(Touched* touched) noexcept
-cdef int note_rows(
+cdef int sort_out(
     Touched* touched, label, p_label, indices, Py_ssize_t count, Py_ssize_t width
 ) except -1
 cdef Py_ssize_t count_tiles_of(const Touched* touched, Py_ssize_t tile) noexcept nogil

@@ -36,7 +36,7 @@ cdef void free_touched(Touched* touched) noexcept:
         PyMem_Free(touched)
 
 
-cdef int note_rows(
+cdef int sort_out(
     Touched* touched, label, p_label, indices, Py_ssize_t count, Py_ssize_t width
 ) except -1:
     """Note the rows of a gradient, an array of integers, of which the parameter has `count`."""
@@ -77,7 +77,7 @@ cdef raise_outside(label, p_label, Py_ssize_t k, Py_ssize_t row, indices, Py_ssi
 
 cdef int make_room(Touched* touched, Py_ssize_t n) except -1:
     """Make room for n rows, and for some more if there was too little."""
-    cdef Py_ssize_t k, capacity
+    cdef Py_ssize_t capacity
     if n <= touched.capacity and touched.room:
         return 0
     capacity = max(n, 2 * touched.capacity)

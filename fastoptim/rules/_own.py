@@ -97,20 +97,20 @@ class OwnRule(Rule):
 
     def _check_rests(self, hyper: Any, t: int, own: Sequence[Any], real: Any) -> None:
         """Raise if a step with these scalars moves a sample whose gradient is zero."""
-        p, others = (a.reshape(-1) for a in np.meshgrid(SAMPLES, np.abs(SAMPLES)))
-        existing = hyper.state_names
-        arrays = [p, *(others if s in existing else None for s in self.state)]
-        old = [None if a is None else a.astype(real) for a in arrays]
-        new = [None if a is None else a.copy() for a in old]
+        p, state = (a.reshape(-1).astype(real) for a in np.meshgrid(SAMPLES, np.abs(SAMPLES)))
+        found: dict[str, Any] = {"p": p.copy()}
+        found |= {s: state.copy() if s in hyper.state_names else None for s in self.state}
         with np.errstate(all="ignore"):
-            self.update(new[0], np.zeros(len(p), real), *new[1:], *own)
-        for name, a, b in zip(("p", *self.state), old, new, strict=True):
-            if a is not None and a.tobytes() != b.tobytes():
-                k = next(k for k in range(len(a)) if a[k].tobytes() != b[k].tobytes())
-                raise ValueError(
-                    f"{self.name}: expected a step that changes nothing where the gradient is zero, "
-                    f"as rests=True says, found that step {t} makes {b[k]} of {name} = {a[k]}"
-                )
+            new_p, *new_state = found.values()
+            self.update(new_p, np.zeros(len(p), real), *new_state, *own)
+        for name, new in found.items():
+            old = p if name == "p" else state
+            for a, b in zip(old, () if new is None else new, strict=new is not None):
+                if a.tobytes() != b.tobytes():
+                    raise ValueError(
+                        f"{self.name}: expected a step that changes nothing where the gradient is "
+                        f"zero, as rests=True says, found that step {t} makes {b} of {name} = {a}"
+                    )
 
     def adopted(self, own: Any) -> Scalars:
         """Return the scalars of a step as floats, or raise if they are not just these."""

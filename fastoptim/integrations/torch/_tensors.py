@@ -6,6 +6,7 @@ Nothing here knows an optimizer or its state; a key is what stands for a paramet
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
 }
+# Of a sparse tensor, also where it says of a row several times what is to be added up
+INDICES, VALUES = methodcaller("_indices"), methodcaller("_values")
 COUNTS = DTYPES | {torch.int64: np.dtype(np.int64)}  # of a step count that the user has put there
 
 
@@ -65,7 +68,7 @@ def gradient_of(tensor: Tensor, key: Any) -> Array | Rows:
         array: Array = view_of(tensor, dtype, tensor)
         return array
     if tensor.layout is torch.sparse_coo and tensor.is_cpu and tensor.sparse_dim() == 1:
-        indices, values = tensor._indices(), tensor._values()
+        indices, values = INDICES(tensor), VALUES(tensor)
         numbers = view_of(indices[0], np.dtype(np.int64), indices)
         return Rows(numbers, array_of(resolved(values), "grads", key))
     return array_of(resolved(tensor), "grads", key)
