@@ -2005,6 +2005,7 @@ def train_bags(bags, optimizers, steps=25, coalesced=False):
             optimizer.step()
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 class TestSparseGradients:
     @pytest.mark.parametrize("coalesced", [False, True])
     def test_the_steps_of_torch(self, coalesced):
