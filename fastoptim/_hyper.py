@@ -6,7 +6,7 @@ kinds its hyperparameters are, and what is made of them. Arrays are not known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._kinds import checked, unknown
@@ -40,13 +40,14 @@ class Hyper(Mapping[str, Any]):
     values : dict
         The values as the kinds of the rule store them, and in the order of the kinds. Schedules are
         as they were given.
-    schedules : tuple of str, optional
-        The names of the schedules among them. Like what follows, it is found out if it is missing.
-    before, after : tuples, optional
-        The scalars of the stages around the rule, unless a schedule is among what they are made of.
-    state_names : tuple of str, optional
+
+    Attributes
+    ----------
+    schedules : tuple of str
+        The names of the schedules among them.
+    state_names : tuple of str
         The names of the state arrays that exist with these hyperparameters.
-    measured : bool, optional
+    measured : bool
         Whether a step may depend on the whole of an array.
     """
 
@@ -64,38 +65,51 @@ class Hyper(Mapping[str, Any]):
         "state_names",
     )
 
-    def __init__(
-        self,
-        rule: Rule,
-        values: dict[str, Any],
-        schedules: tuple[str, ...] | None = None,
-        before: Before | None = None,
-        after: After | None = None,
-        state_names: tuple[str, ...] | None = None,
-        measured: bool | None = None,
-    ) -> None:
+    def __init__(self, rule: Rule, values: dict[str, Any]) -> None:
         if len(values) < len(rule.kinds):  # as a pickle of an older version has them
             values = {name: values.get(name, default) for name, default in rule.defaults.items()}
-        if schedules is None:
-            schedules = tuple(name for name in values if is_schedule(values[name]))
-        if before is None and rule.makes_before.isdisjoint(schedules):
-            before = rule.before_of(values)
-        if after is None and rule.makes_after.isdisjoint(schedules):
-            after = rule.after_of(values)
-        if state_names is None:
-            averaged = values["ema_decay"] is not None
-            state_names = (*rule.state_for(values), EMA) if averaged else rule.state_for(values)
         self.rule = rule
-        self.schedules = schedules
-        self.state_names = state_names
-        self.measured = rule.is_measured(values) if measured is None else measured
-        self._values = values
-        self._before: Any = before
-        self._after: Any = after
-        self._own = tuple(values.values())[: len(rule.own)]
         self._counting = rule.counting
+        self._hold(values, tuple(name for name in values if is_schedule(values[name])))
+        self._make(rule.makes)
+
+    def _hold(self, values: dict[str, Any], schedules: tuple[str, ...]) -> None:
+        """Take these values, of which nothing is made yet."""
+        self.schedules = schedules
+        self._values = values
+        self._own = tuple(values.values())[: len(self.rule.own)]
         self._rests: bool | None = None  # whether elements without a gradient stay as they are
         self._line: StepScalars | None = None  # of all steps, if they have the same scalars
+
+    def _make(self, names: Collection[str]) -> None:
+        """Make what depends on hyperparameters of these names.
+
+        The scalars of a stage are missing if a schedule is among what they are made of.
+        """
+        rule, values = self.rule, self._values
+        if not rule.makes_before.isdisjoint(names):
+            ready = rule.makes_before.isdisjoint(self.schedules)
+            self._before: Any = rule.before_of(values) if ready else None
+        if not rule.makes_after.isdisjoint(names):
+            ready = rule.makes_after.isdisjoint(self.schedules)
+            self._after: Any = rule.after_of(values) if ready else None
+        if not rule.makes_state.isdisjoint(names):
+            averaged = values["ema_decay"] is not None
+            self.state_names = rule.state_for(values) + ((EMA,) if averaged else ())
+            self.measured = rule.is_measured(values)
+
+    def _with(
+        self, values: dict[str, Any], schedules: tuple[str, ...], names: Collection[str]
+    ) -> Hyper:
+        """Return hyperparameters with these values, which are others than here in these names."""
+        made = Hyper.__new__(Hyper)
+        made.rule, made._counting = self.rule, self._counting
+        made._before, made._after = self._before, self._after
+        made.state_names, made.measured = self.state_names, self.measured
+        made._hold(values, schedules)
+        if not self.rule.makes.isdisjoint(names):  # as it is not for a learning rate
+            made._make(names)
+        return made
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -114,41 +128,32 @@ class Hyper(Mapping[str, Any]):
 
     def changed(self, given: Mapping[str, Any]) -> Hyper:
         """Return hyperparameters of which some are others, each of them checked alone."""
-        rule, values = self.rule, {**self._values, **given}
-        schedules: tuple[str, ...] | None = self.schedules
+        rule, values, schedules = self.rule, self._values.copy(), self.schedules
+        scheduled = False  # whether a schedule comes or goes
         for name, value in given.items():
             kind = rule.kinds.get(name)
             if kind is None:
                 raise TypeError(unknown(name, rule.name, rule.kinds))
             if is_schedule(value) and name != LAZY:
-                schedules = None
+                values[name], scheduled = value, True
             else:
                 values[name] = checked(name, kind, value)
-                if name in self.schedules:
-                    schedules = None
+                scheduled = scheduled or name in schedules
+        if scheduled:
+            schedules = tuple(name for name in values if is_schedule(values[name]))
         if values[LAZY] and not rule.lazy:
             raise ValueError(
                 f"lazy: expected False for {rule.name}, whose steps cannot leave out rows, "
                 f"found {values[LAZY]!r}"
             )
-        none = rule.makes.isdisjoint(given)  # as for a learning rate
-        return Hyper(
-            rule,
-            values,
-            schedules,
-            self._before if none or rule.makes_before.isdisjoint(given) else None,
-            self._after if none or rule.makes_after.isdisjoint(given) else None,
-            self.state_names if none or rule.makes_state.isdisjoint(given) else None,
-            self.measured if none or rule.makes_state.isdisjoint(given) else None,
-        )
+        return self._with(values, schedules, given)
 
     def at(self, t: int) -> Hyper:
         """Return the hyperparameters after t steps, in which schedules have become numbers."""
         rule, values = self.rule, self._values.copy()
         for name in self.schedules:
             values[name] = checked(name, rule.kinds[name], value_at(values[name], t))
-        # What is made of schedules is missing here, and so it is made now.
-        return Hyper(rule, values, (), self._before, self._after, self.state_names, self.measured)
+        return self._with(values, (), self.schedules)
 
     def check_rows(self, label: str, masked: bool) -> bool:
         """Raise unless a gradient of this label may have but some rows, the others being zero.

@@ -6,6 +6,11 @@ and ``p/w`` for the parameter itself. Its metadata has, under ``fastoptim``, the
 name, type and shape of every other array, and of their bytes: nothing else tells a flipped bit from
 a number.
 
+Arrays need not be in memory as a whole: what is written may come range by range (`Ranged`), and
+what is read may go range by range (`source`). Ranges are of elements in the order of a parameter's
+memory, and the file has C order: an array of a parameter in another order is held in memory, one at
+a time, while it is written or read.
+
 The library checks and reads such files. It does not write this one, because it would copy all
 arrays that are not in C order, give the file the mode 0600, and lose the system's error numbers.
 """
@@ -19,7 +24,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,7 +32,16 @@ from ._files import NO_FILE, replace_file
 from ._kinds import entry, expect, shown
 from ._loading import matched
 
-__all__ = ["blaming", "path_of", "read", "read_without_data", "write"]  # what optimizers call
+__all__ = [  # what optimizers call
+    "blaming",
+    "in_file_order",
+    "path_of",
+    "pieces",
+    "read",
+    "read_without_data",
+    "source",
+    "write",
+]
 
 VERSION = 1  # of the layout of the file
 METADATA = "fastoptim"
@@ -39,12 +53,26 @@ PART = 8 * CHUNK  # bytes, where no element has to be looked at
 # The types of arrays in the file, and on this machine.
 LITTLE: dict[str, Any] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 NATIVE: dict[str, Any] = {"F32": np.dtype("f4"), "F64": np.dtype("f8")}
+DAMAGED = "expected what was saved, found a damaged file"
 LONGEST_HEADER = 100_000_000  # bytes, of any safetensors file
 SHORTEST_ENTRY = len('"m/":{"dtype":"F32","shape":[],"data_offsets":[0,0]},')
 ROOM_OF_GROUP = 1 << 14  # bytes of a header for the hyperparameters of a param group
 ROOM_OF_REST = 1 << 20  # and for all else, also in files of other optimizers, to name what differs
 
 Spec = tuple[str, str, list[int]]  # the name, the type and the shape of an array in the file
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """An array that is not all in memory, and can be read range by range."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    strides: tuple[int, ...]  # of its parameter
+
+    def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """Return some elements in the order of its parameter's memory, in an array of one axis."""
+        ...
 
 
 class Place(NamedTuple):
@@ -91,15 +119,13 @@ def write(
 ) -> None:
     """Write what `state_dict` returned, and these parameters by their keys.
 
-    Before the new file replaces the old one, `prove` is given its path, and raises what loading it
-    would raise.
+    Arrays of the state, and parameters, may be `Ranged`. Before the new file replaces the old one,
+    `prove` is given its path, and raises what loading it would raise.
     """
     _library()
     state = saved["state"]
-    count = len(params) + sum(len(item) - 1 for item in state.values())
-    _check_length(count, SHORTEST_ENTRY * count)  # before all names are made, which takes a while
-    arrays = _by_name(state, params)
-    specs = sorted(map(_spec, arrays, arrays.values()), key=_place)
+    arrays = in_file_order(saved, params)
+    specs = list(map(_spec, arrays, arrays.values()))
     rest = {name: value for name, value in saved.items() if name != "state"}
     rest["steps"] = [item["step"] for item in state.values()]
     numbers = [_numbers_of(item) for item in state.values()]
@@ -111,8 +137,8 @@ def write(
     def fill(file: BinaryIO) -> None:
         file.write(header)
         digest = _digest(text, specs)
-        for name, _, _ in specs:
-            for part in _bytes_of(arrays[name]):
+        for array in arrays.values():
+            for part in _bytes_of(array):
                 digest.update(part)
                 file.write(part)
         file.write(digest.digest())
@@ -121,6 +147,22 @@ def write(
             prove(file.name)
 
     replace_file(path, fill)
+
+
+def in_file_order(saved: Mapping[str, Any], params: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the arrays that `write` writes, by their names, in the order in which it does."""
+    count = len(params) + sum(len(item) - 1 for item in saved["state"].values())
+    _check_length(count, SHORTEST_ENTRY * count)  # before all names are made, which takes a while
+    arrays = _by_name(saved["state"], params)
+    specs = sorted(map(_spec, arrays, arrays.values()), key=_place)
+    return {name: arrays[name] for name, _, _ in specs}
+
+
+def pieces(array: Any) -> list[tuple[int, int]]:
+    """Return the ranges of a `Ranged` array that `write` reads, in the order in which it does."""
+    size = math.prod(array.shape)
+    step = CHUNK if _is_in_c_order(array) else max(size, 1)
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def read(
@@ -150,8 +192,17 @@ def _read(
     like: Mapping[str, Any],
     params: Mapping[Any, Any],
     states: Sequence[str],
-    arrays_of: Callable[[Opened, str, Sequence[Row]], list[Any]],
+    arrays_of: Callable[[Source], list[Any]],
 ) -> tuple[dict[str, Any], list[Any]]:
+    with source(path, like, params, states) as found:
+        return found.with_arrays(arrays_of(found))
+
+
+@contextmanager
+def source(
+    path: str, like: Mapping[str, Any], params: Mapping[Any, Any], states: Sequence[str]
+) -> Iterator[Source]:
+    """Open a file that `read` would read, to read it range by range."""
     texts = {key: _text(key) for key in params}
     places = {
         f"{name}/{texts[key]}": Place(key, name, kind, shape, p.nbytes)
@@ -164,15 +215,96 @@ def _read(
         text, rest = _rest_of(file)
         expect("optimizer", like["optimizer"], rest.get("optimizer"))
         steps = _steps_in(rest, wanted)
-        rows = _rows_in(file, places)
-        arrays = arrays_of(file, text, rows)
-    state: dict[Any, dict[str, Any]] = {key: steps[key] for key in params}
-    for row, array in zip(rows, arrays, strict=True):
-        state[row[-2]][row[-1]] = array
-    values = [item.pop(PARAM) for item in state.values() if PARAM in item]
-    if values and len(values) < len(params):
-        raise ValueError(f"expected {len(params)} parameters or none, found {len(values)}")
-    return {**rest, "state": state}, values
+        steps = {key: steps[key] for key in params}
+        yield Source(file, params, text, rest, steps, _rows_in(file, places))
+
+
+class Source:
+    """An open file that fits an optimizer, whose arrays are read range by range."""
+
+    def __init__(
+        self,
+        file: Opened,
+        params: Mapping[Any, Any],
+        text: str,
+        rest: Mapping[str, Any],
+        steps: Mapping[Any, Mapping[str, Any]],
+        rows: Sequence[Row],
+    ) -> None:
+        self.file, self.text, self.rows = file, text, rows
+        self._params, self._rest, self._steps = params, rest, steps
+        self._places = {(row[-2], row[-1]): row[3] for row in rows}
+        self._held: Any = None  # which array of a parameter that is not in C order
+        self._elements: Any = None  # all of that array
+
+    @property
+    def has_params(self) -> bool:
+        """Whether there are values of the parameters, whose name is `PARAM`."""
+        return any(name == PARAM for _, name in self._places)
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What `state_dict` returned, with arrays of zeros that take no memory."""
+        return self.with_arrays(_stand_ins(self))[0]
+
+    def with_arrays(self, arrays: Sequence[Any]) -> tuple[dict[str, Any], list[Any]]:
+        """Return what `state_dict` returned, and parameters or none, made of these arrays."""
+        state = {key: {**steps} for key, steps in self._steps.items()}
+        for row, array in zip(self.rows, arrays, strict=True):
+            state[row[-2]][row[-1]] = array
+        values = [item.pop(PARAM) for item in state.values() if PARAM in item]
+        if values and len(values) < len(state):
+            raise ValueError(f"expected {len(state)} parameters or none, found {len(values)}")
+        return {**self._rest, "state": state}, values
+
+    def check(self) -> None:
+        """Read all of the file, and raise if anything in it has changed since it was written."""
+        digest, room = self.digest(), np.empty(PART, np.uint8)
+        for start, end in _runs_of(self.rows):
+            for at in range(start, end, PART):
+                part = room[: min(PART, end - at)]
+                self.file.read_into(part, at)
+                digest.update(part)
+        kept = room[: DIGEST[2][0]]
+        self.file.read_into(kept, self.place_of_digest())
+        _expect_digest(digest, kept)
+
+    def read(self, key: Any, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """Return some elements of an array of a parameter, in the order of the parameter's memory.
+
+        The array is a state array, or (`PARAM`) the parameter itself. What is read is what was
+        saved if `check` has been called, here or elsewhere: it raises if the file has changed since
+        it was opened.
+        """
+        p = self._params[key]
+        if _is_in_c_order(p):
+            return self._in_file_order(key, name, start, stop)
+        if self._held != (key, name):
+            self._held = self._elements = None
+            elements = np.empty(p.size, p.dtype)
+            array = self._in_file_order(key, name, 0, p.size).reshape(p.shape)
+            _laid_out(elements, p)[...] = array
+            self._held, self._elements = (key, name), elements
+        return np.array(self._elements[start:stop])
+
+    def _in_file_order(self, key: Any, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
+        dtype = self._params[key].dtype.newbyteorder("<")
+        array = np.empty(stop - start, dtype)
+        self.file.read_into(array.view(np.uint8), self._places[key, name] + start * dtype.itemsize)
+        return array.astype(dtype.newbyteorder("="), copy=False)
+
+    def digest(self) -> Any:
+        """Return the hash of what is not in the arrays, which goes on with their bytes."""
+        return _digest(self.text, [row[:3] for row in self.rows])
+
+    def place_of_digest(self) -> int:
+        """Return where in the data the hash begins."""
+        return self.file.header[DIGEST[0]]["data_offsets"][0]  # type: ignore[no-any-return]
+
+
+def _expect_digest(digest: Any, kept: np.ndarray[Any, Any]) -> None:
+    if kept.tobytes() != digest.digest():
+        raise ValueError(DAMAGED)
 
 
 def _library() -> Any:
@@ -197,7 +329,7 @@ def _by_name(
     """Return all arrays by their names in the file."""
     found = {}
     for key, item in state.items():
-        arrays = {name: array for name, array in item.items() if isinstance(array, np.ndarray)}
+        arrays = {name: array for name, array in item.items() if _is_array(array)}
         if key in params:
             arrays[PARAM] = params[key]
         text = _text(key)
@@ -211,7 +343,11 @@ def _by_name(
 
 def _numbers_of(item: Mapping[str, Any]) -> dict[str, float]:
     """Return what the state of a parameter has beside arrays and the step count."""
-    return {k: v for k, v in item.items() if k != "step" and not isinstance(v, np.ndarray)}
+    return {k: v for k, v in item.items() if k != "step" and not _is_array(v)}
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, Ranged))
 
 
 def _text(key: Any) -> str:
@@ -239,8 +375,8 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _spec(name: str, array: np.ndarray[Any, Any]) -> Spec:
-    return name, f"F{8 * array.itemsize}", list(array.shape)
+def _spec(name: str, array: Any) -> Spec:
+    return name, f"F{8 * array.dtype.itemsize}", list(array.shape)
 
 
 def _place(spec: Spec) -> tuple[bool, str]:
@@ -287,8 +423,14 @@ def _digest(text: str, specs: Sequence[Spec]) -> Any:
     return hashlib.sha256(json.dumps([text, specs]).encode())
 
 
-def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[Any]:
+def _bytes_of(array: Any) -> Iterator[Any]:
     """Yield the bytes of an array of any layout, in C order and little-endian, in parts."""
+    if not isinstance(array, np.ndarray):
+        in_order = _is_in_c_order(array)
+        for start, stop in pieces(array):
+            part = array.read(start, stop)
+            yield from _bytes_of(part if in_order else _laid_out(part, array))
+        return
     if array.flags.c_contiguous and array.dtype.str[0] == "<":
         yield from _parts_of(array.reshape(-1).view(np.uint8))
         return
@@ -306,6 +448,21 @@ def _bytes_of(array: np.ndarray[Any, Any]) -> Iterator[Any]:
         yield part.tobytes()
 
 
+def _is_in_c_order(array: Any) -> bool:
+    """Tell whether the elements of a dense array follow each other as they do in the file."""
+    expected = array.dtype.itemsize
+    for length, stride in zip(reversed(array.shape), reversed(array.strides), strict=True):
+        if length != 1 and stride != expected:
+            return False
+        expected *= length
+    return True
+
+
+def _laid_out(elements: np.ndarray[Any, Any], like: Any) -> np.ndarray[Any, Any]:
+    """Return all elements of an array, which are in the order of its memory, in its shape."""
+    return np.ndarray(like.shape, elements.dtype, elements, strides=like.strides)
+
+
 def _parts_of(data: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
     """Return some bytes in parts, between which an interrupt is noticed."""
     if data.size <= PART:
@@ -318,6 +475,17 @@ class Opened(NamedTuple):
 
     header: Mapping[str, Any]
     file: BinaryIO  # at the beginning of the data
+    start: int  # of the data
+    status: os.stat_result  # as it was opened
+
+    def read_into(self, room: np.ndarray[Any, Any], at: int) -> None:
+        """Read bytes of the data from a place on, if the file is still as it was."""
+        self.file.seek(self.start + at)
+        if self.file.readinto(room) < room.size:  # type: ignore[attr-defined]
+            raise ValueError(DAMAGED)
+        now = os.fstat(self.file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns):
+            raise ValueError("expected a file that nobody writes to, found it changed meanwhile")
 
 
 @contextmanager
@@ -350,7 +518,7 @@ def _opened(path: str, room: int) -> Iterator[Opened]:
         header = json.loads(file.read(length))
         if not (isinstance(header, dict) and all(isinstance(x, dict) for x in header.values())):
             raise ValueError("expected a safetensors file, found none, or damage")
-        yield Opened(header, file)
+        yield Opened(header, file, 8 + length, os.fstat(file.fileno()))
 
 
 def _rest_of(file: Opened) -> tuple[str, dict[str, Any]]:
@@ -409,7 +577,7 @@ def _rows_in(file: Opened, places: Mapping[str, Place]) -> list[Row]:
                 expect(f"{name!r}", [expected, like], [kind, shape])
             start, end = item["data_offsets"]
             if end - start != nbytes:
-                raise ValueError("expected what was saved, found a damaged file")
+                raise ValueError(DAMAGED)
             rows = large if kind == LARGE else small
             rows.append((name, expected, like, start, end, key, state))
     if digest != DIGEST:
@@ -417,23 +585,23 @@ def _rows_in(file: Opened, places: Mapping[str, Place]) -> list[Row]:
     return [*sorted(large), *sorted(small)]
 
 
-def _arrays_in(file: Opened, text: str, rows: Sequence[Row]) -> list[Any]:
+def _arrays_in(found: Source) -> list[Any]:
     """Return the arrays, if nothing in the file has changed since it was written."""
+    rows = found.rows
     size = sum(end - start for _, _, _, start, end, _, _ in rows)
     data = np.empty(size + DIGEST[2][0], np.uint8)
-    if file.file.readinto(data) < data.size:  # type: ignore[attr-defined]
-        raise ValueError("expected what was saved, found a damaged file")
+    if found.file.file.readinto(data) < data.size:  # type: ignore[attr-defined]
+        raise ValueError(DAMAGED)
     arrays = [
         np.asarray(np.ndarray(shape, LITTLE[kind], data, start), NATIVE[kind])
         for _, kind, shape, start, _, _, _ in rows
     ]
-    digest = _digest(text, [row[:3] for row in rows])
+    digest = found.digest()
     for start, end in _runs_of(rows):
         for part in _parts_of(data[start:end]):
             digest.update(part)
-    start, end = file.header[DIGEST[0]]["data_offsets"]
-    if data[start:end].tobytes() != digest.digest():
-        raise ValueError("expected what was saved, found a damaged file")
+    start = found.place_of_digest()
+    _expect_digest(digest, data[start : start + DIGEST[2][0]])
     return arrays
 
 
@@ -449,7 +617,7 @@ def _runs_of(rows: Sequence[Row]) -> list[tuple[int, int]]:
     return [*runs, (first, last)]
 
 
-def _stand_ins(file: Opened, text: str, rows: Sequence[Row]) -> list[Any]:
+def _stand_ins(found: Source) -> list[Any]:
     """Return arrays of zeros in the place of those in the file, over the memory of one element."""
     zeros = {kind: np.zeros((), dtype) for kind, dtype in NATIVE.items()}
-    return [np.broadcast_to(zeros[kind], shape) for _, kind, shape, *_ in rows]
+    return [np.broadcast_to(zeros[kind], shape) for _, kind, shape, *_ in found.rows]

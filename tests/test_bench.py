@@ -320,6 +320,16 @@ def test_a_rival_that_fails_late_is_broken(monkeypatch):
         contenders.prepare("numba", ADAM)
 
 
+def test_the_generation_of_the_cpu_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "CPU_INFO", tmp_path / "cpuinfo")
+    assert report.environment()["CPU"]
+    lines = "processor : 0", "cpu family : 26", "model : 2", "model name : AMD EPYC", "", "flags :"
+    report.CPU_INFO.write_text("\n".join(lines))
+    assert report.environment()["CPU"] == "AMD EPYC (family 26 model 2)"
+    report.CPU_INFO.write_text("Processor : ARMv8\n")
+    assert report.environment()["CPU"]
+
+
 def test_a_torch_that_cannot_be_imported_stops_nothing(monkeypatch):
     def needed(module):
         raise OSError("libtorch.so: not found")
@@ -619,7 +629,7 @@ def recorded(*argv, file):
     return json.loads(file.read_text())
 
 
-MACHINE = {"CPU", "CPUs", "fastoptim", "Python", "NumPy", "levels", "compiler", "workers"}
+MACHINE = {"date", "CPU", "CPUs", "fastoptim", "Python", "NumPy", "levels", "compiler", "workers"}
 
 
 def test_the_record(tiny, without_rivals, tmp_path, capsys):

@@ -475,6 +475,19 @@ def test_what_waves_bring_is_checked_before_anything_is_computed():
         assert [p.tobytes() for p in parted.params] == snapshot
 
 
+def test_gradients_are_checked_where_there_is_no_wave():
+    p, waves = np.zeros(9), Buffered([], [], [])
+    opt = fo.SGD(p, lr=1.0)
+    rule = opt._groups[0].rule
+    for loops in (None, loops_of([rule])):
+        entry = Entry(p, [None], range=(0, 0))
+        plan = Plan([entry], [["p", "g", "s", "e"]], [rule.twin], loops, waves=waves)
+        with pytest.raises(ValueError, match="g: expected shape"):
+            plan.step([np.zeros(8)], opt._groups)
+        assert plan.step([np.zeros(9)], opt._groups)
+        assert plan.steps == [1]
+
+
 def test_a_parameter_frozen_by_a_hook_ends_the_step():
     _, parted, grads = one_part()
     (plan,), (waves,) = parted.plans, parted.waves

@@ -58,6 +58,16 @@ def test_finds_the_best_way(start, best):
     assert choice.way == best
 
 
+def test_tells_that_a_trial_is_under_way():
+    choice = Choice("work", 1, 0, 1, allowed=2)
+    assert not choice.trying
+    run(choice, lambda way: 100_000, 1)
+    assert choice.trying
+    run(choice, lambda way: 100_000, 30)
+    assert not choice.trying
+    assert choice.trials == 1
+
+
 def test_many_threads_are_found_by_doubling():
     choice = Choice("work", 1, 0, 1, allowed=48)
     tried = run(choice, lambda way: 6_400_000 // way[1] + 40_000 * way[1], 400)

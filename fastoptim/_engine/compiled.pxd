@@ -76,7 +76,9 @@ cdef class CompiledPasses(Passes):
     cdef list tuned  # a Tuned for each kind of pass, None until it is needed
 
     cdef go(self, int which, task_t task, Py_ssize_t traffic, bint flush=*, bint in_order=*)
-    cdef run_tasks(self, int which, task_t task, Py_ssize_t traffic, bint flush, bint in_order)
+    cdef inline run_tasks(
+        self, int which, task_t task, Py_ssize_t traffic, bint flush, bint in_order
+    )
     cdef void select(self, const Cut* cut, int which) noexcept
     cdef make_rooms(self, int count)
     cdef clip(self, double factor, double limit)

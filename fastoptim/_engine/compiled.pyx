@@ -21,7 +21,9 @@ from fastoptim._engine.layouts cimport (
 )
 from fastoptim._engine.machine cimport is_flushing
 from fastoptim._engine.memory cimport Tensors
-from fastoptim._engine.passes cimport CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE
+from fastoptim._engine.passes cimport (
+    CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE, tiles_of
+)
 from fastoptim._engine.rows cimport fo_prefetch, put_back, sum_row, take_in
 from fastoptim._engine.scalars cimport (
     AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
@@ -137,7 +139,7 @@ cdef class CompiledPasses(Passes):
             return
         if not self.cuts:
             self.cut_waves()
-        for wave in range(len(self.pieces)):
+        for wave in range(self.begin_pass(which)):
             self.begin(wave, which)
             self.select(&self.cuts[wave], which)
             self.torn = self.torn or which == UPDATE
@@ -153,7 +155,7 @@ cdef class CompiledPasses(Passes):
         self.work.tile_count, self.work.tiles = cut.tile_count, self.tiles + cut.tile
         self.work.sums = self.tile_sums + columns * cut.tile
 
-    cdef run_tasks(
+    cdef inline run_tasks(
         self, int which, task_t task, Py_ssize_t traffic, bint flush, bint in_order
     ):
         """Run the tasks that are selected, at the level and on the threads that are best for it."""
@@ -247,14 +249,16 @@ cdef class CompiledPasses(Passes):
         if not self.tiles or self.tile_count > self.table_capacity:
             PyMem_Free(self.tiles)
             self.table_capacity = self.tile_capacity
-            self.tiles = <Tile*> PyMem_Calloc(self.table_capacity + 1, sizeof(Tile))
+            self.tiles = <Tile*> PyMem_Malloc(
+                (self.table_capacity + 1) * sizeof(Tile)
+            )
             if not self.tiles:
                 raise MemoryError
         self.work.tile_count = self.all.tile_count = self.tile_count
         self.work.tiles, self.work.sums = self.tiles, self.tile_sums
         for i in range(self.memory.count):
             self.cut_tiles_of(i, tile)
-            tile += self.tiles_of(i, False)
+            tile += tiles_of(&self.memory.tensors[i], False)
 
     cdef void cut_tiles_of(self, Py_ssize_t i, Py_ssize_t tile) noexcept:
         """Cut one array into tiles, of which the first has this number."""
@@ -695,6 +699,7 @@ cdef inline double squares_of(
 
 cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
     cdef const Work* w = <const Work*> work
+    cdef double* sums = w.sums
     cdef const Tensor* tensor
     cdef Gathered held
     cdef const Tile* tile
@@ -704,16 +709,16 @@ cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
         tile = &w.tiles[k]
         tensor = &w.tensors[tile.tensor]
         if not tensor.stepped:
-            w.sums[k] = 0
+            sums[k] = 0
         elif tensor.in_rows:
             if tensor.single:
-                w.sums[k] = sum_touched(<f32> NULL, tensor, tile, w.scale)
+                sums[k] = sum_touched(<f32> NULL, tensor, tile, w.scale)
             else:
-                w.sums[k] = sum_touched(<f64> NULL, tensor, tile, w.scale)
+                sums[k] = sum_touched(<f64> NULL, tensor, tile, w.scale)
         elif tensor.single:
-            w.sums[k] = sum_gradient(<f32> NULL, w, tensor, tile.start, end - k, &held)
+            sums[k] = sum_gradient(<f32> NULL, w, tensor, tile.start, end - k, &held)
         else:
-            w.sums[k] = sum_gradient(<f64> NULL, w, tensor, tile.start, end - k, &held)
+            sums[k] = sum_gradient(<f64> NULL, w, tensor, tile.start, end - k, &held)
 
 
 cdef double sum_gradient(
@@ -794,6 +799,8 @@ cdef void sum_direction_tiles(void* work, Py_ssize_t block) noexcept nogil:
                 sum_direction(
                     <f64> &w.doubles[tensor.line * SCALARS], w, tensor, k, end - k, &held
                 )
+        else:
+            w.sums[2 * k] = w.sums[2 * k + 1] = 0
 
 
 cdef void sum_direction(

@@ -54,7 +54,6 @@ cdef class Memory(Tensors):
     cdef list given  # the arrays that are written, kept alive
     cdef object labels
     cdef readonly list params  # views of the parameters
-    cdef readonly list stepped  # views of what is stepped of each parameter
     cdef readonly list masks
     cdef readonly list numbers  # of what steps were taken, beside how many
 

@@ -164,7 +164,7 @@ cdef class Gradients(Tensors):
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
         tensor.loops = tensor.single
-        tensor.size = tensor.whole = tensor.extent = size_of(g)
+        tensor.size = tensor.extent = size_of(g)
         tensor.g = cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
         if tensor.gathered:
@@ -257,7 +257,7 @@ cdef class Memory(Tensors):
         if not self.owned:
             raise MemoryError
         self.labels, self.given, self.params, self.masks = labels, [], [], []
-        self.stepped, self.numbers = [], []
+        self.numbers = []
         self.zeroing, self.in_waves = zeroing, waves is not None
         self.brings = self.in_waves and waves.gradients
         for entry in entries:
@@ -329,7 +329,6 @@ cdef class Memory(Tensors):
         )
         self.kinds |= kinds_of(tensor)
         self.params.append(p)
-        self.stepped.append(stepped)
         self.masks.append(mask)
         self.numbers.append(numbers)
 

@@ -1,7 +1,9 @@
 cimport numpy as cnp
 
 from fastoptim._engine.memory cimport Tensors
+from fastoptim._engine.rows cimport count_tiles_of
 from fastoptim._engine.scalars cimport ScalarTable
+from fastoptim._engine.staging cimport Tensor
 
 cdef enum:
     SQUARES_TILE = 2048  # elements whose squares are summed at a time, as in _stages.py
@@ -28,7 +30,7 @@ cdef class Passes:
 
     cdef share(self, hook, waves)
     cdef bint goes_in_waves(self, int which) noexcept
-    cdef Py_ssize_t wave_count(self, int which) noexcept
+    cdef Py_ssize_t begin_pass(self, int which) except -1
     cdef list begin(self, Py_ssize_t wave, int which)
     cdef end(self, Py_ssize_t wave, int which)
     cdef list bring(self, Py_ssize_t wave, str what)
@@ -37,7 +39,6 @@ cdef class Passes:
     cdef end_sweep(self, Py_ssize_t wave, str what)
     cdef rebind(self, list pieces)
     cdef count_tiles(self)
-    cdef Py_ssize_t tiles_of(self, Py_ssize_t i, bint joined) noexcept
     cdef int join(self, int columns) except -1
     cdef cnp.ndarray rows(self, found, int columns, Py_ssize_t count)
     cdef list added(self, bint joined)
@@ -51,3 +52,14 @@ cdef class Passes:
     cdef list norms(self, double scale, bint flush)
     cdef list directions(self, ScalarTable table, bint flush)
     cdef tuple norm(self, double scale, bint flush)
+
+
+cdef inline Py_ssize_t tiles_of(const Tensor* tensor, bint joined) noexcept:
+    """Return how many tiles an array has; if they are `joined`, those of all parts.
+
+    Of a gradient that has but some rows, these are the tiles in which it has elements: the sums of
+    all others would be 0.
+    """
+    if tensor.in_rows:
+        return count_tiles_of(tensor.touched, SQUARES_TILE)
+    return <size_t> ((tensor.whole if joined else tensor.size) + SQUARES_TILE - 1) // SQUARES_TILE

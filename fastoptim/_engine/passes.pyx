@@ -10,11 +10,10 @@ up, in one order; between the two a client may join those of several parts.
 """
 
 cimport numpy as cnp
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport isfinite, ldexp, sqrt
 
 from fastoptim._engine.memory cimport Memory
-from fastoptim._engine.rows cimport count_tiles_of
 from fastoptim._engine.staging cimport Tensor
 
 import numpy as np
@@ -62,20 +61,19 @@ cdef class Passes:
         """Tell whether a pass goes over waves: the norm does if they bring gradients."""
         return self.waves is not None and (which != NORM or (<Memory> self.memory).brings)
 
-    cdef Py_ssize_t wave_count(self, int which) noexcept:
+    cdef Py_ssize_t begin_pass(self, int which) except -1:
+        """Check all arrays, and return over how many waves a pass goes, 1 where there are none."""
+        self.memory.bind(True)
         return len(self.pieces) if self.goes_in_waves(which) else 1
 
     cdef list begin(self, Py_ssize_t wave, int which):
-        """Begin a pass, or a wave of it: check its arrays, and return its pieces."""
-        cdef Memory memory = <Memory> self.memory
-        if wave == 0:
-            memory.bind(True)
+        """Return the pieces of a wave of a pass, checked once more."""
         if not self.goes_in_waves(which):
-            return memory.all_pieces()
+            return (<Memory> self.memory).all_pieces()
         return self.bring(wave, ("update", "norm", "directions")[which])
 
     cdef end(self, Py_ssize_t wave, int which):
-        """End a pass, or a wave of it."""
+        """End a wave of a pass."""
         if self.goes_in_waves(which):
             self.waves.behind(wave, ("update", "norm", "directions")[which])
 
@@ -114,29 +112,18 @@ cdef class Passes:
     cdef count_tiles(self):
         """Count the tiles of the sums, and make room for these."""
         cdef Py_ssize_t i, count = 0
+        cdef const Tensor* tensors = self.memory.tensors
         if self.tile_sums != NULL and not (self.tiles_by_rows or self.memory.by_rows):
             return
         for i in range(self.memory.count):
-            count += self.tiles_of(i, False)
+            count += tiles_of(&tensors[i], False)
         if self.tile_sums == NULL or count > self.tile_capacity:
             PyMem_Free(self.tile_sums)
             self.tile_capacity = max(count, 2 * self.tile_capacity if self.memory.by_rows else 0)
-            self.tile_sums = <double*> PyMem_Calloc(2 * self.tile_capacity + 1, sizeof(double))
+            self.tile_sums = <double*> PyMem_Malloc((2 * self.tile_capacity + 1) * sizeof(double))
             if not self.tile_sums:
                 raise MemoryError
         self.tile_count, self.tiles_by_rows = count, self.memory.by_rows
-
-    cdef Py_ssize_t tiles_of(self, Py_ssize_t i, bint joined) noexcept:
-        """Return how many tiles an array has; if they are `joined`, those of all parts.
-
-        Of a gradient that has but some rows, these are the tiles in which it has elements: the sums
-        of all others would be 0.
-        """
-        cdef const Tensor* tensor = &self.memory.tensors[i]
-        if tensor.in_rows:
-            return count_tiles_of(tensor.touched, SQUARES_TILE)
-        cdef Py_ssize_t size = tensor.whole if joined else tensor.size
-        return (size + SQUARES_TILE - 1) // SQUARES_TILE
 
     cdef int join(self, int columns) except -1:
         """Note the sums of the tiles of all whole arrays, which the hook may have to join."""
@@ -144,7 +131,7 @@ cdef class Passes:
         self.summed = self.tile_sums
         if self.hook is not None:
             for i in range(self.memory.count):
-                count += self.tiles_of(i, True)
+                count += tiles_of(&self.memory.tensors[i], True)
             self.joined = self.rows(self.hook.each, columns, count)
             self.summed = <const double*> cnp.PyArray_DATA(<cnp.ndarray> self.joined)
         return 0
@@ -161,11 +148,13 @@ cdef class Passes:
 
     cdef list added(self, bint joined):
         """Return what the sums of the tiles of each array add up to, one for each tile."""
+        cdef const Tensor* tensor
         cdef Py_ssize_t i, end, tile = 0
         cdef double total
         sums = []
         for i in range(self.memory.count):
-            total, end = 0, tile + self.tiles_of(i, joined)
+            tensor = &self.memory.tensors[i]
+            total, end = 0, tile + tiles_of(tensor, joined)
             while tile < end:
                 total += self.summed[tile]
                 tile += 1
@@ -198,7 +187,7 @@ cdef class Passes:
     cdef sum_directions(self, ScalarTable table, bint flush):
         """Sum the squares of each tile of the parameters and of the directions of their steps.
 
-        Those of parameters that have no gradient, or whose rule is not rescaled, stay as they are.
+        Those of parameters that have no gradient, or whose rule is not rescaled, say nothing.
         """
         raise NotImplementedError
 
@@ -232,6 +221,7 @@ cdef class Passes:
         That is ``(i, sum of the squares of p, sum of those of the direction)`` for the number of
         each parameter that has a gradient, and a rule that is rescaled.
         """
+        cdef const Tensor* tensor
         cdef Py_ssize_t i, end, tile = 0
         cdef double p_squares, u_squares
         self.sum_directions(table, flush)
@@ -239,12 +229,13 @@ cdef class Passes:
         sums = []
         for i in range(self.memory.count):
             p_squares = u_squares = 0
-            end = tile + self.tiles_of(i, self.hook is not None)
+            tensor = &self.memory.tensors[i]
+            end = tile + tiles_of(tensor, self.hook is not None)
             while tile < end:
                 p_squares += self.summed[2 * tile]
                 u_squares += self.summed[2 * tile + 1]
                 tile += 1
-            if self.memory.tensors[i].stepped and self.memory.tensors[i].direction > 0:
+            if tensor.stepped and tensor.direction > 0:
                 sums.append((i, p_squares, u_squares))
         return sums
 

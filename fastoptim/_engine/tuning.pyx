@@ -90,6 +90,11 @@ cdef class Choice:
         """The number of the level and that of threads that are used, outside of trials."""
         return self.best.level, self.best.threads
 
+    @property
+    def trying(self):
+        """Whether a trial is under way."""
+        return self.direction >= 0
+
     def upcoming(self):
         """Return the way that the next step is run."""
         cdef Way way = self.next()

@@ -63,7 +63,7 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = <Memory> self.memory
         cdef Py_ssize_t wave, i, start, stop, k
         self.torn = False
-        for wave in range(self.wave_count(UPDATE)):
+        for wave in range(self.begin_pass(UPDATE)):
             found = []
             pieces = self.begin(wave, UPDATE)
             with FloatingPoint(flush):
@@ -138,7 +138,7 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = <Memory> self.memory
         cdef Py_ssize_t wave, i, start, stop, tile = 0
         self.count_tiles()
-        for wave in range(self.wave_count(NORM)):
+        for wave in range(self.begin_pass(NORM)):
             pieces = self.begin(wave, NORM)
             with FloatingPoint(flush):
                 for i, start, stop in pieces:
@@ -168,7 +168,7 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = <Memory> self.memory
         cdef Py_ssize_t wave, i, start, stop, tile = 0
         self.count_tiles()
-        for wave in range(self.wave_count(TRUST_RATIO)):
+        for wave in range(self.begin_pass(TRUST_RATIO)):
             pieces = self.begin(wave, TRUST_RATIO)
             with FloatingPoint(flush):
                 for i, start, stop in pieces:

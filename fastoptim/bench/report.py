@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -50,6 +51,7 @@ iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
 times as long
 matrices: the passes alone; with steps of fastoptim, or of NumPy in place,
 between them: times as long"""
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 CLIENT_NOTES = """
 before, after: seconds of the training with the library's own update, and with
 fastoptim's; ratio: the median of the ratios of each round
@@ -60,8 +62,9 @@ failed: did not run, or had another result; then the exit status is 1"""
 
 
 def environment() -> dict[str, Any]:
-    """Return what the figures depend on: CPU, level, threads, versions."""
-    found = {"CPU": _cpu_name(), "CPUs": os.cpu_count(), **config(), **rivals.versions()}
+    """Return what the figures depend on: the day, CPU, level, threads, versions."""
+    cpu = {"CPU": _cpu_name(), "CPUs": os.cpu_count()}
+    found = {"date": date.today().isoformat(), **cpu, **config(), **rivals.versions()}
     found |= {name: os.environ[name] for name in WAITING if name in os.environ}
     try:
         torch = rivals.needed("torch")
@@ -75,12 +78,17 @@ def environment() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    """Return the name of the CPU, and what tells its generation where the name alone does not."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first = CPU_INFO.read_text().split("\n\n")[0]
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+        first = ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    said = {key.strip(): value.strip() for key, _, value in pairs}
+    name = said.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in said:
+        name += f" (family {said['cpu family']} model {said.get('model', 'unknown')})"
+    return name
 
 
 def show(

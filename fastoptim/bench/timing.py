@@ -17,6 +17,7 @@ from statistics import median, quantiles
 from typing import Any, TypeVar
 
 from fastoptim._containers import Array
+from fastoptim._engine import tuning
 from fastoptim._engine.threads import threads_for
 
 from . import _yardsticks
@@ -34,7 +35,8 @@ TURN = 0.005  # seconds of a turn, at the least
 ROUNDS = 5  # at the least
 BUDGET = 2.0  # seconds for the rounds of one cell, if they are more
 # What the engine is given to find its level and threads, as it has found them in a long training.
-SETTLING, SETTLING_STEPS = 0.1, 100  # seconds, and steps
+SETTLING, SETTLING_STEPS = 0.1, 100  # seconds, and steps, at least
+SETTLED_BY = 20.0  # seconds after which trials are no longer waited for
 NOISE = 0.1  # a result whose shares of the probe spread by more is marked as noisy
 
 # With more tensors or elements than these, a check and a few rounds take minutes: Python goes from
@@ -199,9 +201,20 @@ def _probe(g: Array, changed: list[Array], ahead: list[Array], variant: Variant)
 def settle(turn: Callable[[int], Any]) -> None:
     """Take steps until the engine has tried what else there is."""
     start, steps = time.perf_counter(), 0
-    while steps < SETTLING_STEPS or time.perf_counter() - start < SETTLING:
+    before = {choice: choice.total for choice in tuning.chosen()}
+    while (
+        steps < SETTLING_STEPS
+        or (passed := time.perf_counter() - start) < SETTLING
+        or (_are_tried(before) and passed < SETTLED_BY)
+    ):
         turn(SETTLING_STEPS // 10)
         steps += SETTLING_STEPS // 10
+
+
+def _are_tried(before: Mapping[tuning.Choice, int]) -> bool:
+    """Tell whether a trial is under way of work that was done since these totals were taken."""
+    used = (c for c in tuning.chosen() if c.total > before.get(c, 0))
+    return any(choice.trying for choice in used)
 
 
 def take_turns(
