@@ -40,6 +40,8 @@ from fastoptim._loop cimport (
 
 import numpy as np
 
+from fastoptim._engine.passes import PASS_NAMES
+
 cdef extern from "rooms.h":
     int fo_enter(fo_taken* taken, int n) nogil
     void fo_leave(fo_taken* taken, int k) nogil
@@ -131,7 +133,7 @@ cdef class CompiledPasses(Passes):
         """
         cdef Py_ssize_t wave
         cdef double share
-        if not self.goes_in_waves(which):
+        if self.waves is None or not self.goes_in_waves(PASS_NAMES[which]):
             if self.waves is not None:
                 self.select(&self.all, which)
             self.memory.bind(in_order)
@@ -139,13 +141,14 @@ cdef class CompiledPasses(Passes):
             return
         if not self.cuts:
             self.cut_waves()
-        for wave in range(self.begin_pass(which)):
-            self.begin(wave, which)
+        self.memory.bind(True)
+        for wave in range(len(self.pieces)):
+            self.begin(wave, PASS_NAMES[which])
             self.select(&self.cuts[wave], which)
             self.torn = self.torn or which == UPDATE
             share = <double> self.work.total / max(self.all.total, 1)
             self.run_tasks(which, task, <Py_ssize_t> (share * traffic), flush, True)
-            self.end(wave, which)
+            self.end(wave, PASS_NAMES[which])
 
     cdef void select(self, const Cut* cut, int which) noexcept:
         """Let the tasks of a pass be those of one wave, or (`all`) of no wave."""

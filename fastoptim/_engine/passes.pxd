@@ -29,14 +29,10 @@ cdef class Passes:
     cdef object joined  # what keeps the latter
 
     cdef share(self, hook, waves)
-    cdef bint goes_in_waves(self, int which) noexcept
-    cdef Py_ssize_t begin_pass(self, int which) except -1
-    cdef list begin(self, Py_ssize_t wave, int which)
-    cdef end(self, Py_ssize_t wave, int which)
-    cdef list bring(self, Py_ssize_t wave, str what)
-    cdef Py_ssize_t sweep_count(self) noexcept
-    cdef list begin_sweep(self, Py_ssize_t wave, str what)
-    cdef end_sweep(self, Py_ssize_t wave, str what)
+    cdef bint goes_in_waves(self, str what)
+    cdef Py_ssize_t wave_count(self, str what)
+    cdef list begin(self, Py_ssize_t wave, str what)
+    cdef end(self, Py_ssize_t wave, str what)
     cdef rebind(self, list pieces)
     cdef count_tiles(self)
     cdef int join(self, int columns) except -1

@@ -1,1 +1,1 @@
-# Other rooms ask for it in C alone.
+PASS_NAMES: tuple[str, ...]

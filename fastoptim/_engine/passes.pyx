@@ -22,6 +22,8 @@ from fastoptim._stages import SQUARES_TILE as tile_size
 
 cnp.import_array()
 
+PASS_NAMES = "update", "norm", "directions"  # as clients are told, in the order of the numbers
+
 if tile_size != SQUARES_TILE:
     raise ImportError("fastoptim: the engine and fastoptim._stages differ in the tiles of sums")
 
@@ -57,32 +59,24 @@ cdef class Passes:
                 raise ValueError("waves: expected pieces of all ranges in order, found fewer")
             reached = 0
 
-    cdef bint goes_in_waves(self, int which) noexcept:
-        """Tell whether a pass goes over waves: the norm does if they bring gradients."""
-        return self.waves is not None and (which != NORM or (<Memory> self.memory).brings)
+    cdef bint goes_in_waves(self, str what):
+        """Tell whether there are waves to go over: for the norm, if they bring gradients."""
+        return self.waves is not None and (what != "norm" or (<Memory> self.memory).brings)
 
-    cdef Py_ssize_t begin_pass(self, int which) except -1:
-        """Check all arrays, and return over how many waves a pass goes, 1 where there are none."""
-        self.memory.bind(True)
-        return len(self.pieces) if self.goes_in_waves(which) else 1
+    cdef Py_ssize_t wave_count(self, str what):
+        """Return over how many waves to go, 1 where there are none."""
+        return len(self.pieces) if self.goes_in_waves(what) else 1
 
-    cdef list begin(self, Py_ssize_t wave, int which):
-        """Return the pieces of a wave of a pass, checked once more."""
-        if not self.goes_in_waves(which):
-            return (<Memory> self.memory).all_pieces()
-        return self.bring(wave, ("update", "norm", "directions")[which])
+    cdef list begin(self, Py_ssize_t wave, str what):
+        """Let the client bring a wave, if there are any, and return its pieces.
 
-    cdef end(self, Py_ssize_t wave, int which):
-        """End a wave of a pass."""
-        if self.goes_in_waves(which):
-            self.waves.behind(wave, ("update", "norm", "directions")[which])
-
-    cdef list bring(self, Py_ssize_t wave, str what):
-        """Let the client bring a wave, check its arrays, and return its pieces."""
+        In a pass its arrays are checked once more.
+        """
         cdef Memory memory = <Memory> self.memory
-        pieces = self.pieces[wave]
+        if not self.goes_in_waves(what):
+            return memory.all_pieces()
+        pieces, in_pass = self.pieces[wave], what in PASS_NAMES
         addresses = self.waves.before(wave, what)
-        in_pass = what in ("update", "norm", "directions")
         if in_pass:
             self.rebind(pieces)
         memory.place(pieces, addresses, in_pass and memory.brings)
@@ -90,18 +84,9 @@ cdef class Passes:
             memory.check_placed(pieces)
         return pieces
 
-    cdef Py_ssize_t sweep_count(self) noexcept:
-        """Return how many waves there are to go over beside a step, 1 where there are none."""
-        return 1 if self.waves is None else len(self.pieces)
-
-    cdef list begin_sweep(self, Py_ssize_t wave, str what):
-        """Return the pieces of a wave, once the client has brought it."""
-        if self.waves is None:
-            return (<Memory> self.memory).all_pieces()
-        return self.bring(wave, what)
-
-    cdef end_sweep(self, Py_ssize_t wave, str what):
-        if self.waves is not None:
+    cdef end(self, Py_ssize_t wave, str what):
+        """Let the client take a wave back, if there are any."""
+        if self.goes_in_waves(what):
             self.waves.behind(wave, what)
 
     cdef rebind(self, list pieces):

@@ -432,12 +432,12 @@ cdef class Plan:
     cdef start_with_step(self):
         """Start the averages that are to start with the step under way."""
         cdef Py_ssize_t i, start, stop, wave
-        for wave in range(self.passes.sweep_count()):
-            for i, start, stop in self.passes.begin_sweep(wave, "start"):
+        for wave in range(self.passes.wave_count("start")):
+            for i, start, stop in self.passes.begin(wave, "start"):
                 if self.memory.tensors[i].unstarted:
                     after = self.table.lines[self.memory.tensors[i].line][1]
                     self.start_average(i, start, stop, after)
-            self.passes.end_sweep(wave, "start")
+            self.passes.end(wave, "start")
 
     def start_averages(self, groups):
         """Give averages that are to start at the next step what they would start from now.
@@ -447,13 +447,13 @@ cdef class Plan:
         """
         cdef Py_ssize_t i, start, stop, wave
         cdef Tensor* tensor
-        for wave in range(self.passes.sweep_count() if self.unstarted_count else 0):
-            for i, start, stop in self.passes.begin_sweep(wave, "start"):
+        for wave in range(self.passes.wave_count("start") if self.unstarted_count else 0):
+            for i, start, stop in self.passes.begin(wave, "start"):
                 tensor = &self.memory.tensors[i]
                 if tensor.unstarted:
                     line = scalars_of(groups[tensor.group], tensor.t + 1, self.memory.numbers[i])
                     self.start_average(i, start, stop, line[1])
-            self.passes.end_sweep(wave, "start")
+            self.passes.end(wave, "start")
 
     cdef start_average(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop, after):
         """Copy elements of a parameter into its average, within the bounds and the mask."""
@@ -541,8 +541,8 @@ cdef class Plan:
         cdef Format stored
         cdef const Tensor* tensor
         values = [None] * memory.count
-        for wave in range(self.passes.sweep_count()):
-            for i, start, stop in self.passes.begin_sweep(wave, "values"):
+        for wave in range(self.passes.wave_count("values")):
+            for i, start, stop in self.passes.begin(wave, "values"):
                 memory.check_owned(i, True)
                 stored, tensor = memory.formats[i], &memory.tensors[i]
                 arrays = [memory.flat(i, k, start, stop) for k in range(1 + tensor.states)]
@@ -553,7 +553,7 @@ cdef class Plan:
                     if values[i] is None:
                         values[i] = np.empty(tensor.size, stored.dtype)
                     values[i][start:stop] = stored.encoded(x)
-            self.passes.end_sweep(wave, "values")
+            self.passes.end(wave, "values")
         return values
 
     cdef int swap_averages(self, list values, str shows) except -1:
@@ -586,15 +586,15 @@ cdef class Plan:
         cdef Tensor* tensor
         cdef bint torn = False
         try:
-            for wave in range(self.passes.sweep_count()):
-                for i, start, stop in self.passes.begin_sweep(wave, "swap"):
+            for wave in range(self.passes.wave_count("swap")):
+                for i, start, stop in self.passes.begin(wave, "swap"):
                     tensor = &self.memory.tensors[i]
                     self.memory.check_owned(i, False)
                     if tensor.data[EMA] != NULL:
                         torn = True
                         at, n = start * tensor.stored.itemsize, stop - start
                         swap(tensor.data[0] + at, tensor.data[EMA] + at, n * tensor.stored.itemsize)
-                self.passes.end_sweep(wave, "swap")
+                self.passes.end(wave, "swap")
         except BaseException as error:
             if torn:
                 self.break_off(error)

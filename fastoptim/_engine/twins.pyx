@@ -12,7 +12,7 @@ from fastoptim._engine.memory cimport Memory
 from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE
 from fastoptim._engine.machine cimport flushing, fo_get_mode, fo_mode, fo_set_mode
-from fastoptim._engine.passes cimport NORM, SQUARES_TILE, TRUST_RATIO, UPDATE
+from fastoptim._engine.passes cimport SQUARES_TILE
 
 import numpy as np
 
@@ -63,9 +63,10 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = <Memory> self.memory
         cdef Py_ssize_t wave, i, start, stop, k
         self.torn = False
-        for wave in range(self.begin_pass(UPDATE)):
+        memory.bind(True)
+        for wave in range(self.wave_count("update")):
             found = []
-            pieces = self.begin(wave, UPDATE)
+            pieces = self.begin(wave, "update")
             with FloatingPoint(flush):
                 for i, start, stop in pieces:
                     if memory.tensors[i].line >= 0:
@@ -84,7 +85,7 @@ cdef class NumPyPasses(Passes):
                         memcpy(at, cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
                 if memory.zeroing and memory.tensors[i].stepped:
                     memory.zero_gradient(i, start, stop)
-            self.end(wave, UPDATE)
+            self.end(wave, "update")
 
     cdef list updated(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop, list scalars):
         """Return what is written to p, the state arrays and the average, None for what stays."""
@@ -138,8 +139,9 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = <Memory> self.memory
         cdef Py_ssize_t wave, i, start, stop, tile = 0
         self.count_tiles()
-        for wave in range(self.begin_pass(NORM)):
-            pieces = self.begin(wave, NORM)
+        memory.bind(True)
+        for wave in range(self.wave_count("norm")):
+            pieces = self.begin(wave, "norm")
             with FloatingPoint(flush):
                 for i, start, stop in pieces:
                     if memory.tensors[i].in_rows:
@@ -154,7 +156,7 @@ cdef class NumPyPasses(Passes):
                     for squares in sum_of_squares(g, scale):
                         self.tile_sums[tile] = squares
                         tile += 1
-            self.end(wave, NORM)
+            self.end(wave, "norm")
 
     cdef list squares_of_rows(self, Py_ssize_t i, Py_ssize_t size, double scale):
         """Return the sums of the tiles in which there are elements of the rows of a gradient."""
@@ -168,8 +170,9 @@ cdef class NumPyPasses(Passes):
         cdef Memory memory = <Memory> self.memory
         cdef Py_ssize_t wave, i, start, stop, tile = 0
         self.count_tiles()
-        for wave in range(self.begin_pass(TRUST_RATIO)):
-            pieces = self.begin(wave, TRUST_RATIO)
+        memory.bind(True)
+        for wave in range(self.wave_count("directions")):
+            pieces = self.begin(wave, "directions")
             with FloatingPoint(flush):
                 for i, start, stop in pieces:
                     p, *state, _ = self.copies(i, start, stop)
@@ -180,15 +183,15 @@ cdef class NumPyPasses(Passes):
                     for both in zip(sum_of_squares(p, 1.0), sum_of_squares(u, 1.0)):
                         self.tile_sums[2 * tile], self.tile_sums[2 * tile + 1] = both
                         tile += 1
-            self.end(wave, TRUST_RATIO)
+            self.end(wave, "directions")
 
 
 cdef check_settled(Memory memory, Py_ssize_t i, update, list own, bint flush):
     """Raise unless a step of a rule leaves all elements of a parameter whose gradient is zero."""
     cdef Format stored = memory.formats[i]
     cdef Py_ssize_t start, stop, k, size = memory.tensors[i].size
-    memory.check_owned(i, False)
     for start in range(0, size, LOOKED_AT):
+        memory.check_owned(i, False)
         stop = min(start + LOOKED_AT, size)
         old = [memory.flat(i, k, start, stop) for k in range(memory.tensors[i].states + 1)]
         new = [None if a is None else stored.decoded_copy(a) for a in old]
