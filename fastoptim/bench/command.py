@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from fastoptim.cli import CommandError, check_plot, check_writable, writing
 
-from . import choice, clients, loop, plot, report, sections, timing
+from . import choice, clients, loop, plot, report, rows, sections, timing
 from .cases import CASES, Cell
 from .choice import ChoiceResult
 from .clients import ClientResult, Programs
 from .contenders import WrongResultError, one_line
 from .loop import LoopResult, Training
+from .rows import RowsCell, RowsResult
 from .sections import Section
 from .timing import BUDGET, Result
 
@@ -29,13 +30,14 @@ class Todo(NamedTuple):
     sections: list[Section]
     choices: list[Cell]
     trainings: list[Training]
+    rows: list[RowsCell]
     programs: Programs
 
     @property
     def left_out(self) -> dict[str, str]:
         """What cannot be measured, and why."""
         cells = {str(cell): why for s in self.sections for cell, why in s.left_out.items()}
-        return cells | self.programs.absent
+        return cells | self.programs.absent | (rows.left_out() if self.rows else {})
 
 
 class Found(NamedTuple):
@@ -44,6 +46,7 @@ class Found(NamedTuple):
     cells: dict[tuple[str, Any], Result]  # by a section's name and a cell
     choices: list[ChoiceResult]
     loops: list[LoopResult]
+    rows: list[RowsResult]
     clients: list[ClientResult]
     failed: dict[Any, str]  # by a cell, a training, a client, or the name of a client's library
 
@@ -53,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Time the step of an optimizer beside a memory probe, NumPy and torch, in float32 and "
         "float64, and then the steps of all other rules. The options --rivals, --sizes, --choice, "
-        "--loop, --many, --scale and --clients measure something else instead, and can be "
+        "--loop, --many, --scale, --rows and --clients measure something else instead, and can be "
         "combined. Every result is checked before it is timed. What fails is named and the rest "
         "goes on; then the exit status is 1, and 2 if the benchmark cannot run."
     )
@@ -94,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one tensor of 100 to 250,000,000 elements, as the memory allows: 2 minutes",
     )
     parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="Adagrad and lazy Adam on tables of which a gradient has 16 to 65,536 rows, beside a "
+        "probe, a dense step and torch's sparse optimizers: 3 minutes",
+    )
+    parser.add_argument(
         "--clients",
         action="store_true",
         help="trainings with other libraries, as far as they are installed, each with its own "
@@ -125,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
     _check_files(args)
     machine = report.environment()
     todo = _chosen(args)
-    found = Found({}, [], [], [], dict(todo.programs.failed))
+    found = Found({}, [], [], [], [], dict(todo.programs.failed))
     try:
         _measure(todo, args.quick, found)
     finally:  # an interrupt does not lose what was measured before
@@ -140,6 +149,7 @@ def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, foun
     report.show(machine, todo.sections, found.cells, found.failed)
     report.show_choices(found.choices)
     report.show_loops(found.loops, found.failed)
+    report.show_rows(found.rows, found.failed)
     if args.clients:
         report.show_clients(found.clients, found.failed, todo.programs.absent)
     record = {
@@ -147,6 +157,7 @@ def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, foun
         "results": [{"section": name, **r.record()} for (name, _), r in found.cells.items()],
         "choices": [chosen.record() for chosen in found.choices],
         "loops": [loop.record() for loop in found.loops],
+        "rows": [result.record() for result in found.rows],
         "clients": [client.record() for client in found.clients],
         "left_out": todo.left_out,
         "failed": {str(thing): why for thing, why in found.failed.items()},
@@ -187,9 +198,10 @@ def _chosen(args: argparse.Namespace) -> Todo:
         found,
         choices if args.choice else [],
         trainings if args.loop else [],
+        rows.cells(quick) if args.rows else [],
         clients.find(quick) if args.clients else Programs([], {}, {}),
     )
-    if any((found, args.choice, args.loop, args.clients)):
+    if any((found, args.choice, args.loop, args.rows, args.clients)):
         return todo
     return todo._replace(
         sections=sections.steps(case, quick) + ([] if asked else [sections.rules(case)])
@@ -207,7 +219,8 @@ def _measure(todo: Todo, quick: bool, found: Found) -> None:
         console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
     ) as progress:
         cells = [(section, cell) for section in todo.sections for cell in section.cells]
-        total = len(cells) + len(todo.choices) + len(todo.trainings) + len(todo.programs.clients)
+        total = len(cells) + len(todo.choices) + len(todo.trainings) + len(todo.rows)
+        total += len(todo.programs.clients)
         task = progress.add_task("", total=total)
 
         @contextmanager
@@ -234,6 +247,9 @@ def _measure(todo: Todo, quick: bool, found: Found) -> None:
         for training in todo.trainings:
             with attempt(training):
                 found.loops.append(loop.measure(training, 0 if quick else BUDGET))
+        for cell_of_rows in todo.rows:
+            with attempt(cell_of_rows):
+                found.rows.append(rows.measure(cell_of_rows, 0 if quick else BUDGET))
         for client in todo.programs.clients:
             with attempt(client):
                 found.clients.append(clients.measure(client, 1 if quick else clients.ROUNDS))
