@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,10 @@ from zoo import DTYPES, LEVELS, assert_same, engine, same_bits, snapshot
 
 import fastoptim as fo
 from fastoptim import _rows
+from fastoptim._engine.entry import Entry
+from fastoptim._engine.plan import Plan
+from fastoptim._rule import Fixed
+from fastoptim._stages import After, Before
 
 BACKENDS = ["compiled", "reference"]
 EXACT = [
@@ -730,3 +738,98 @@ def test_from_csr_adds_up_what_is_stored_twice_and_refuses_what_is_outside():
 def test_they_look_like_what_they_are():
     assert repr(fo.Rows([1, 2], np.ones((2, 3)))) == "Rows(2 rows of shape (3,))"
     assert _rows.Rows is fo.Rows
+
+
+# What surrounds them
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_denormal_numbers_may_be_zero(dtype):
+    """In the sums, too: in both backends alike, at every level."""
+    rng = np.random.default_rng(10)
+    tiny = float(np.finfo(dtype).tiny)
+    found = []
+    for backend, level in [("reference", None), *(("compiled", level) for level in LEVELS)]:
+        rng = np.random.default_rng(10)
+        p = (rng.standard_normal((40, 6)) * tiny).astype(dtype)
+        opt = fo.Adagrad(p, lr=0.5, flush_denormals=True, max_grad_norm=1.0, backend=backend)
+        with engine(level):
+            for _ in range(4):
+                values = (rng.standard_normal((30, 6)) * tiny).astype(dtype)
+                opt.step(fo.Rows(rng.integers(0, 40, 30), values))
+        found.append(opt)
+    for opt in found[1:]:
+        assert_same(opt, found[0])
+
+
+def test_gradients_are_only_read():
+    values = np.ones((3, 4))
+    indices = np.array([2, 0, 2])
+    for array in (values, indices):
+        array.flags.writeable = False
+    for backend in BACKENDS:
+        fo.SGD(np.ones((3, 4)), backend=backend).step(fo.Rows(indices, values))
+    assert values.tolist() == np.ones((3, 4)).tolist()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_row_for_all_indices(backend):
+    """Values that lie at one place, as `np.broadcast_to` makes them."""
+    p = np.zeros((5, 3), np.float32)
+    values = np.broadcast_to(np.float32([1, 2, 3]), (4, 3))
+    fo.SGD(p, lr=1.0, backend=backend).step(fo.Rows([4, 0, 4, 4], values))
+    assert p.tolist() == [[-1, -2, -3], [0] * 3, [0] * 3, [0] * 3, [-3, -6, -9]]
+
+
+def test_they_pickle_and_copy():
+    rows = fo.Rows(np.array([1, 1]), np.ones((2, 3)))
+    for again in (pickle.loads(pickle.dumps(rows)), copy.deepcopy(rows)):
+        assert again.indices.tolist() == [1, 1]
+        assert again.values.tolist() == rows.values.tolist()
+
+
+def test_a_schedule_that_changes_what_was_given():
+    """Arrays are looked at once the code of the user has run."""
+    p = np.zeros((5, 2))
+    values = np.ones((2, 2))
+    state = {"wrong": False}
+
+    def lr(t):
+        if state["wrong"]:
+            rows.values = np.ones((7, 9))
+            rows.indices = np.array([99])
+            values.shape = (4, 1)
+        return 1.0
+
+    opt = fo.SGD(p, lr=lr)
+    rows = fo.Rows(np.array([1, 3]), values)
+    state["wrong"] = True
+    opt.step(rows)  # by what it was given
+    assert p.tolist() == [[0, 0], [-1, -1], [0, 0], [-1, -1], [0, 0]]
+    with pytest.raises(ValueError, match=r"^grads.values: expected a row for each of 1 indices"):
+        opt.step(rows)
+
+
+@pytest.mark.parametrize("options", [{"zeroing": True}, {"range": (0, 10)}], ids=str)
+def test_plans_that_take_arrays_alone(options):
+    p = np.ones((5, 2))
+    entry = Entry(p, range=options.pop("range", None))
+    plan = Plan([entry], [("p", "g")], [fo.reference.sgd.twin], **options)
+    group = Fixed((Before(1.0), After(), fo.reference.sgd.scalars(1, 1.0)))
+    with pytest.raises(TypeError, match=r"^g: expected an array here, found Rows$"):
+        plan.step([fo.Rows([1], np.ones((1, 2)))], [group])
+    assert p.tolist() == np.ones((5, 2)).tolist()
+
+
+def test_the_page_about_them(capsys):
+    """Its blocks run in turn; the lists in it are those of the rules."""
+    page = (Path(__file__).parents[1] / "docs/rows.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "rows.md", "exec"), names)
+    said = page[page.index("It works with") : page.index("`fo.Adam(table, lazy=True, eps_hat")]
+    taken, refused = said.split("Others refuse it")
+    for cls, _ in LAZY:
+        assert f"`{cls.__name__}`" in taken or cls in (fo.Adagrad, fo.FTRL)
+    for cls in REFUSING:
+        assert f"`{cls.__name__}`" in refused or cls.__name__.startswith("ScheduleFree")
