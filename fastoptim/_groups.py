@@ -73,9 +73,13 @@ class ParamGroup(MutableMapping[str, Any]):
         """The names of the hyperparameters that are schedules."""
         return self.hyper.schedules
 
-    def check_rows(self, label: str, masked: bool) -> bool:
-        """Raise unless a gradient of this label may have but some rows; see `Hyper.check_rows`."""
-        return self.hyper.check_rows(label, masked)
+    def takes_rows(self, masked: bool) -> bool | None:
+        """Tell whether a gradient may have but some rows; see `Hyper.takes_rows`."""
+        return self.hyper.takes_rows(masked)
+
+    def refuse_rows(self, label: str) -> None:
+        """Raise, as a gradient of this label may not have but some rows."""
+        self.hyper.refuse_rows(label)
 
     def setting(self, values: Mapping[str, Any]) -> Change:
         """Return what to change so that some hyperparameters have these values, once checked."""

@@ -25,6 +25,8 @@ EMA = "ema"  # the name, among the state arrays, of the average of the parameter
 
 # What moves elements without a gradient, whatever the rule is, and what it is if it does not.
 MOVING = {"weight_decay": 0.0, "l1": 0.0, "bounds": None, "ema_decay": None}
+INSTEAD = "set lazy=True, of the optimizer or of the group, to move the rows alone that have one"
+MOVED = f"beside {{}}, which moves also rows without a gradient, found Rows: {INSTEAD}"
 
 
 class Hyper(Mapping[str, Any]):
@@ -57,7 +59,7 @@ class Hyper(Mapping[str, Any]):
         "_counting",
         "_line",
         "_own",
-        "_rests",
+        "_refusal",
         "_values",
         "measured",
         "rule",
@@ -78,7 +80,7 @@ class Hyper(Mapping[str, Any]):
         self.schedules = schedules
         self._values = values
         self._own = tuple(values.values())[: len(self.rule.own)]
-        self._rests: bool | None = None  # whether elements without a gradient stay as they are
+        self._refusal: str | None = None  # why gradients of some rows are refused, once known
         self._line: StepScalars | None = None  # of all steps, if they have the same scalars
 
     def _make(self, names: Collection[str]) -> None:
@@ -155,39 +157,36 @@ class Hyper(Mapping[str, Any]):
             values[name] = checked(name, rule.kinds[name], value_at(values[name], t))
         return self._with(values, (), self.schedules)
 
-    def check_rows(self, label: str, masked: bool) -> bool:
-        """Raise unless a gradient of this label may have but some rows, the others being zero.
+    def takes_rows(self, masked: bool) -> bool | None:
+        """Tell whether a gradient may have but some rows, the others being zero.
 
-        The parameter may be `masked`, which moves rows without a gradient, too. Return whether it
-        is yet to be seen that the others rest, by their values.
+        The parameter may be `masked`, which moves rows without a gradient, too. None says that it
+        may not, and False that it may; True that it may where the others are seen to rest.
         """
+        if self._refusal is None:
+            self._refusal = self._why_no_rows()
+        lazy = self._values[LAZY]
+        if self._refusal or (masked and not lazy):
+            return None
+        return self.rule.settles and not lazy
+
+    def refuse_rows(self, label: str) -> None:
+        """Raise, as a gradient of this label may not have but some rows."""
+        why = self._refusal or MOVED.format("mask")
+        raise TypeError(f"{label}: expected an array {why}")
+
+    def _why_no_rows(self) -> str:
+        """Return why a gradient may not have but some rows, empty where it may."""
+        rule = self.rule
         if self.measured:
-            raise TypeError(
-                f"{label}: expected an array, as a step of {self.rule.name} depends on all "
-                "elements of a parameter here, found Rows"
-            )
+            return f"where a step depends on all elements, as of {rule.name} here, found Rows"
         if self[LAZY]:
-            return False
-        if self._rests is None:
-            self._rests = self.rule.rests is not None and self.rule.rests(self)
-        if not self._rests:
-            lazily = (
-                ": set lazy=True, of the optimizer or of the param group, to move the rows alone "
-                "that have a gradient, which is another algorithm"
-            )
-            raise TypeError(
-                f"{label}: expected an array, as a step of {self.rule.name} moves also rows "
-                f"without a gradient here, found Rows{lazily if self.rule.lazy else ''}"
-            )
+            return ""
+        if rule.rests is None or not rule.rests(self):
+            why = f"for {rule.name}, which moves also rows without a gradient here, found Rows"
+            return f"{why}: {INSTEAD}, which is another algorithm" if rule.lazy else why
         moving = [name for name, rest in MOVING.items() if self[name] != rest]
-        moving += ["mask"] if masked else []
-        if moving:
-            raise ValueError(
-                f"{label}: expected an array beside {moving[0]}, which moves also rows without a "
-                "gradient, found Rows: set lazy=True, of the optimizer or of the param group, to "
-                f"let {moving[0]} act on the rows alone that have a gradient"
-            )
-        return self.rule.settles
+        return MOVED.format(moving[0]) if moving else ""
 
     def scalars(self, t: int, numbers: Scalars = ()) -> tuple[Any, ...]:
         """Return the scalars of the t-th step, or raise if two hyperparameters do not go together.

@@ -73,8 +73,12 @@ class Fixed(NamedTuple):
         """Return the scalars of the t-th step."""
         return self.step_scalars
 
-    def check_rows(self, label: str, masked: bool) -> bool:
-        """Raise, as only an optimizer takes gradients that have but some rows."""
+    def takes_rows(self, masked: bool) -> bool | None:
+        """Return None: only an optimizer takes gradients that have but some rows."""
+        return None
+
+    def refuse_rows(self, label: str) -> None:
+        """Raise, as a gradient has but some rows."""
         raise TypeError(
             f"{label}: expected a NumPy array, found Rows, which only an optimizer takes"
         )

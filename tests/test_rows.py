@@ -190,7 +190,7 @@ def test_rules_that_move_other_rows_ask_for_lazy(cls):
     options = {"momentum": 0.9} if cls is fo.SGD else {}
     _, opt = started(cls, (5, 2), np.float64, **options)
     before = snapshot(opt)
-    message = r"^grads: expected an array, as a step of .* found Rows: set lazy=True"
+    message = r"^grads: expected an array for .* found Rows: set lazy=True"
     with pytest.raises(TypeError, match=message):
         opt.step(fo.Rows([1], np.ones((1, 2))))
     assert snapshot(opt) == before
@@ -232,7 +232,7 @@ def test_options_that_move_other_rows_ask_for_lazy(options):
     (name,) = options
     _, opt = started(fo.Adagrad, (5, 2), np.float64, **options)
     before = snapshot(opt)
-    with pytest.raises(ValueError, match=rf"^grads: expected an array beside {name}, .*lazy=True"):
+    with pytest.raises(TypeError, match=rf"^grads: expected an array beside {name}, .*lazy=True"):
         opt.step(fo.Rows([1], np.ones((1, 2))))
     assert snapshot(opt) == before
     opt.param_groups[0]["lazy"] = True
@@ -254,7 +254,7 @@ def test_options_that_move_other_rows_ask_for_lazy(options):
 )
 def test_hyperparameters_with_which_other_rows_move(cls, options):
     _, opt = started(cls, (5, 2), np.float32, **options)
-    with pytest.raises(TypeError, match=r"^grads: expected an array, as a step of"):
+    with pytest.raises(TypeError, match=r"^grads: expected an array for "):
         opt.step(fo.Rows([1], np.ones((1, 2), np.float32)))
 
 
@@ -265,7 +265,7 @@ def test_cautious_steps_depend_on_the_whole_array(cls):
         if cls is fo.SGD
         else cls(np.ones((5, 2)), cautious=True, lazy=True)
     )
-    with pytest.raises(TypeError, match=r"on all elements of a parameter here, found Rows$"):
+    with pytest.raises(TypeError, match=r"where a step depends on all elements, .* here, found Rows$"):
         opt.step(fo.Rows([1], np.ones((1, 2))))
 
 
@@ -609,7 +609,7 @@ def test_groups_of_which_one_is_lazy():
     rows = fo.Rows([1], np.ones((1, 2)))
     opt.step([rows, np.ones((3, 2))])
     assert p[0].tolist() == [1, 1]
-    with pytest.raises(TypeError, match=r"^grads\[1\]: expected an array, as a step of adam"):
+    with pytest.raises(TypeError, match=r"^grads\[1\]: expected an array for adam"):
         opt.step([np.ones((3, 2)), rows])
     assert "lazy=True" in repr(opt)
 

@@ -75,6 +75,7 @@ cdef class Memory(Tensors):
     cdef collect(self, grads, casting)
     cdef as_gradient(self, Py_ssize_t i, g)
     cdef note_rows(self, Py_ssize_t i, g)
+    cdef refuse_rows(self, Py_ssize_t i)
     cdef forget_rows(self)
     cdef tuple rows(self, Py_ssize_t i)
     cdef int bind_rows(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray values) except -1

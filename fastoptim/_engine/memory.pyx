@@ -18,7 +18,7 @@ from fastoptim._engine.arrays cimport (
 )
 from fastoptim._engine.formats cimport Format, Stored, format_of, known_format, read_as
 from fastoptim._engine.layouts cimport find_route, new_route
-from fastoptim._engine.rows cimport free_touched, new_touched, sort_out
+from fastoptim._engine.rows cimport free_touched, new_touched, raise_outside, sort_out
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor, Touched
 from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, SOME_ROWS, STAGED
 
@@ -187,7 +187,9 @@ cdef class Gradients(Tensors):
         self.add(i, values, False)
         tensor.touched = new_touched()
         count = PY_SSIZE_T_MAX // 2 // max(width, 1)
-        sort_out(tensor.touched, self.labels[i], "its parameter", indices, count, width)
+        bad = sort_out(tensor.touched, indices, count, width)
+        if bad >= 0:
+            raise_outside(self.labels[i], "its parameter", indices, bad, tensor.touched, count)
         self.place_rows(i, tensor, values)
         tensor.in_rows = self.by_rows = True
 
@@ -507,25 +509,39 @@ cdef class Memory(Tensors):
     cdef note_rows(self, Py_ssize_t i, g):
         """Note which rows a gradient has, and return their values."""
         cdef Tensor* tensor = &self.tensors[i]
+        cdef cnp.ndarray p = self.params[i], values
+        cdef Py_ssize_t count, bad
+        indices, given = g.indices, g.values
+        if not are_plain_rows(indices, given):
+            indices, given = checked_rows(self.labels[i][1], indices, given)
+            given = np.asarray(given)
+        if self.zeroing or self.in_parts or self.in_waves or not (
+            cnp.PyArray_NDIM(p) > 0 and cnp.PyArray_IS_C_CONTIGUOUS(p)
+        ):
+            self.refuse_rows(i)
+        if not tensor.touched:
+            tensor.touched = new_touched()
+        count = cnp.PyArray_DIM(p, 0)
+        bad = sort_out(tensor.touched, indices, count, tensor.size // max(count, 1))
+        if bad >= 0:
+            raise_outside(self.labels[i][1], self.labels[i][0], indices, bad, tensor.touched, count)
+        tensor.in_rows = self.by_rows = True
+        tensor.extent = tensor.touched.count * tensor.touched.width
+        values = given
+        return array_over(cnp.PyArray_DATA(values), values, values)
+
+    cdef refuse_rows(self, Py_ssize_t i):
+        """Raise, as this parameter has no rows by which it could be stepped."""
         cdef cnp.ndarray p = self.params[i]
         label, p_label = self.labels[i][1], self.labels[i][0]
-        indices, values = checked_rows(label, g.indices, g.values)
         if self.zeroing or self.in_parts or self.in_waves:
             raise TypeError(f"{label}: expected an array here, found Rows")
         if cnp.PyArray_NDIM(p) == 0:
             raise ValueError(f"{label}: expected a number for {p_label} without axes, found Rows")
-        if not cnp.PyArray_IS_C_CONTIGUOUS(p):
-            raise ValueError(
-                f"{label}: expected an array, or {p_label} in C order beside Rows, found strides "
-                f"{(<object> p).strides}: make the optimizer of np.ascontiguousarray({p_label})"
-            )
-        if not tensor.touched:
-            tensor.touched = new_touched()
-        count = cnp.PyArray_DIM(p, 0)
-        sort_out(tensor.touched, label, p_label, indices, count, tensor.size // max(count, 1))
-        tensor.in_rows = self.by_rows = True
-        tensor.extent = tensor.touched.count * tensor.touched.width
-        return np.asarray(values).view()
+        raise ValueError(
+            f"{label}: expected an array, or {p_label} in C order beside Rows, found strides "
+            f"{(<object> p).strides}: make the optimizer of np.ascontiguousarray({p_label})"
+        )
 
     cdef forget_rows(self):
         """Let all gradients be such as have all elements, until others come."""
@@ -747,6 +763,20 @@ cdef class Memory(Tensors):
                     f"{self.labels[other][1]}: expected memory apart from all gradients, which the "
                     f"step zeroes, found memory shared with {self.labels[i][1]}"
                 )
+
+
+cdef bint are_plain_rows(indices, values):
+    """Tell, quickly, whether these are numbers of rows, and as many rows."""
+    return (
+        cnp.PyArray_CheckExact(indices)
+        and cnp.PyArray_CheckExact(values)
+        and cnp.PyArray_NDIM(<cnp.ndarray> indices) == 1
+        and cnp.PyArray_NDIM(<cnp.ndarray> values) > 0
+        and cnp.PyArray_ISINTEGER(<cnp.ndarray> indices)
+        and (
+            cnp.PyArray_DIM(<cnp.ndarray> indices, 0) == cnp.PyArray_DIM(<cnp.ndarray> values, 0)
+        )
+    )
 
 
 cdef bint have_rows_of(cnp.ndarray values, cnp.ndarray p) noexcept:

@@ -207,8 +207,8 @@ cdef class Plan:
             ``groups[k].scalars(t)``: the scalars of the t-th step of group k, three tuples: those
             of the stage before the rule, of the stage after it, and of the rule. For parameters
             with numbers it is ``groups[k].scalars(t, numbers)``, and what the numbers will be is a
-            fourth tuple. ``groups[k].check_rows(label, masked)`` raises unless the group takes
-            gradients that have but some rows, of a parameter with a mask or without.
+            fourth tuple. ``groups[k].takes_rows(masked)`` tells whether it takes gradients that
+            have but some rows, as `Hyper.takes_rows` does, else ``refuse_rows(label)`` raises.
         scale : float, optional
             What all gradients are multiplied by.
         changes : sequence, optional
@@ -307,7 +307,10 @@ cdef class Plan:
             if self.memory.tensors[i].in_rows:
                 group = groups[self.memory.tensors[i].group]
                 masked = self.memory.tensors[i].mask != NULL
-                if group.check_rows(self.memory.gradient_label(i), masked):
+                looked_at = group.takes_rows(masked)
+                if looked_at is None:
+                    group.refuse_rows(self.memory.gradient_label(i))
+                if looked_at:
                     found.append(i)
         return found
 

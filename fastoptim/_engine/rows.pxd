@@ -9,9 +9,12 @@ cdef extern from "lines.h":
 
 cdef Touched* new_touched() except NULL
 cdef void free_touched(Touched* touched) noexcept
-cdef int sort_out(
-    Touched* touched, label, p_label, indices, Py_ssize_t count, Py_ssize_t width
-) except -1
+cdef Py_ssize_t sort_out(
+    Touched* touched, indices, Py_ssize_t count, Py_ssize_t width
+) except -2
+cdef raise_outside(
+    label, p_label, indices, Py_ssize_t bad, const Touched* touched, Py_ssize_t count
+)
 cdef Py_ssize_t count_tiles_of(const Touched* touched, Py_ssize_t tile) noexcept nogil
 
 

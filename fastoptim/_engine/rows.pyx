@@ -36,10 +36,13 @@ cdef void free_touched(Touched* touched) noexcept:
         PyMem_Free(touched)
 
 
-cdef int sort_out(
-    Touched* touched, label, p_label, indices, Py_ssize_t count, Py_ssize_t width
-) except -1:
-    """Note the rows of a gradient, an array of integers, of which the parameter has `count`."""
+cdef Py_ssize_t sort_out(
+    Touched* touched, indices, Py_ssize_t count, Py_ssize_t width
+) except -2:
+    """Note the rows of a gradient, an array of integers, of which the parameter has `count`.
+
+    Return the place of the first number that is none of a row, else -1.
+    """
     cdef cnp.ndarray numbers = indices
     cdef Py_ssize_t k, n = cnp.PyArray_DIM(numbers, 0), stride, most = 0
     cdef const char* at
@@ -54,7 +57,7 @@ cdef int sort_out(
         touched.rows[k] = (<const Py_ssize_t*> (at + k * stride))[0]
     for k in range(n):
         if not 0 <= touched.rows[k] < count:
-            raise_outside(label, p_label, k, touched.rows[k], indices, count)
+            return k
         ascending = ascending and (k == 0 or touched.rows[k - 1] < touched.rows[k])
         most = max(most, touched.rows[k])
     touched.width, touched.given = width, n
@@ -64,15 +67,19 @@ cdef int sort_out(
         if not ascending:
             sort_rows(touched, n, most)
         note_each_once(touched, n)
-    return 0
+    return -1
 
 
-cdef raise_outside(label, p_label, Py_ssize_t k, Py_ssize_t row, indices, Py_ssize_t count):
-    found = int(indices[k]) if row < 0 and indices.dtype.kind == "u" else row
+cdef raise_outside(
+    label, p_label, indices, Py_ssize_t bad, const Touched* touched, Py_ssize_t count
+):
+    """Raise, as the number at this place is none of a row."""
+    row = touched.rows[bad]
+    found = int(indices[bad]) if row < 0 and indices.dtype.kind == "u" else row
     expected = f"the number of a row of {p_label}, from 0 to {count - 1}"
     if count == 0:
         expected = f"none, as {p_label} has no rows"
-    raise ValueError(f"{label}.indices[{k}]: expected {expected}, found {found}")
+    raise ValueError(f"{label}.indices[{bad}]: expected {expected}, found {found}")
 
 
 cdef int make_room(Touched* touched, Py_ssize_t n) except -1:
