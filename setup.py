@@ -294,7 +294,10 @@ def loop_modules():
 def sources():
     """Return all modules, once Cython has written their sources in C."""
     rooms = [f"_engine.{room.stem}" for room in sorted(Path("fastoptim/_engine").glob("*.pyx"))]
-    c_sources = {"_engine.threads": ["csrc/pool.c", "csrc/openmp.c"]}  # one copy of each a process
+    c_sources = {  # one copy of each a process
+        "_engine.threads": ["csrc/pool.c", "csrc/openmp.c"],
+        "_engine.ring": ["csrc/ring.c"],
+    }
     modules = [
         module(name, f"fastoptim/{name.replace('.', '/')}.pyx", *c_sources.get(name, []))
         for name in rooms

@@ -3,58 +3,19 @@
 #endif
 #include "clock.h"
 #include "pool.h"
+#include "system.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+#ifndef _WIN32
+#include <unistd.h>
+#endif
+
 enum {
     MOST_WORKERS = 1024,
-    STACK = 2 << 20,  /* bytes: OpenBLAS's jobs run on our workers, and musl's default is 128 KiB */
     MOST_CPUS = 8192, /* that a set of CPUs can name */
 };
-
-/* -- The operating system's threads ------------------------------------------------------------ */
-
-#ifdef _WIN32
-
-#include <windows.h>
-
-#include <process.h>
-
-#define LOCK_INIT SRWLOCK_INIT
-typedef SRWLOCK lock_t;
-typedef CONDITION_VARIABLE condition_t;
-typedef unsigned served_t;
-#define SERVE __stdcall
-
-static void lock(lock_t *l) { AcquireSRWLockExclusive(l); }
-static int try_lock(lock_t *l) { return TryAcquireSRWLockExclusive(l); }
-static void unlock(lock_t *l) { ReleaseSRWLockExclusive(l); }
-static void wait_for(condition_t *c, lock_t *l) { SleepConditionVariableSRW(c, l, INFINITE, 0); }
-static void wake(condition_t *c) { WakeConditionVariable(c); }
-static void yield_core(void) { SwitchToThread(); }
-
-#else
-
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <unistd.h>
-
-#define LOCK_INIT PTHREAD_MUTEX_INITIALIZER
-typedef pthread_mutex_t lock_t;
-typedef pthread_cond_t condition_t;
-typedef void *served_t;
-#define SERVE
-
-static void lock(lock_t *l) { pthread_mutex_lock(l); }
-static int try_lock(lock_t *l) { return pthread_mutex_trylock(l) == 0; }
-static void unlock(lock_t *l) { pthread_mutex_unlock(l); }
-static void wait_for(condition_t *c, lock_t *l) { pthread_cond_wait(c, l); }
-static void wake(condition_t *c) { pthread_cond_signal(c); }
-static void yield_core(void) { sched_yield(); }
-
-#endif
 
 /* Tell the core that this thread only waits. On most cores of aarch64 `yield` does nothing; `isb`
  * takes about as long as x86's pause. */
@@ -95,9 +56,7 @@ typedef struct {
     atomic_int state;
     atomic_int asleep;
     region_t region;
-#ifndef _WIN32
-    pthread_t thread;
-#endif
+    thread_t thread;
     lock_t lock;
     condition_t awaken;
 } worker_t;
@@ -201,45 +160,14 @@ static served_t SERVE serve(void *argument)
     return (served_t)0;
 }
 
-#ifdef _WIN32
-
 static int start(worker_t *worker)
 {
-    const unsigned reserve = STACK_SIZE_PARAM_IS_A_RESERVATION;
-    uintptr_t thread;
-    InitializeSRWLock(&worker->lock);
-    InitializeConditionVariable(&worker->awaken);
-    thread = _beginthreadex(NULL, STACK, serve, worker, reserve, NULL);
-    return thread != 0 && CloseHandle((HANDLE)thread);
+    worker->lock = (lock_t)LOCK_INIT;
+    worker->awaken = (condition_t)CONDITION_INIT;
+    if (!start_thread(&worker->thread, serve, worker)) return 0;
+    detach_thread(worker->thread);
+    return 1;
 }
-
-#else
-
-/* Start a thread that blocks all signals, which the program's own threads are to handle, but not
- * those of its own faults. */
-static int start(worker_t *worker)
-{
-    const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
-    sigset_t blocked, before;
-    pthread_attr_t attributes;
-    size_t stack;
-    int error;
-    pthread_mutex_init(&worker->lock, NULL);
-    pthread_cond_init(&worker->awaken, NULL);
-    if (pthread_attr_init(&attributes) != 0) return 0;
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    if (pthread_attr_getstacksize(&attributes, &stack) == 0 && stack < STACK)
-        pthread_attr_setstacksize(&attributes, STACK);
-    sigfillset(&blocked);
-    for (size_t k = 0; k < sizeof faults / sizeof *faults; k++) sigdelset(&blocked, faults[k]);
-    pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    error = pthread_create(&worker->thread, &attributes, serve, worker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    return error == 0;
-}
-
-#endif
 
 /* Start workers until jobs can run on so many threads, the caller's included. */
 static int add_workers(int threads)

@@ -41,6 +41,7 @@ class ParamGroup(MutableMapping[str, Any]):
     None, it holds from the next step on.
     """
 
+    owner: str  # what messages call the class by whose rule it steps
     container: Container
     masks: tuple[Any, ...]  # of each array, or None
     hyper: Hyper
@@ -48,9 +49,12 @@ class ParamGroup(MutableMapping[str, Any]):
     wanted: object  # another one for each call for other state or other masks
     planned: object  # the one with which the plan of the steps was made
 
-    def __init__(self, container: Container, hyper: Hyper, mask: Any = None) -> None:
+    def __init__(
+        self, container: Container, hyper: Hyper, mask: Any = None, owner: str | None = None
+    ) -> None:
         masks = container.masks(mask)
         own = {"container": container, "masks": masks, "hyper": hyper, "scalars": hyper.scalars}
+        own["owner"] = owner or hyper.rule.name  # older versions have pickled none
         change([(self, own | {"wanted": object(), "planned": None})])
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -83,7 +87,11 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def setting(self, values: Mapping[str, Any]) -> Change:
         """Return what to change so that some hyperparameters have these values, once checked."""
-        hyper = self.hyper.changed(values)
+        try:
+            hyper = self.hyper.changed(values)
+        except TypeError:
+            _refuse_unknown(values, self.owner, self.rule)
+            raise
         hyper.checked_scalars(1)
         values = {"hyper": hyper, "scalars": hyper.scalars}
         if hyper.state_names != self.hyper.state_names or hyper.measured != self.hyper.measured:
@@ -92,13 +100,18 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def with_hyper(self, hyper: Mapping[str, Any]) -> ParamGroup:
         """Return a group of the same arrays and masks with other hyperparameters."""
-        group = ParamGroup(self.container, self.hyper)
+        group = ParamGroup(self.container, self.hyper, owner=self.owner)
         change([group.setting(hyper), (group, {"masks": self.masks})])
         return group
 
     def __getstate__(self) -> dict[str, Any]:
         masks = self.container.like(list(self.masks))
-        return {"container": self.container, "hyper": self.hyper, "mask": masks}
+        return {
+            "container": self.container,
+            "hyper": self.hyper,
+            "mask": masks,
+            "owner": self.owner,
+        }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # NumPy may have unpickled the arrays in another layout, which the masks take over here. The
@@ -219,14 +232,15 @@ MaybePairAttribute = Hyperparameter[tuple[float, float] | None, ScheduledPair | 
 
 def new_groups(
     groups: Sequence[Any],
-    defaults: Callable[[str, dict[str, Any]], Hyper],
+    defaults: Callable[[str, dict[str, Any]], tuple[str, Hyper]],
     first: int = 0,
 ) -> list[ParamGroup]:
     """Return param groups of mappings with params, hyperparameters and perhaps masks, checked.
 
-    Each group is made on what `defaults` returns, given what messages call it and a dict of what it
-    has beside parameters and masks, from which the function may take what is no hyperparameter. In
-    messages groups are numbered from the first on, unless there is only one.
+    Each group is made on what `defaults` returns, the name of a class and hyperparameters, given
+    what messages call the group and a dict of what it has beside parameters and masks, from which
+    the function may take what is no hyperparameter. In messages groups are numbered from the first
+    on, unless there is only one.
     """
     made = []
     for number, group in enumerate(groups, start=first):
@@ -237,13 +251,14 @@ def new_groups(
                 f"found {type(group).__name__}"
             )
         hyper = {k: value for k, value in group.items() if k not in ("params", "mask")}
-        of_rule = defaults(label, hyper)
+        owner, of_rule = defaults(label, hyper)
         container = Container(label, group["params"])
         check_targets(container.labels(label), container.arrays)
         _refuse_settings(hyper)
+        _refuse_unknown(hyper, owner, of_rule.rule)
         own = of_rule.changed(hyper)
         own.checked_scalars(1)
-        made.append(ParamGroup(container, own, group.get("mask")))
+        made.append(ParamGroup(container, own, group.get("mask"), owner))
     return made
 
 
@@ -259,6 +274,7 @@ def are_groups(params: Sequence[Any]) -> bool:
 
 def rebound(groups: Sequence[ParamGroup], params: Any) -> list[ParamGroup]:
     """Return groups as these of other arrays, which have the same names, shapes and dtypes."""
+    _refuse_groups(groups, params)
     given = (params,) if len(groups) == 1 else of_each_group("params", len(groups), params)
     made = []
     for number, (group, others) in enumerate(zip(groups, given, strict=True)):
@@ -266,7 +282,11 @@ def rebound(groups: Sequence[ParamGroup], params: Any) -> list[ParamGroup]:
         before, container = group.container, Container(label, others)
         check_targets(container.labels(label), container.arrays)
         place_of = {key: i for i, key in enumerate(before.keys)}
-        if container.single != before.single or place_of.keys() != {*container.keys}:
+        if container.single != before.single:
+            one, other = "an array alone", "a container of arrays"
+            expected, found = (one, other) if before.single else (other, one)
+            raise ValueError(f"{label}: expected {expected} as the optimizer has, found {found}")
+        if place_of.keys() != {*container.keys}:
             raise ValueError(
                 f"{label}: expected arrays with the names that those of the optimizer have, "
                 f"found {with_other_names(before.keys, dict.fromkeys(container.keys))}"
@@ -276,8 +296,20 @@ def rebound(groups: Sequence[ParamGroup], params: Any) -> list[ParamGroup]:
             expect(f"{label}{index}: dtype", before.arrays[place].dtype, array.dtype, TypeError)
             expect(f"{label}{index}: shape", before.arrays[place].shape, array.shape)
         masks = container.like([group.masks[place] for place in places])
-        made.append(ParamGroup(container, group.hyper, masks))
+        made.append(ParamGroup(container, group.hyper, masks, group.owner))
     return made
+
+
+def _refuse_groups(groups: Sequence[ParamGroup], params: Any) -> None:
+    """Raise if there are param groups, as the constructor takes them, in the place of arrays."""
+    given = params if isinstance(params, Sequence) else [params]
+    known = (str(key).split(".") for group in groups for key in group.container.keys)
+    if are_groups(given) and not any("params" in names for names in known):
+        how = "group['params']" if len(groups) == 1 else "[group['params'] for group in groups]"
+        raise TypeError(
+            "params: expected arrays alone, as hyperparameters and masks stay, found a param "
+            f"group: write opt.rebind({how})"
+        )
 
 
 def of_each_group(label: str, count: int, given: Any) -> Sequence[Any]:
@@ -303,6 +335,13 @@ def is_planned(groups: Iterable[ParamGroup]) -> bool:
 def each_param(groups: Iterable[ParamGroup]) -> Iterator[tuple[ParamGroup, Array]]:
     """Yield all parameters, each with its group."""
     return ((group, p) for group in groups for p in group.container.arrays)
+
+
+def _refuse_unknown(hyper: Mapping[str, Any], owner: str, rule: Rule) -> None:
+    """Raise if a name is none of the hyperparameters of a rule, by the name of its class."""
+    for name in hyper:
+        if name not in rule.kinds:
+            raise TypeError(unknown(name, owner, rule.kinds))
 
 
 def _refuse_settings(hyper: Mapping[str, Any]) -> None:

@@ -72,7 +72,7 @@ class Mirror(Stepper):
             backend = "reference"
         super().__init__(backend, settings)
         given = [{"params": p, **hyper} for p, hyper in zip(params, hypers, strict=True)]
-        groups = tuple(new_groups(given, lambda label, hyper: rule.initial))
+        groups = tuple(new_groups(given, lambda label, hyper: (rule.name, rule.initial)))
         self._hypers = list(hypers)
         self._lay_out(groups, state, steps, {"_skipped": skipped}, numbers=numbers)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from . import checkpoint
 from ._containers import Array, Masks, Params
-from ._engine.arrays import check_target
+from ._engine.arrays import check_target, flat
 from ._engine.changes import change
 from ._engine.plan import Plan
 from ._groups import (
@@ -31,7 +32,7 @@ from ._groups import (
     shown_call,
 )
 from ._hyper import EMA, Hyper
-from ._kinds import Flag, checked, unknown
+from ._kinds import Flag, checked, shown, unknown
 from ._loading import FORMAT, RULE, Accepted, accepted
 from ._rule import Rule, Scheduled, ScheduledPair
 from ._settings import (
@@ -42,7 +43,7 @@ from ._settings import (
     chosen_backend,
     pop_settings,
 )
-from ._state import Wanted, copied, laid_out, names_of, put
+from ._state import Heap, Wanted, copied, names_of
 from ._stepper import Stepper
 from ._trees import is_sequence
 
@@ -63,6 +64,7 @@ class CommonOptions(TypedDict, total=False):
     bounds: ScheduledPair | None
     ema_decay: Scheduled[float | None]
     backend: str | None
+    state_path: str | os.PathLike[str] | None
 
 
 class Options(CommonOptions, total=False):
@@ -140,6 +142,10 @@ class Optimizer(Stepper):
     backend : {"compiled", "reference"}, optional
         What computes the steps; by default what the environment variable FASTOPTIM_BACKEND says,
         else the compiled loops. Both give the same bits.
+    state_path : str or os.PathLike, optional
+        A file that holds the state, which then takes next to no memory: each step reads it and
+        writes it back. It is scratch, made now and removed with the optimizer, and no checkpoint;
+        see the notes.
     **hyper
         The hyperparameters of the rule, for groups that do not have their own. Any of them, and of
         those above that belong to a group, may be a schedule: a function of the number of steps
@@ -150,6 +156,10 @@ class Optimizer(Stepper):
     TypeError, ValueError
         If an argument is not as described; the message names it, what was found and what was
         expected.
+    OSError
+        If the system refuses the file at `state_path`, or has no room for the state.
+    RuntimeError
+        If another optimizer has that file.
 
     Notes
     -----
@@ -182,6 +192,17 @@ class Optimizer(Stepper):
       step the optimizer until they are done.
     - ``copy.copy`` raises TypeError: the copy would share the parameters, but not their state.
     - To keep results for years, or for other versions of fastoptim, use `save`.
+
+    With `state_path` the bits are the same, and so is all else but this:
+
+    - `state` and `ema` show copies that are read when they are asked for, and cannot be written to.
+      `state_dict` copies all state into memory; `save` and `load` do not.
+    - An error in the middle of a step, such as one of the disk, leaves parameters and state partly
+      as they were before it. The optimizer then refuses all further calls, and names the file.
+      Checkpoints that were saved before are good.
+    - It can be neither copied nor pickled, and a child of ``fork()`` cannot use it.
+    - When state is added or loaded after the first step, the file holds the old and the new state
+      for a moment.
     """
 
     rule: Rule
@@ -205,16 +226,18 @@ class Optimizer(Stepper):
         *,
         backend: str | None = None,
         mask: Masks | None = None,
+        state_path: str | os.PathLike[str] | None = None,
         **hyper: Any,
     ) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer: expected one of its subclasses, found the class itself")
         chosen = self._chosen_backend(backend, [self.rule])
-        super().__init__(chosen, pop_settings(hyper))
+        settings = pop_settings(hyper)
         for name in hyper:
             if name not in self._kinds():
                 raise TypeError(unknown(name, type(self).__name__, self._arguments()))
         self._defaults = self.rule.check(hyper)
+        super().__init__(chosen, settings, state_path)
         if is_sequence(params):
             params = params if isinstance(params, Sequence) else list(params)
             if are_groups(params):
@@ -260,12 +283,14 @@ class Optimizer(Stepper):
         The key of a parameter is its name where ``params`` is a mapping, its path where containers
         are within each other, else its number, counted over all groups. Where a group has a name
         that an earlier group has, too, all names of the group begin with its number, as in "1.w".
-        The arrays may be changed in place, not replaced.
+        The arrays may be changed in place, not replaced; with `state_path` they are copies, which
+        are read when a name is looked up.
         """
+        if self.state_path is not None:
+            self._refuse_while_averages_show("state")
         self._settled()
-        return MappingProxyType(
-            {key: MappingProxyType(arrays) for key, arrays in self._state.items()}
-        )
+        shown, plan = self._home.shown, self._plan
+        return MappingProxyType({key: shown(arrays, plan) for key, arrays in self._state.items()})
 
     @property
     def steps(self) -> Mapping[Any, int]:
@@ -281,6 +306,11 @@ class Optimizer(Stepper):
     def backend(self) -> str:
         """What computes the steps: "compiled" or "reference"."""
         return self._backend
+
+    @property
+    def state_path(self) -> str | None:
+        """The file that the state is in, None if it is in memory."""
+        return self._home.path
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add a group of parameters, which start with fresh state.
@@ -342,7 +372,7 @@ class Optimizer(Stepper):
         self._refuse_while_averages_show("rebind")
         with self._plan as plan:
             groups = tuple(rebound(self._groups, params))
-            state = laid_out(groups, self._state)
+            state = self._home.laid_out(groups, self._state)
             place_of = {key: i for i, key in enumerate(self._state)}
             places = [place_of[key] for key in state]  # names may be in another order
             self._lay_out(
@@ -534,8 +564,12 @@ class Optimizer(Stepper):
         path = checkpoint.path_of(path)
         self._check_given()
         with self._plan, checkpoint.blaming(path):
-            states = self._state_names()
-            self._load(*checkpoint.read(path, self._described(), self._params(), states))
+            fitting = self._described(), self._params(), self._state_names()
+            if self.state_path is None:
+                self._load(*checkpoint.read(path, *fitting))
+            else:
+                with checkpoint.source(path, *fitting) as source:
+                    self._load_ranges(source)
 
     def _load(self, state_dict: Mapping[str, Any], values: Sequence[Array] = ()) -> None:
         """Go on from a state, and from these values of the parameters, or those that there are."""
@@ -543,8 +577,30 @@ class Optimizer(Stepper):
         for key, p in self._params().items() if values else ():
             check_target(f"params[{key!r}]", p)  # somebody may have made it read-only
         state: dict[Any, dict[str, Array]] = {key: {} for key in self._state}
-        put(state, found.wanted)
+        self._home.put(state, found.wanted)
         self._lay_out(found.groups, state, found.steps, others, values, numbers=found.numbers)
+
+    def _load_ranges(self, source: checkpoint.Source) -> None:
+        """Go on from a file range by range: what is in it need not fit into memory."""
+        found, others = self._accepted(source.saved)
+        source.check()
+        params = self._params() if source.has_params else {}
+        for key, p in params.items():
+            check_target(f"params[{key!r}]", p)
+        state: dict[Any, dict[str, Any]] = {key: {} for key in self._state}
+        for name, (keys, arrays, _) in found.wanted.items():
+            reads = [partial(source.read, key, name) for key in keys]
+            self._home.put(state, {name: Wanted(keys, arrays, reads)})
+        groups, steps, numbers = found.groups, found.steps, found.numbers
+        _, changes = self._planned(groups, state, steps, others, numbers=numbers)
+        try:
+            for key, p in params.items():
+                for start, stop in checkpoint.pieces(p):
+                    flat(p)[start:stop] = source.read(key, checkpoint.PARAM, start, stop)
+            self._plan.retire(changes, [])
+        except BaseException as error:
+            self._plan.break_off(error)
+            raise
 
     def _accepted(self, state_dict: Mapping[str, Any]) -> tuple[Accepted, dict[Any, Any]]:
         """Return what to go on from, and the attributes to set, if all of it fits."""
@@ -553,13 +609,18 @@ class Optimizer(Stepper):
         return found, {**others, "_skipped": found.skipped}
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.state_path is not None:
+            raise TypeError(
+                "copy or pickle: expected an optimizer with its state in memory, found one with "
+                f"state_path={self.state_path!r}: save it, and load the checkpoint into another"
+            )
         self._refuse_while_averages_show("copy or pickle")
         with self._settled() as plan:
             kept = {"_plan": plan.steps, "_numbers": plan.numbers, "_unstarted": self._unstarted()}
             return {**vars(self), **kept}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        state = dict(state)
+        state = {"_home": Heap(), **state}
         unstarted, numbers = state.pop("_unstarted", ()), state.pop("_numbers", ())
         change([(self, {**state, "_plan": Plan([], [])})])
         change([self._adopting(all_settings(self._settings))])
@@ -569,7 +630,7 @@ class Optimizer(Stepper):
             for name, array in arrays.items():
                 wanted.setdefault(name, Wanted([], [], [])).add(key, params[key], array)
         copies: dict[Any, dict[str, Array]] = {key: {} for key in self._state}
-        put(copies, wanted)
+        self._home.put(copies, wanted)
         self._lay_out(self._groups, copies, state["_plan"], unstarted=unstarted, numbers=numbers)
 
     def __copy__(self) -> Any:
@@ -598,15 +659,15 @@ class Optimizer(Stepper):
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        whole = {**self._settings, "backend": self._backend}
-        defaults = {**DEFAULT_SETTINGS, "backend": "compiled"}
+        whole = {**self._settings, "backend": self._backend, "state_path": self.state_path}
+        defaults = {**DEFAULT_SETTINGS, "backend": "compiled", "state_path": None}
         chosen = {name: value for name, value in whole.items() if value != defaults[name]}
         if len(self._groups) == 1:
             (group,) = self._groups
             call = shown_call({**group.chosen(), **chosen}, group.contents())
         else:
             groups = "".join(
-                f"\n  {group.rule.name}: {group!r}" if self._names_rules else f"\n  {group!r}"
+                f"\n  {group.owner}: {group!r}" if self._names_rules else f"\n  {group!r}"
                 for group in self._groups
             )
             call = shown_call(chosen, f"{len(self._groups)} groups:{groups}\n")
@@ -620,11 +681,11 @@ class Optimizer(Stepper):
     @classmethod
     def _arguments(cls) -> list[str]:
         """Return the names of all keyword arguments."""
-        return [*cls._kinds(), *SETTINGS, "mask", "backend"]
+        return [*cls._kinds(), *SETTINGS, "mask", "backend", "state_path"]
 
-    def _defaults_of(self, label: str, group: dict[str, Any]) -> Hyper:
-        """Return the hyperparameters of a group but for its own, which are in the dict."""
-        return self._defaults
+    def _defaults_of(self, label: str, group: dict[str, Any]) -> tuple[str, Hyper]:
+        """Return the name of a group's class, and hyperparameters; its own are in the dict."""
+        return type(self).__name__, self._defaults
 
     def _params(self) -> dict[Any, Array]:
         """Return the parameters by their keys."""
@@ -646,3 +707,22 @@ class Optimizer(Stepper):
             unstarted=self._unstarted(),
             numbers=self._plan.numbers,
         )
+
+
+def class_with_rule(label: str, value: Any) -> type[Optimizer]:
+    """Return a class that has a rule, or say what to write instead of what is none."""
+    if isinstance(value, type) and issubclass(value, Optimizer) and hasattr(value, "rule"):
+        return value
+    how = ""
+    if isinstance(value, Rule):
+        classes = [cls for cls in Optimizer.__subclasses__() if getattr(cls, "rule", None) is value]
+        made = f"its class {classes[0].__name__}" if classes else "a class of it"
+        how = f": write {'fastoptim.optimizer(rule)' if value.is_own else made}"
+    elif isinstance(value, Optimizer):
+        how = f": write its class {type(value).__name__}"
+    elif isinstance(value, str):
+        how = ": write the class itself, without quotes"
+    raise TypeError(
+        f"{label}: expected a class of optimizers with one rule, such as fastoptim.AdamW, "
+        f"found {shown(value)}{how}"
+    )

@@ -8,6 +8,8 @@ what a step makes of it is the engine's and the rule's concern.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +83,41 @@ def kept(
     return found
 
 
+class Heap:
+    """State in memory: where the state of an optimizer is, unless it is told otherwise.
+
+    `fastoptim._disk.Disk` is another place for it, with the same interface.
+    """
+
+    path: str | None = None  # of the file that state is in
+
+    def put(self, state: Mapping[Any, dict[str, Array]], wanted: Mapping[str, Wanted]) -> None:
+        """Put new arrays into state."""
+        put(state, wanted)
+
+    def laid_out(
+        self, groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Array]]
+    ) -> dict[Any, dict[str, Array]]:
+        """Return state as its parameters are laid out now."""
+        return laid_out(groups, state)
+
+    def complete(
+        self, groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]
+    ) -> tuple[dict[Any, dict[str, Array]], None]:
+        """Return state with all that groups want, which is made where it is missing.
+
+        With it comes what a plan takes for its waves: None, since it finds all state in memory.
+        """
+        fill_in(groups, state)
+        return state, None
+
+    def shown(
+        self, arrays: Mapping[str, Array], using: AbstractContextManager[Any]
+    ) -> Mapping[str, Array]:
+        """Return the state arrays of a parameter as the caller sees them."""
+        return MappingProxyType(arrays)
+
+
 def fill_in(groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]]) -> None:
     """Add the state arrays that are missing, as they are before the first step."""
     missing: dict[str, Wanted] = {}
@@ -133,6 +170,6 @@ def laid_out(
 def copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
     """Return state with step counts, as a state dict has it, with copies of the arrays."""
     return {
-        key: {n: x.copy(order="K") if isinstance(x, np.ndarray) else x for n, x in entry.items()}
+        key: {n: x if isinstance(x, (int, float)) else x.copy(order="K") for n, x in entry.items()}
         for key, entry in state.items()
     }

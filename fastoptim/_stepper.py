@@ -7,6 +7,7 @@ it, `fastoptim.Optimizer` above all. How the arrays are computed on is the engin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import repeat
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._containers import Array, Grads
+from ._disk import Disk
 from ._engine.changes import change
 from ._engine.entry import Entry
 from ._engine.machine import can_flush
+from ._engine.parts import ELSEWHERE
 from ._engine.plan import Plan, ShownAverages
 from ._groups import ParamGroup, is_planned, of_each_group, watched
 from ._hyper import EMA
@@ -27,7 +30,7 @@ from ._rule import Rule, loops_of
 from ._settings import WithSettings
 from ._stages import clip_factor
 from ._stages import kept as kept_within
-from ._state import fill_in, kept, names_of
+from ._state import Heap, kept, names_of
 
 if TYPE_CHECKING:
     from ._engine.changes import Change
@@ -64,8 +67,14 @@ class Stepper(WithSettings):
     _flushes: bool  # whether denormal numbers are zero in a step
     _casts: bool  # whether gradients may be rounded to the types of their parameters
 
-    def __init__(self, backend: str, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        backend: str,
+        settings: dict[str, Any],
+        state_path: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._backend = backend
+        self._home = Heap() if state_path is None else Disk(state_path)
         change([self._adopting(settings)])
         self._norm: float | None = None  # of the gradients of the last step, if it was measured
         self._skipped = 0  # steps that were not taken, as gradients were not finite
@@ -94,13 +103,13 @@ class Stepper(WithSettings):
         is written to it is lost with that step; `load_state_dict` brings another average.
         """
         self._settled()
-        arrays = iter(self._state.values())
+        if all(group.hyper["ema_decay"] is None for group in self._groups):
+            return None
+        arrays = (self._home.shown(arrays, self._plan) for arrays in self._state.values())
         averages = [
             group.container.like([next(arrays).get(EMA) for _ in group.container.arrays])
             for group in self._groups
         ]
-        if all(group.hyper["ema_decay"] is None for group in self._groups):
-            return None
         return averages[0] if len(averages) == 1 else averages
 
     def use_ema(self) -> AbstractContextManager[None]:
@@ -210,7 +219,10 @@ class Stepper(WithSettings):
                         numbers=plan.numbers,
                     )
                     changes.append((plan, {"retired": True}))
-                    new.step(grads, groups, scale, changes, judge, self._flushes, self._casts)
+                    try:
+                        new.step(grads, groups, scale, changes, judge, self._flushes, self._casts)
+                    finally:
+                        plan.broken = new.broken  # they have the same parameters
                 return
         plan.step(grads, groups, scale, (), judge, self._flushes, self._casts)
 
@@ -223,7 +235,8 @@ class Stepper(WithSettings):
     def _averaged(self) -> Plan:
         """Return the plan, if the parameters can hold their averages."""
         self._refuse_while_averages_show("use_ema")
-        if self.ema is None:
+        self._settled()
+        if all(group.hyper["ema_decay"] is None for group in self._groups):
             raise RuntimeError("use_ema: expected an optimizer with ema_decay, found None")
         self._check_given()
         return self._plan
@@ -326,18 +339,19 @@ class Stepper(WithSettings):
     ) -> tuple[Plan, list[Change]]:
         """Return a plan, as `_lay_out` says, and what to change so that it takes the steps."""
         wanted = [group.wanted for group in groups]  # what is set from here on waits for the next
-        complete = kept(groups, state)
+        going_on = kept(groups, state)
         averaged = any(EMA in group.state_names for group in groups)
-        going_on = {key for key in complete if EMA in complete[key] and key not in unstarted}
-        fill_in(groups, complete)
+        averages = {key for key in going_on if EMA in going_on[key] and key not in unstarted}
+        complete, waves = self._home.complete(groups, going_on)
         rules = list(dict.fromkeys(group.rule for group in groups))
         plan = Plan(
-            _entries(groups, rules, complete, steps, numbers),
+            _entries(groups, rules, complete, steps, numbers, waves is not None),
             Labels(groups, list(complete)),
             [rule.twin for rule in rules],
             loops_of(rules) if self._backend == "compiled" else None,
-            unstarted=[key not in going_on for key in complete] if averaged else (),
+            unstarted=[key not in averages for key in complete] if averaged else (),
             watched=watched(groups),
+            waves=waves,
         )
         own = {**others, "_groups": groups, "_state": complete}
         # The plan comes last: another thread that steps it finds all else in place.
@@ -375,14 +389,19 @@ def _entries(
     state: Mapping[Any, dict[str, Array]],
     steps: Sequence[int],
     numbers: Sequence[tuple[float, ...]],
+    elsewhere: bool = False,
 ) -> Iterator[Entry]:
-    """Yield what the engine wants to know of each parameter."""
+    """Yield what the engine wants to know of each parameter; state may be `ELSEWHERE`."""
     counts, kept_numbers = iter(steps), iter(numbers)
     for number, (group, keys) in enumerate(zip(groups, names_of(groups), strict=True)):
         params, masks, rule = group.container.arrays, group.masks, group.rule
         initial = rule.numbers_of(group.hyper)
         *used, emas = (
-            [state[key][name] for key in keys] if name in group.state_names else [None] * len(keys)
+            [None] * len(keys)
+            if name not in group.state_names
+            else [ELSEWHERE] * len(keys)
+            if elsewhere
+            else [state[key][name] for key in keys]
             for name in (*rule.state, EMA)
         )
         states = zip(*used, strict=True) if used else [()] * len(keys)
@@ -397,6 +416,7 @@ def _entries(
             repeat(rules.index(rule)),
             [next(kept_numbers, ()) or initial for _ in keys],
             repeat(group.hyper.measured),
+            [(0, p.size) for p in params] if elsewhere else repeat(None),
         )
 
 

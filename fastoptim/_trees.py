@@ -22,9 +22,13 @@ NO_BRANCHES = np.ndarray, *NO_SEQUENCES
 
 
 def is_sequence(value: Any) -> TypeGuard[Iterable[Any]]:
-    """Tell whether a value has items in an order, be it an iterator that gives them once."""
+    """Tell whether a value has items in an order, be it an iterator that gives them once.
+
+    What a dataclass has is in its fields, also if it is a list.
+    """
     no = (Mapping, Set, *NO_BRANCHES)
-    return isinstance(value, Iterable) and not isinstance(value, no)
+    holds = isinstance(value, Iterable) and not isinstance(value, no)
+    return holds and (isinstance(value, tuple) or not is_dataclass(value))
 
 
 def is_branch(kind: type) -> bool:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ._config import __version__
+from ._config import __version__, show_config
 
 __all__ = ["CommandError", "main"]
 
-# Each command is a package of that name in fastoptim, with functions `add_arguments(parser)` and
-# `main(args)`. What it needs beyond NumPy comes with the extra of that name; the package can be
-# imported without it, and `main` then raises ModuleNotFoundError.
+# Each of these commands is a package of that name in fastoptim, with functions
+# `add_arguments(parser)` and `main(args)`. What it needs beyond NumPy comes with the extra of that
+# name; the package can be imported without it, and `main` then raises ModuleNotFoundError.
 COMMANDS = {
     "demo": "train a network on digits with each optimizer, by NumPy and by fastoptim",
     "bench": "time the optimizers on this machine, beside NumPy and other libraries",
@@ -65,7 +65,7 @@ def check_plot(path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command.
+    """Run one command, or show which there are.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        return int(args.run(args) or 0)
     except CommandError as error:
         problem = str(error)
     except ModuleNotFoundError as error:
@@ -101,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="fastoptim", description="Optimizer steps on NumPy arrays in one pass over memory."
     )
     parser.add_argument("--version", action="version", version=f"fastoptim {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    info = commands.add_parser(
+        "info", help="say what this installation is, for a report of a fault"
+    )
+    info.set_defaults(run=lambda _: show_config())
     for name, summary in COMMANDS.items():
         module = importlib.import_module(f"fastoptim.{name}")
         command = commands.add_parser(name, help=summary)

@@ -1,24 +1,27 @@
 r"""Gradients before the step: their norm, clipping in place, a look for NaN and infinity.
 
-All take one array, a sequence or a mapping of arrays, float32 or float64 in any mixture and any
-layout; None is skipped, and of no arrays the norm is 0. To `global_norm` and `all_finite` one may
-also be `fastoptim.Rows`, whose values are added up first. An optimizer with ``max_grad_norm``,
-``max_grad_value`` and ``nonfinite`` does the same as it steps, and writes no gradient.
+All take one array, a sequence or a mapping of arrays, or containers within each other, float32 or
+float64 in any mixture and any layout; None is skipped, and of no arrays the norm is 0. What only
+reads them takes whatever `Optimizer.step` does, and adds up the values of `fastoptim.Rows` first. An
+optimizer with ``max_grad_norm``, ``max_grad_value`` and ``nonfinite`` does the same as it steps, and
+writes no gradient.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Sized
 from typing import Any
 
 from . import _levels
-from ._containers import Array, Container
+from ._containers import Container, Grads, Nested
+from ._engine.foreign import is_alone
 from ._engine.memory import Gradients
 from ._engine.plan import clip, measure
 from ._kinds import Real, checked
 from ._rows import Rows
 from ._stages import clip_factor
+from ._trees import is_branch
 
 __all__ = ["all_finite", "clip_grad_norm_", "clip_grad_value_", "global_norm"]
 
@@ -27,7 +30,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-Grads = Array | Rows | Iterable[Any] | Mapping[Any, Any]
 LIMIT = Real(0)
 
 
@@ -42,8 +44,9 @@ def global_norm(grads: Grads) -> float:
 
     Parameters
     ----------
-    grads : ndarray, sequence or mapping
-        The gradients, float32 or float64, of any layout; None is skipped.
+    grads : ndarray, sequence, mapping or dataclass
+        The gradients, float32 or float64, of any layout; None is skipped. Arrays of other libraries
+        are read where they are. Python's numbers, also in lists, count in double precision.
 
     Returns
     -------
@@ -78,8 +81,9 @@ def all_finite(grads: Grads) -> bool:
 
     Parameters
     ----------
-    grads : ndarray, sequence or mapping
-        The gradients, float32 or float64, of any layout; None is skipped.
+    grads : ndarray, sequence, mapping or dataclass
+        The gradients, float32 or float64, of any layout; None is skipped. Arrays of other libraries
+        are read where they are. Python's numbers, also in lists, count in double precision.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def all_finite(grads: Grads) -> bool:
     return measure(_found(grads), _levels.loops[None])[1] is None
 
 
-def clip_grad_norm_(grads: Grads, max_norm: float) -> float:
+def clip_grad_norm_(grads: Nested, max_norm: float) -> float:
     r"""Scale all gradients in place so that their norm together is at most max_norm.
 
     .. math:: g \leftarrow g \min(1, \mathrm{max\_norm} / (\lVert g \rVert + 10^{-6}))
@@ -114,9 +118,9 @@ def clip_grad_norm_(grads: Grads, max_norm: float) -> float:
 
     Parameters
     ----------
-    grads : ndarray, sequence or mapping
-        The gradients, float32 or float64, writable, of any layout, without memory in common; None
-        is skipped.
+    grads : ndarray, sequence, mapping or dataclass
+        The gradients, arrays of NumPy's, float32 or float64, writable, of any layout, without
+        memory in common; None is skipped.
     max_norm : float
         The largest norm to keep, 0 or more and finite.
 
@@ -155,7 +159,7 @@ def clip_grad_norm_(grads: Grads, max_norm: float) -> float:
     return norm
 
 
-def clip_grad_value_(grads: Grads, clip_value: float) -> None:
+def clip_grad_value_(grads: Nested, clip_value: float) -> None:
     r"""Clip each element of all gradients in place.
 
     .. math:: g_i \leftarrow \min(\max(g_i, -\mathrm{clip\_value}), \mathrm{clip\_value})
@@ -164,9 +168,9 @@ def clip_grad_value_(grads: Grads, clip_value: float) -> None:
 
     Parameters
     ----------
-    grads : ndarray, sequence or mapping
-        The gradients, float32 or float64, writable, of any layout, without memory in common; None
-        is skipped.
+    grads : ndarray, sequence, mapping or dataclass
+        The gradients, arrays of NumPy's, float32 or float64, writable, of any layout, without
+        memory in common; None is skipped.
     clip_value : float
         The largest magnitude to keep, 0 or more and finite.
 
@@ -191,8 +195,8 @@ def clip_grad_value_(grads: Grads, clip_value: float) -> None:
 
 def _found(grads: Any, writing: bool = False) -> Gradients:
     """Return the gradients that there are, once all have proved fit to be read, or changed."""
+    if isinstance(grads, Rows) or (not is_branch(type(grads)) and is_alone(grads)):
+        return Gradients(("grads",), (grads,), writing)
     # An iterator that yields nothing has been used up before: that is no empty list.
-    if isinstance(grads, Rows):
-        grads = [grads]
     container = Container("grads", grads, at_least=0 if isinstance(grads, Sized) else 1)
     return Gradients(container.labels("grads"), container.arrays, writing)

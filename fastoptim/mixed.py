@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ._groups import Hyperparameter
 from ._hyper import Hyper
-from ._kinds import entry, shown, unknown
-from ._optimizer import CommonOptions, Optimizer
-from ._rule import AFTER, BEFORE, Rule, Scheduled
+from ._kinds import entry, unknown
+from ._optimizer import CommonOptions, Optimizer, class_with_rule
+from ._rule import AFTER, BEFORE, Scheduled
 from ._settings import pop_settings
 from ._stepper import Stepper
 from ._trees import is_sequence
@@ -47,7 +47,7 @@ class Mixed(Optimizer):
         takes them, and hyperparameters of the class. Those that are missing have its defaults.
     weight_decay, l1, max_grad_value, max_param_grad_norm, maximize, bounds, ema_decay : optional
         For the groups that do not have their own; see `Optimizer`.
-    max_grad_norm, nonfinite, flush_denormals, cast_grads, backend : optional
+    max_grad_norm, nonfinite, flush_denormals, cast_grads, backend, state_path : optional
         For the optimizer as a whole, as in `Optimizer`.
 
     Attributes
@@ -99,6 +99,7 @@ class Mixed(Optimizer):
     ) -> None:
         hyper: dict[str, Any] = {**options}
         backend = hyper.pop("backend", None)
+        path = hyper.pop("state_path", None)
         settings = pop_settings(hyper)
         for name in hyper:
             if name in ("mask", "lr"):
@@ -107,19 +108,20 @@ class Mixed(Optimizer):
                 raise TypeError(unknown(name, type(self).__name__, self._arguments()))
         self._common = hyper
         groups = _groups_in(params)
-        rules = [_rule_in(f"params[{number}]", group) for number, group in enumerate(groups)]
-        Stepper.__init__(self, self._chosen_backend(backend, rules), settings)
+        rules = [_class_in(f"params[{i}]", group).rule for i, group in enumerate(groups)]
+        Stepper.__init__(self, self._chosen_backend(backend, rules), settings, path)
         self._add_groups(groups)
 
     @classmethod
     def _kinds(cls) -> Collection[str]:
         return "lr", *COMMON
 
-    def _defaults_of(self, label: str, group: dict[str, Any]) -> Hyper:
-        rule = _rule_in(label, group)
+    def _defaults_of(self, label: str, group: dict[str, Any]) -> tuple[str, Hyper]:
+        cls = _class_in(label, group)
         del group["optimizer"]
-        self._chosen_backend(self.backend, [rule])  # which raises if the rule lacks loops for it
-        return rule.initial.changed(self._common)
+        # which raises if the rule lacks loops for it
+        self._chosen_backend(self.backend, [cls.rule])
+        return cls.__name__, cls.rule.initial.changed(self._common)
 
 
 def __dir__() -> list[str]:
@@ -139,12 +141,6 @@ def _groups_in(params: Any) -> list[Any]:
     return groups
 
 
-def _rule_in(label: str, group: Any) -> Rule:
-    """Return the rule of the class that a group names."""
-    found = entry(label, group, "optimizer")
-    if not (isinstance(found, type) and issubclass(found, Optimizer) and hasattr(found, "rule")):
-        raise TypeError(
-            f"{label}['optimizer']: expected a class with one rule, such as fastoptim.AdamW, "
-            f"found {shown(found)}"
-        )
-    return found.rule
+def _class_in(label: str, group: Any) -> type[Optimizer]:
+    """Return the class that a group names."""
+    return class_with_rule(f"{label}['optimizer']", entry(label, group, "optimizer"))

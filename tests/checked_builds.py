@@ -122,7 +122,7 @@ def debug(folder: Path, arguments: Sequence[str]) -> None:
 
 
 def threads(folder: Path, _: Sequence[str]) -> None:
-    """Run the pool of threads alone, in a C program under the thread sanitizer."""
+    """Run the pool of threads and the ring, in C programs under the thread sanitizer."""
     program = str(folder / "pool")
     flags = ["-O1", "-g", "-fsanitize=thread", f"-I{ROOT / 'csrc'}", "-pthread"]
     sources = ROOT / "tests" / "pool.c", ROOT / "csrc" / "pool.c"
@@ -130,6 +130,9 @@ def threads(folder: Path, _: Sequence[str]) -> None:
     found = subprocess.run([program, "race"], capture_output=True, text=True, check=False).stderr
     if "data race" not in found:
         raise SystemExit(f"the thread sanitizer should have complained of a race, found:\n{found}")
+    subprocess.run([program], check=True)
+    sources = ROOT / "tests" / "ring.c", ROOT / "csrc" / "ring.c"
+    subprocess.run([CC, *flags, *sources, "-o", program], check=True)
     subprocess.run([program], check=True)
 
 

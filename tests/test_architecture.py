@@ -50,7 +50,7 @@ LAYERS = {
     "rules": Layer("_hyper _rule reference", "kinds stages engine levels"),
     # Holds parameters, groups and state, and steps them. It knows no rule by name.
     "optimizer": Layer(
-        "_trees _containers _settings _groups _state _loading _stepper _mirror checkpoint "
+        "_trees _containers _settings _groups _state _disk _loading _stepper _mirror checkpoint "
         "_optimizer _base",
         "kinds values stages rows engine levels rules",
     ),

@@ -186,16 +186,20 @@ def placed(role: str, *forms: Callable[[Any], Any], alone: bool = True) -> list[
     return found
 
 
-def table(cases: Callable[[], list[tuple[Any, Any]]], none: Any = TypeError) -> Kind:
-    """Return the kind of the cases; what is no container at all is refused with TypeError."""
+def table(
+    cases: Callable[[], list[tuple[Any, Any]]], none: Any = TypeError, iterator: Any = Exception
+) -> Kind:
+    """Return the kind of the cases; what is no container at all is refused with TypeError.
+
+    An iterator may be one of gradients, and is refused for the numbers that it gives.
+    """
 
     class Table(Kind):
         def cases(self):
             for value in others():
                 if not hasattr(value, "__len__"):
-                    # an iterator may be one of gradients, and is refused for what it gives
-                    wrong = Exception if isinstance(value, Iterator) else TypeError
-                    yield value, none if value is None else wrong
+                    outcome = iterator if isinstance(value, Iterator) else TypeError
+                    yield value, none if value is None else outcome
             yield from cases()
 
     return Table(lambda _: TypeError)
@@ -492,6 +496,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "max_grad_norm": (None, maybe(NONNEGATIVE)),
     "nonfinite": ("skip", word("ignore", "raise", "skip")),
     "backend": ("reference", maybe(word("compiled", "reference"))),
+    "state_path": (None, maybe(Kind(path))),
     "step": (3, count(1, 62)),
     **dict.fromkeys(
         (
@@ -533,7 +538,7 @@ ROWS: dict[str, tuple[Any, Kind]] = {
         (False, FLAG),
     ),
     # gradients, pruning, initial weights
-    "grads": (lambda: [BASE.copy(), None], table(grads_alone("measure"))),
+    "grads": (lambda: [BASE.copy(), None], table(grads_alone("measure"), iterator=[0.25, 0.5])),
     "clip_grad_norm_.grads": (lambda: [BASE.copy(), None], table(grads_alone("clip"))),
     "clip_grad_value_.grads": (lambda: [BASE.copy(), None], table(grads_alone("clip"))),
     "max_norm": (1.0, NONNEGATIVE),

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -21,11 +22,13 @@ import pytest
 import fastoptim as fo
 from fastoptim import _engine, bench, cli, optimizers
 from fastoptim._engine import tuning
+from fastoptim._engine.disk import set_wave_bytes
 from fastoptim.bench import (
     _yardsticks,
     choice,
     clients,
     contenders,
+    disk,
     loop,
     numpy_plain,
     report,
@@ -151,6 +154,7 @@ def test_optax_is_a_rival_for_the_rules_that_torch_has_not():
 
 ADAMS = {"Adam", "AdamW", "AdamW-clip-EMA"}
 TORCH = {name for name, case in CASES.items() if torch_has(case.optimizer.__name__)}
+TORCH -= {name for name, case in CASES.items() if case.hyper.get("cautious")}
 SGDS = {"SGD", "SGD-momentum"}
 # The cases that each has; in float64, only the first four and those of torch and optax.
 HAVE = {
@@ -549,6 +553,21 @@ def test_no_thread_is_tried_that_is_not_allowed():
         assert variants.thread_counts() == [1, 2, 4, 8]
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("-cautious")])
+def test_cautious_steps_in_plain_numpy(name):
+    """The gradients of the benchmarks are all positive, so that nothing is left out there."""
+    rng, case = np.random.default_rng(0), CASES[name]
+    p, g = rng.standard_normal((2, 50))
+    ours = p.copy()
+    opt = case.optimizer(ours, **case.hyper)
+    plain = getattr(numpy_plain, case.optimizer.rule.name)(p, g, **case.hyper)
+    for _ in range(5):
+        next(plain)
+        opt.step(g)
+        np.testing.assert_allclose(p, ours, rtol=1e-12)
+        g[...] = rng.standard_normal(50)
+
+
 BY_HAND_LENGTHS = (0, 1, 15, 16, 17, 100, 1001, 20_000)
 
 
@@ -580,7 +599,15 @@ def test_the_threads_of_loops_by_hand_come_back_after_a_rest():
 
 @pytest.mark.parametrize(
     ("case", "arrays"),
-    [("SGD", 3), ("Momentum", 5), ("Adam", 7), ("AdamW-clip-EMA", 10), ("LARS", 7), ("LAMB", 11)],
+    [
+        ("SGD", 3),
+        ("Momentum", 5),
+        ("Adam", 7),
+        ("AdamW-clip-EMA", 10),
+        ("LARS", 7),
+        ("LAMB", 11),
+        ("AdamW-cautious", 9),
+    ],
 )
 def test_traffic(case, arrays):
     assert Cell(CASES[case], Size(2, 10), "float32").traffic == 2 * 10 * 4 * arrays
@@ -1335,3 +1362,43 @@ def test_importing_it_imports_nothing_heavy():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs preadv")
+def test_the_record_of_state_on_disk(tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(disk, "ELEMENTS", (100_000, 300_000))
+    before = set_wave_bytes(25 * 4096)
+    try:
+        record = recorded("--disk", str(tmp_path), file=tmp_path / "record.json")
+    finally:
+        set_wave_bytes(before)
+    (found,) = record["disk"]
+    assert (found["optimizer"], found["dtype"], found["elements"]) == ("Adam", "float32", 100_000)
+    assert (found["state_bytes"], found["wave_bytes"]) == (800_000, 25 * 4096)
+    assert found["median_seconds"].keys() == {"fastoptim", disk.PLAIN, disk.MEMORY}
+    assert found["of_plain_loop"] > 0
+    out = capsys.readouterr().out
+    assert "State on disk, Adam, float32" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert [*tmp_path.iterdir()] == [tmp_path / "record.json"], "nothing is left"
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs preadv")
+def test_wrong_steps_with_state_on_disk_are_not_timed(tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(disk, "ELEMENTS", (10_000, 20_000))
+    monkeypatch.setattr(disk, "take_turns", lambda *_, **__: pytest.fail("timed"))
+    real = disk._stepper
+
+    def wrong(cell, path):
+        step, params = real(cell, path)
+        params[0][7] += path is None
+        return step, params
+
+    monkeypatch.setattr(disk, "_stepper", wrong)
+    assert run("--quick", "--disk", str(tmp_path)) == 1
+    assert "differ from those with state in memory" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_folder_for_state_on_disk_that_is_not_there(capsys, tmp_path):
+    assert cli.main(["bench", "--disk", str(tmp_path / "none")]) == 2
+    assert "fastoptim bench: --disk" in capsys.readouterr().err

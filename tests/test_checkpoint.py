@@ -538,7 +538,7 @@ class TestReplacing:
             ),
             (lambda opt: opt._state["b"].update(x=np.ones(())), "found also 'x/b'"),
             (lambda opt: plant(opt, lr=-1.0), "lr: expected a finite number"),
-            (lambda opt: plant(opt, n=1), "n: adam has no such argument"),
+            (lambda opt: plant(opt, n=1), "n: Adam has no such argument"),
             (
                 lambda opt: opt._settings.update(nonfinite="stop"),
                 "nonfinite: expected 'ignore'",

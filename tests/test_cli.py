@@ -106,6 +106,24 @@ def test_help(folder):
     assert all(command in result.stdout for command in COMMANDS)
 
 
+def test_alone_it_shows_its_help(capsys):
+    assert main([]) == 0
+    alone = capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    assert alone == capsys.readouterr()
+    assert alone.err == ""
+
+
+def test_info_is_what_show_config_prints(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr()
+    fo.show_config()
+    assert printed == capsys.readouterr()
+    assert fo.__version__ in printed.out
+
+
 def test_help_of_the_demo(folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")  # no word is broken
     result = fastoptim("demo", "--help", cwd=folder)
@@ -126,7 +144,7 @@ def test_console_script_is_the_same_program():
     assert script.load() is main
 
 
-@pytest.mark.parametrize("args", [[], ["frobnicate"], ["demo", "--example", "cubic"]])
+@pytest.mark.parametrize("args", [["frobnicate"], ["info", "all"], ["demo", "--example", "cubic"]])
 def test_wrong_arguments(args, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(args)
@@ -135,7 +153,9 @@ def test_wrong_arguments(args, capsys):
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], *([c, "--help"] for c in COMMANDS)], ids=" ".join
+    "args",
+    [[], ["--help"], ["--version"], ["info"], *([c, "--help"] for c in COMMANDS)],
+    ids=" ".join,
 )
 def test_with_numpy_alone(args, folder):
     result = python("-c", WITHOUT.format(missing=EXTRAS), *args, cwd=folder)

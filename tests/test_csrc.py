@@ -193,6 +193,11 @@ FOR_AARCH64 = [
 ]
 
 
+# Programs with threads, each with the sources that it needs.
+PROGRAMS = (
+    (ROOT / "tests" / "pool.c", CSRC / "pool.c", CSRC / "openmp.c"),
+    (ROOT / "tests" / "ring.c", CSRC / "ring.c"),
+)
 needs_zig = pytest.mark.skipif(
     not find_spec("ziglang"), reason="needs ziglang, which compiles for any system"
 )
@@ -208,7 +213,7 @@ int main(void) { return fo_cpu_v3() + fo_cpu_v4() + fo_cpu_sve(); }
 """)
     team = tmp_path / "team.c"  # a header that has no source of its own
     team.write_text('#include "team.h"\n')
-    for source in [*SOURCES, ROOT / "tests" / "pool.c", cpu, team]:
+    for source in [*SOURCES, *(source for source, *_ in PROGRAMS), cpu, team]:
         compile_c([*ZIG, target], "-c", source, "-o", tmp_path / "object.o")
 
 
@@ -237,18 +242,18 @@ def test_loops_for_aarch64(level, cpu, bits, tmp_path):
     assert not re.search(r"\s(fn?m(la|ls|ad|sb|add|sub)|fma|fms)\s", code)
 
 
+@pytest.mark.parametrize("sources", PROGRAMS, ids=["pool", "ring"])
 @pytest.mark.parametrize(
     ("compiler", "flags", "runner"),
     [(CC, [], []), ("musl-gcc", [], []), (MINGW, ["-static"], ["wine"])],
     ids=["here", "musl", "Windows"],
 )
-def test_the_pool_adds_up(compiler, flags, runner, tmp_path):
-    """Its program, which also runs under the thread sanitizer in tests/checked_builds.py."""
+def test_the_pool_and_the_ring_add_up(compiler, flags, runner, sources, tmp_path):
+    """Their programs, which also run under the thread sanitizer in tests/checked_builds.py."""
     if not shutil.which(compiler) or (sys.platform == "win32" and compiler == CC):
         pytest.skip(f"no {compiler} here")
-    program = tmp_path / "pool.exe"
-    pool = ROOT / "tests" / "pool.c", CSRC / "pool.c", CSRC / "openmp.c"
-    compile_c([compiler, *flags], "-pthread", *pool, "-o", program)
+    program = tmp_path / "program.exe"
+    compile_c([compiler, *flags], "-pthread", *sources, "-o", program)
     if all(map(shutil.which, runner)):
         done = subprocess.run(
             [*runner, program],

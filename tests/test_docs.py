@@ -72,10 +72,13 @@ PAGES = {
     "README.md": 5,
     "SECURITY.md": 8,
     "docs/architecture.md": 30,
+    "docs/beyond_memory.md": 0,
     "docs/own_rules.md": 0,
     "docs/rows.md": 0,
 }
-FOLDERS = ("fastoptim", "tests", "bench", "csrc", "docs", ".ci")
+DOCS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+PAGES |= {name: -1 for name in sorted(DOCS) if name not in PAGES}
+FOLDERS = ("fastoptim", "tests", "bench", "tools", "csrc", "docs", ".ci")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -103,7 +106,7 @@ def test_commands_for_contributors_are_of_what_there_is():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     commands = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)) + text
-    for name in re.findall(r"python ((?:tests|bench)?/?\w+\.py)", commands):
+    for name in re.findall(r"python ((?:tests|bench|tools)?/?\w+\.py)", commands):
         assert (ROOT / name).exists(), name
     groups = re.findall(r"--group (\w+)", commands)
     extras = [n for names in re.findall(r"\.\[([\w,]+)\]", commands) for n in names.split(",")]

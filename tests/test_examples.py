@@ -74,6 +74,15 @@ class TestMuon:
         assert np.allclose(np.diag(found)[large], 1, atol=0.35)
         assert np.allclose(found, np.diag(np.diag(found)), atol=1e-10)
 
+    @pytest.mark.parametrize("names", ["w", "b", "wb"])
+    def test_takes_matrices_and_vectors_alone_and_together(self, names):
+        shapes = {"w": (3, 4), "b": 4}
+        params = {name: np.ones(shapes[name]) for name in names}
+        muon.Muon(params, lr=0.1).step(
+            {name: 1.0 + np.arange(p.size).reshape(p.shape) for name, p in params.items()}
+        )
+        assert all((p < 1).any() for p in params.values())
+
     def test_learns_faster_than_adamw(self):
         said = []
         muon.main(report=said.append)

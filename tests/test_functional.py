@@ -291,7 +291,7 @@ def test_a_step_is_asked_for_where_it_matters(module):
         module.sgd(p, ones(), v, momentum=0.9, dampening=0.5)
     with pytest.raises(TypeError, match="step: expected the number of the step, which lr is a sch"):
         module.lion(p, ones(), v, lr=lambda t: 0.1)
-    with pytest.raises(TypeError, match="missing a required argument: 'step'"):
+    with pytest.raises(TypeError, match=r"missing a required .*argument: 'step'"):
         module.asgd(p, ones(), v)
     with pytest.raises(TypeError, match="step: expected a whole number >= 1 and < 2"):
         module.asgd(p, ones(), v, step=None)

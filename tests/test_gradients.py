@@ -253,34 +253,55 @@ def read_only():
 
 SHARED = np.ones(20)
 NO_GRADIENTS = {
-    "list": ([1.0], TypeError, "grads['2.0']: expected a NumPy array, found float"),
-    "number": (1.0, TypeError, "grads[2]: expected a NumPy array, found float"),
+    "text": ("1", TypeError, "grads[2]: expected a NumPy array, found str"),
+    "flag": (True, TypeError, "grads[2]: expected a NumPy array, found bool"),
+    "list with text": ([1.0, "x"], TypeError, "grads['2.1']: expected a NumPy array, found str"),
     "integers": (
         np.ones(3, int),
         TypeError,
-        "grads[2]: expected dtype float32 or float64, found int64",
+        "grads[2]: expected dtype float32 or float64, found int64: write g.astype(np.float64)",
     ),
-    "half": (np.ones(3, np.float16), TypeError, "grads[2]: expected dtype float32 or float64"),
+    "half": (
+        np.ones(3, np.float16),
+        TypeError,
+        "grads[2]: expected dtype float32 or float64, found float16: write g.astype(np.float64)",
+    ),
     "half scalar": (np.float16(1), TypeError, "grads[2]: expected dtype float32 or float64"),
-    "byte-swapped": (np.ones(3, ">f4"), TypeError, "grads[2]: expected this machine's byte order"),
+    "complex": (np.ones(3, "c16"), TypeError, "found complex128: write g.real.astype(np.float64)"),
+    "byte-swapped": (
+        np.ones(3, ">f4"),
+        TypeError,
+        "grads[2]: expected this machine's byte order, found '>f4': write g.astype(np.float64)",
+    ),
     "masked": (
         np.ma.masked_array([1.0]),
         TypeError,
         "grads[2]: expected an array without a mask, found MaskedArray",
     ),
 }
+AS_ARRAY = ": write g = np.array(g), and step by that g"
+COPY = ": write g = g.copy(), and step by that g"
 NO_TARGETS = NO_GRADIENTS | {
+    "list with text": (
+        ["x"],
+        TypeError,
+        "grads['2.0']: expected a NumPy array, found str; nothing",
+    ),
+    "text": ("1", TypeError, "found str; nothing else is changed where it is"),
+    "list": ([1.0], TypeError, f"grads['2.0']: expected a NumPy array, found float{AS_ARRAY}"),
+    "number": (1.0, TypeError, f"grads[2]: expected a NumPy array, found float{AS_ARRAY}"),
     "half scalar": (np.float16(1), TypeError, "grads[2]: expected a NumPy array, found float16"),
-    "scalar": (np.float64(1), TypeError, "grads[2]: expected a NumPy array, found float64"),
+    "scalar": (np.float64(1), TypeError, f"expected a NumPy array, found float64{AS_ARRAY}"),
     "read-only": (
         read_only(),
         ValueError,
-        "grads[2]: expected a writable array, found a read-only one",
+        f"grads[2]: expected a writable array, found a read-only one{COPY}",
     ),
     "steps of zero": (
         np.lib.stride_tricks.as_strided(np.ones(3), (2, 3), (0, 8)),
         ValueError,
-        "grads[2]: expected elements with memory of their own, found strides (0, 8)",
+        "grads[2]: expected elements with memory of their own, found strides (0, 8) for shape "
+        f"(2, 3){COPY}",
     ),
     "sliding window": (
         np.lib.stride_tricks.as_strided(np.ones(6), (4, 3), (8, 8)),
@@ -288,7 +309,7 @@ NO_TARGETS = NO_GRADIENTS | {
         "grads[2]: expected elements with memory of their own",
     ),
     "the same": (SHARED[:4], ValueError, "expected memory of its own, found memory shared with"),
-    "overlapping": (SHARED[3:9], ValueError, "found memory shared with grads[0]"),
+    "overlapping": (SHARED[3:9], ValueError, f"found memory shared with grads[0]{COPY}"),
     "interleaved": (SHARED[1::2], ValueError, "found memory shared with grads[0]"),
 }
 
@@ -318,7 +339,9 @@ def test_names_in_messages(function):
         function(np.ones(2, int))
     with pytest.raises(TypeError, match=r"^grads\['w'\]: expected dtype"):
         function({"w": np.ones(2, int)})
-    for grads in (1.0, None, "weights"):
+    with pytest.raises(TypeError, match=r"^grads: expected a NumPy array, found bool"):
+        function(True)
+    for grads in (None, "weights"):
         with pytest.raises(TypeError, match=r"^grads: expected an array, a sequence or a mapping"):
             function(grads)
 

@@ -461,6 +461,9 @@ def test_an_iterable_of_another_length_or_that_raises():
     assert opt.steps == {0: 0, 1: 0}
 
 
+INSTEAD = ": put arrays in its place, or leave it out"  # as messages say of parameters
+
+
 class Tensor:
     def __init__(self, data):
         self.data = data
@@ -505,8 +508,9 @@ class TestWhatHoldsArrays:
         }.items():
             with pytest.raises(TypeError) as caught:
                 call()
-            allowed = ALLOWED if "pass" not in said and label != "params[0]" else ""
-            assert str(caught.value) == f"{label}: expected a NumPy array, {said}{allowed}"
+            hint = INSTEAD if label == "params[0]" else ALLOWED
+            hint = "" if "pass" in said else hint
+            assert str(caught.value) == f"{label}: expected a NumPy array, {said}{hint}"
         assert opt.steps == {0: 0}
 
     def test_what_raises_when_it_is_asked(self):
@@ -617,25 +621,62 @@ def test_functions_speak_of_no_setting_that_they_lack(function):
     assert p.tolist() == [1.0] * 3
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        fo.global_norm,
-        fo.all_finite,
-        lambda grads: fo.clip_grad_norm_(grads, 0.5),
-        lambda grads: fo.clip_grad_value_(grads, 0.5),
-    ],
-)
-def test_functions_of_gradients_say_how_to_pass_arrays_of_others(function):
-    for of, how in ((Array, "asarray"), (DLPack, "from_dlpack")):
-        g = of(np.ones(3))
-        with pytest.raises(TypeError, match=rf"grads\[0\]: expected .*: write np.{how}\(g\)$"):
-            function([g])
-        function([getattr(np, how)(g)])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_what_only_reads_takes_arrays_of_others(form):
+    g = form(np.array([[3.0], [4.0]], np.float32))
+    grads = [g, {"w": form(np.array([[12.0]])), "b": None}]
+    assert fo.global_norm(g) == 5.0
+    assert fo.global_norm(grads) == 13.0
+    assert fo.all_finite(g)
+    assert fo.all_finite(grads)
+    assert not fo.all_finite([grads, form(np.array([[1.0, np.nan]]))])
+
+
+def test_what_only_reads_takes_numbers_as_they_are():
+    """In double precision, as there is no parameter that has another."""
+    for g in (math.pi, [math.pi], ((math.pi,), None), array.array("d", [math.pi])):
+        assert fo.global_norm(g) == math.pi
+    assert fo.global_norm(-3) == fo.global_norm([[1, 2.0], [2]]) == 3.0
+    assert fo.global_norm(np.float32(3)) == 3.0
+    assert not fo.all_finite([[1.0], [1.0, math.inf]])
+    with pytest.raises(TypeError, match=r"^grads\['0.1'\]: expected numbers within the range"):
+        fo.all_finite([[1.0, 10**400]])
+
+
+def test_what_only_reads_takes_what_steps_take():
     torch = library("torch")
-    with pytest.raises(TypeError, match=r"found Tensor: write np.asarray\(g\)$"):
-        function([torch.ones(3)])
-    function([np.asarray(torch.ones(3))])
+    g = torch.arange(1.0, 7.0).reshape(2, 3)
+    p = np.zeros((2, 3), np.float32)
+    opt = fo.SGD(p, lr=1.0, nonfinite="raise")
+    opt.step(g)
+    assert opt.grad_norm == fo.global_norm(g) == fo.global_norm([g]) == fo.global_norm({"w": g})
+    for wrong in (g.requires_grad_(), g.detach().half()):
+        for function in (opt.step, fo.global_norm):
+            with pytest.raises(TypeError, match=r"expected .*(NumPy array|dtype float32)"):
+                function(wrong)
+
+
+CLIPS = [
+    lambda grads: fo.clip_grad_norm_(grads, 0.5),
+    lambda grads: fo.clip_grad_value_(grads, 0.5),
+]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_what_writes_says_how_to_pass_arrays_of_others(clip):
+    """A copy would be changed in the place of the caller's memory, and nothing tells the two."""
+    for of, how in ((Array, "np.array(g)"), (DLPack, "np.from_dlpack(g).copy()")):
+        g = of(np.ones(3))
+        for label, grads in {"grads": g, "grads[0]": [g]}.items():
+            with pytest.raises(TypeError) as caught:
+                clip(grads)
+            message = f"{label}: expected a NumPy array, found {of.__name__}: "
+            assert str(caught.value) == message + f"write g = {how}, and step by that g"
+        assert g.held.tolist() == [1.0] * 3
+        clip([eval(how, {"np": np, "g": g})])
+    torch = library("torch")
+    with pytest.raises(TypeError, match=r"found Tensor: write g = np.array\(g\), and step"):
+        clip([torch.ones(3)])
 
 
 def test_functions_take_what_is_exact():

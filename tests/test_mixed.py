@@ -171,7 +171,7 @@ def test_hyperparameters():
     assert (first["lr"], second["lr"], opt.lr) == (0.5, 0.5, 0.5)
     second["betas"] = (0.5, lambda t: 0.9)
     opt.step(grads_of(1))
-    with pytest.raises(TypeError, match="adagrad has no such argument"):
+    with pytest.raises(TypeError, match="Adagrad has no such argument"):
         first["betas"] = (0.5, 0.9)
     with pytest.raises(AttributeError, match="Mixed has no such hyperparameter"):
         opt.betas = (0.5, 0.9)
@@ -229,19 +229,32 @@ def test_group_added_later():
             [{"optimizer": "SGD", "params": np.ones(3)}],
             {},
             TypeError,
-            r"params\[0\]\['optimizer'\]: expected a class with one rule, .* found 'SGD'",
+            r"\['optimizer'\]: expected a class of optimizers with one rule, .* found 'SGD': write "
+            "the class itself, without quotes",
+        ),
+        (
+            [{"optimizer": fo.reference.sgd, "params": np.ones(3)}],
+            {},
+            TypeError,
+            r"\['optimizer'\]: expected a class .* found <rule sgd.*>: write its class SGD$",
+        ),
+        (
+            [{"optimizer": fo.SGD(np.ones(3)), "params": np.ones(3)}],
+            {},
+            TypeError,
+            r"\['optimizer'\]: expected a class .*: write its class SGD$",
         ),
         (
             [{"optimizer": fo.Mixed, "params": np.ones(3)}],
             {},
             TypeError,
-            r"params\[0\]\['optimizer'\]: expected a class with one rule",
+            r"params\[0\]\['optimizer'\]: expected a class of optimizers with one rule",
         ),
         (
             [{"optimizer": fo.SGD, "params": np.ones(3), "betas": (0.5, 0.5)}],
             {},
             TypeError,
-            "betas: sgd has no such argument",
+            "betas: SGD has no such argument; it has lr, momentum",
         ),
         (
             [{"optimizer": fo.SGD, "params": np.ones(3)}],
@@ -272,3 +285,26 @@ def test_group_added_later():
 def test_what_is_refused(params, options, error, message):
     with pytest.raises(error, match=message):
         fo.Mixed(params, **options)
+
+
+def test_messages_name_the_classes_of_groups():
+    groups = [
+        {"optimizer": fo.SGD, "params": np.ones(3)},
+        {"optimizer": fo.AdamW, "params": np.ones(2)},
+    ]
+    for opt in (fo.Mixed(groups), pickle.loads(pickle.dumps(fo.Mixed(groups)))):
+        message = "^betas: SGD has no such argument; it has lr, momentum"
+        with pytest.raises(TypeError, match=message):
+            opt.param_groups[0]["betas"] = (0.5, 0.5)
+        with pytest.raises(TypeError, match=message):
+            opt.add_param_group({"optimizer": fo.SGD, "params": np.ones(4), "betas": (0.5, 0.5)})
+        assert "\n  SGD: ParamGroup(" in repr(opt)
+        opt.load_state_dict(opt.state_dict())
+        opt.rebind([np.ones(3), np.ones(2)])
+        with pytest.raises(TypeError, match=r"^momentum: AdamW has no such argument"):
+            opt.param_groups[1].update(momentum=0.5)
+
+
+def test_groups_of_one_class_are_named_by_it_too():
+    with pytest.raises(TypeError, match=r"^betas: SGD has no such argument"):
+        fo.SGD([{"params": np.ones(3), "betas": (0.5, 0.5)}])

@@ -48,6 +48,17 @@ class Listed(list):
     b: Any
 
 
+@dataclasses.dataclass
+class Iterated:
+    """One that can be gone through, which says nothing of its fields."""
+
+    w: Any
+    b: Any
+
+    def __iter__(self):
+        return iter([ones(5)])
+
+
 @dataclasses.dataclass(slots=True)
 class Slotted:
     w: Any
@@ -223,6 +234,25 @@ def test_any_dataclass_comes_back_as_itself(cls):
     assert found.b == [None]
 
 
+@pytest.mark.parametrize("cls", [Layer, Listed, Iterated, Slotted])
+def test_a_dataclass_has_its_fields_at_the_root_as_within(cls):
+    root = cls(ones(), ones(2))
+    if cls is Listed:
+        root.extend([{"params": ones(5)}, ones(5)])
+    opt, within = fo.SGD(root, lr=1.0, ema_decay=0.5), fo.SGD([root], lr=1.0)
+    assert (list(opt.state), list(within.state)) == (["w", "b"], ["0.w", "0.b"])
+    opt.step(cls(ones(), None))
+    assert (root.w[0], root.b[0]) == (0.0, 1.0)
+    assert type(opt.ema) is cls
+    opt.rebind(cls(ones(), ones(2)))
+    assert fo.global_norm(cls(ones(9), None)) == 3.0
+    groups = fo.SGD([{"params": root}, {"params": ones()}], lr=1.0)
+    groups.step([cls(None, ones(2)), None])
+    assert root.b[0] == 0.0
+    with pytest.raises(TypeError, match="expected a sequence of param groups"):
+        fo.Mixed(root)
+
+
 def test_tuples_come_back_as_tuples():
     assert type(fo.SGD((ones(),), ema_decay=0.5).ema) is tuple
     found = fo.SGD(Pair(ones(2), ones()), ema_decay=0.5).ema
@@ -336,7 +366,21 @@ REFUSED = [
     ({"a": {"b": None}}, TypeError, "params['a.b']: expected a NumPy array, found NoneType"),
     (Layer(ones(), "relu"), TypeError, "params['b']: expected a NumPy array, found str"),
     (Layer, TypeError, "params: expected an array, a sequence or a mapping of arrays, found type"),
-    ([[ones(), 1.0]], TypeError, "params['0.1']: expected a NumPy array, found float"),
+    (
+        [[ones(), 1.0]],
+        TypeError,
+        "params['0.1']: expected a NumPy array, found float: write p = np.",
+    ),
+    (
+        [[ones(), None]],
+        TypeError,
+        "params['0.1']: expected a NumPy array, found NoneType: put arr",
+    ),
+    (
+        {"w": {"f": abs}},
+        TypeError,
+        "params['w.f']: expected a NumPy array, found builtin_function_or",
+    ),
     ([{}, [], ()], ValueError, "params: expected at least one array, found none"),
     ([[ones()[::-1]]], ValueError, "params['0.0']: expected a dense array"),
     ([[ones(), ones(3, int)]], TypeError, "params['0.1']: expected dtype float32 or float64"),
@@ -473,8 +517,9 @@ def test_gradients_alone():
     assert all((g == 2.0).all() for g in leaves(grads) if g is not None)
     grads["head"].w[0] = np.nan
     assert not fo.all_finite(grads)
-    with pytest.raises(TypeError, match=r"grads\['0.w'\]: expected a NumPy array, found float"):
-        fo.global_norm([{"w": 1.0}])
+    assert fo.global_norm([{"w": 3.0}, [[4.0], {"b": None}]]) == 5.0
+    with pytest.raises(TypeError, match=r"grads\['0.w'\]: expected a NumPy array, found str"):
+        fo.global_norm([{"w": "1"}])
 
 
 class TestGroupsWithTheSameNames:
@@ -543,7 +588,7 @@ WRONG_ARRAYS = [
     ({"w": ones()}, ValueError, "params: expected arrays with the names .* without 'b'"),
     ({"w": ones(), "b": ones(2), "c": ones()}, ValueError, "with the unknown name 'c'"),
     ([ones(), ones(2)], ValueError, "params: expected arrays with the names"),
-    (ones(), ValueError, "params: expected arrays with the names"),
+    (ones(), ValueError, "params: expected a container of arrays as the optimizer has"),
     (None, TypeError, "params: expected an array, a sequence or a mapping"),
     ({"w": ones(6)[::2], "b": ones(2)}, ValueError, r"params\['w'\]: expected a dense array"),
     ({"w": 1.0, "b": ones(2)}, TypeError, r"params\['w'\]: expected a NumPy array, found float"),
@@ -624,6 +669,34 @@ class TestRebind:
         assert snapshot(opt) == before
         opt.step({"w": ones(), "b": ones(2)})
         assert opt.param_groups[0]["params"][0] is given["w"]
+
+    @pytest.mark.parametrize("rest", [[], [{"params": {"b": ones(2)}}]])
+    def test_to_groups_as_the_constructor_takes_them(self, rest):
+        groups = [{"params": {"w": ones()}, "lr": 1.0}, *rest]
+        opt = fo.SGD(groups, momentum=0.5)
+        before = snapshot(opt)
+        for wrong in (groups, groups[0]):
+            with pytest.raises(TypeError, match=r"^params: .* a param group: write") as caught:
+                opt.rebind(wrong)
+        assert snapshot(opt) == before
+        if rest:
+            opt.rebind(eval(str(caught.value).partition("opt.rebind")[2], {"groups": groups}))
+        else:
+            assert "write opt.rebind(group['params'])" in str(caught.value)
+
+    def test_to_containers_with_a_name_that_groups_have(self):
+        params = {"params": ones(), "w": [{"params": ones(2)}]}
+        opt = fo.SGD(params)
+        opt.rebind({"params": ones(), "w": [{"params": ones(2)}]})
+        opt = fo.SGD([[{"params": ones(2)}]])
+        opt.rebind([[{"params": ones(2)}]])
+        assert list(opt.state) == ["0.0.params"]
+
+    def test_of_an_array_alone_to_one_in_a_container(self):
+        with pytest.raises(ValueError, match=r"expected an array alone as .* found a container"):
+            fo.SGD(ones()).rebind([ones()])
+        with pytest.raises(ValueError, match=r"expected a container of arrays .* an array alone"):
+            fo.SGD([ones()]).rebind(ones())
 
     def test_to_memory_of_the_state(self):
         opt = fo.Adam([ones()])

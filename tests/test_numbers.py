@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from zoo import assert_same
 
 import fastoptim as fo
 from fastoptim import checkpoint
@@ -187,6 +188,43 @@ def test_a_state_without_all_of_them_is_refused(cls, tmp_path):
         checkpoint.write(path, saved, {}, lambda path: None)
         with pytest.raises(ValueError, match=f"run.safetensors: .*expected the key '{gone[0]}'"):
             opt.load(path)
+
+
+def total_scalars(step, total, lr: NonNegative = 0.5):
+    return (lr,), (total + lr,)
+
+
+@rule(total_scalars, numbers={"total": 0.0})
+def by_number(p, g, /, lr):
+    p -= lr * g
+
+
+@rule(lambda lr=0.5: (lr,))
+def by_array(p, g, total, /, lr):
+    total += g
+    p -= lr * total
+
+
+def class_of(own):
+    return type("Of", (fo.Optimizer,), {"rule": own, "__module__": __name__})
+
+
+def test_a_number_may_have_the_name_of_an_array_of_another_rule(tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    make = lambda: fo.Mixed(  # noqa: E731
+        [
+            {"optimizer": class_of(by_number), "params": np.ones(3)},
+            {"optimizer": class_of(by_array), "params": np.ones(2)},
+        ],
+        backend="reference",
+    )
+    opt, other = make(), make()
+    opt.step([np.ones(3), np.ones(2)])
+    opt.save(tmp_path / "run")
+    other.load(tmp_path / "run")
+    assert_same(opt, other)
+    assert other.state_dict()["state"][0]["total"] == 0.5
+    assert other.state[1]["total"].tolist() == [1.0, 1.0]
 
 
 def test_other_names_are_refused_with_those_that_there_are():

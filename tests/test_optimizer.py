@@ -234,7 +234,7 @@ def test_a_group_is_a_mapping():
         group["params"] = [ones()]
     with pytest.raises(TypeError, match="lr: a hyperparameter can be changed, not deleted"):
         del group["lr"]
-    with pytest.raises(TypeError, match=r"^decay: sgd has no such argument.*; it has lr, mom"):
+    with pytest.raises(TypeError, match=r"^decay: SGD has no such argument.*; it has lr, mom"):
         group["decay"] = 1
     assert "lr=0.5" in repr(group)
 
@@ -375,7 +375,7 @@ def test_an_unknown_argument_is_told_all_there_are(cls):
     start = f"max_grad_norms: {cls.__name__} has no such argument {hint}; it has "
     assert message.startswith(start)
     known = message.removeprefix(start).split(", ")
-    assert known == [*cls.rule.kinds, *SETTINGS, "mask", "backend"]
+    assert known == [*cls.rule.kinds, *SETTINGS, "mask", "backend", "state_path"]
     for name in known:
         assert name in inspect.signature(cls).parameters or name in Options.__annotations__
 
@@ -392,7 +392,7 @@ def test_what_concerns_all_gradients_is_no_groups_own():
 def test_an_unknown_argument_that_resembles_none():
     with pytest.raises(TypeError, match="learning_rate: Adam has no such argument; it has lr, bet"):
         fo.Adam(ones(), learning_rate=0.1)
-    with pytest.raises(TypeError, match=r"lrr: adam has no such argument \(did you mean lr\?\)"):
+    with pytest.raises(TypeError, match=r"lrr: Adam has no such argument \(did you mean lr\?\)"):
         fo.Adam([{"params": ones(), "lrr": 0.1}])
 
 

@@ -265,7 +265,7 @@ def test_cautious_steps_depend_on_the_whole_array(cls):
         if cls is fo.SGD
         else cls(np.ones((5, 2)), cautious=True, lazy=True)
     )
-    with pytest.raises(TypeError, match=r"where a step depends on all elements, .* here, found Rows$"):
+    with pytest.raises(TypeError, match=r"depends on all elements, .* here, found Rows$"):
         opt.step(fo.Rows([1], np.ones((1, 2))))
 
 

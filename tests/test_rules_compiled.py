@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -98,6 +100,15 @@ def run(folder, **environment):
     return int(count)
 
 
+def failing(error):
+    """Return a function that raises an exception, or OSError with a number."""
+
+    def fail(*_, **__):
+        raise OSError(error, os.strerror(error)) if isinstance(error, int) else error("missing")
+
+    return fail
+
+
 @needs_llvm
 class TestCache:
     def test_other_processes_compile_nothing(self, tmp_path):
@@ -142,6 +153,40 @@ class TestCache:
         file = tmp_path / "file"
         file.write_text("")
         assert run(file / "below") == len(fo._levels.active)
+
+    def test_processes_at_once(self, tmp_path):
+        """Each finds a whole file or none, whoever else is writing it, and leaves nothing else."""
+        with ThreadPoolExecutor(4) as pool:
+            counts = [*pool.map(run, [tmp_path] * 4)]
+        assert max(counts) == len(fo._levels.active)
+        assert {file.suffix for file in tmp_path.iterdir()} == {".o"}
+        assert run(tmp_path) == 0
+
+    @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EACCES])
+    def test_a_disk_that_takes_no_file(self, tmp_path, monkeypatch, error):
+        monkeypatch.setenv("FASTOPTIM_CACHE_DIR", str(tmp_path))
+        monkeypatch.setattr(_cache, "replace_file", failing(error))
+        assert _cache.kept("source", lambda: b"made") == b"made"
+
+    def test_a_file_that_cannot_be_read(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("FASTOPTIM_CACHE_DIR", str(tmp_path))
+        assert _cache.kept("source", lambda: b"made") == b"made"
+        monkeypatch.setattr(_cache.Path, "read_bytes", failing(errno.ESTALE))
+        assert _cache.kept("source", lambda: b"anew") == b"anew"
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+    @pytest.mark.parametrize("home", ["file", "file/below", None])
+    def test_a_home_that_is_none(self, tmp_path, monkeypatch, home):
+        (tmp_path / "file").write_text("")
+        monkeypatch.delenv("FASTOPTIM_CACHE_DIR", raising=False)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr("pwd.getpwuid", failing(KeyError))
+        if home is None:
+            monkeypatch.delenv("HOME")
+        else:
+            monkeypatch.setenv("HOME", str(tmp_path / home))
+        assert _cache.cache_folder() is None
+        assert _cache.kept("source", lambda: b"made") == b"made"
 
     @pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
     def test_the_usual_folder(self, tmp_path, monkeypatch):

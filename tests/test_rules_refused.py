@@ -5,10 +5,12 @@ And whatever is wrong with the arguments of `fo.rule` and `fo.optimizer`.
 
 from __future__ import annotations
 
+import ast
 import functools
 import math
 import re
 import runpy
+import textwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,7 @@ from written import function_from
 from zoo import snapshot
 
 import fastoptim as fo
+from fastoptim.rules._grammar import INSTEAD
 from fastoptim.typing import NonNegative, Switch
 
 ELEMENT = "a condition that is the same for all elements"
@@ -48,8 +51,8 @@ REFUSED = [
     ("return p - 1e-3 * g, m", 2, "a whole number", "1e-3", "function of scalars"),
     ("return p * 16777216, m", 2, "a whole number below 2**24", "16777216", "function of scalars"),
     ("return p * -16777216, m", 2, "a whole number below 2**24", "16777216", "function of"),
-    ("return p * True, m", 2, "a whole number", "True", ""),
-    ("return p * 'x', m", 2, "a whole number", "x", ""),
+    ("return p * True, m", 2, "a whole number", "True", "1 for True"),
+    ("return p * 'x', m", 2, "a whole number", "'x'", "function of scalars"),
     ("return p ** 2, m", 2, "+ - * /", "p ** 2", "write x * x"),
     ("return p ** 0.5, m", 2, "+ - * /", "p ** 0.5", "fo.sqrt(x) for a root"),
     ("return p // 2, m", 2, "+ - * /", "p // 2", "write x / y"),
@@ -69,54 +72,90 @@ REFUSED = [
         "(p > 0) | (g > 0)",
         "x, fo.where",
     ),
-    ("return fo.where(~(p > 0), p, g), m", 2, "no sign but -", "~(p > 0)", "turn the comparison"),
+    ("return fo.where(~(p > 0), p, g), m", 2, "no sign but -", "~(p > 0)", "fo.where(a, y, x) for"),
     ("return +p, m", 2, "no sign but -", "+p", "leave the sign out"),
-    ("return fo.where(not p > 0, p, g), m", 2, "no sign but -", "not p > 0", "turn the comparison"),
-    ("return fo.where(p > 0 and g > 0, p, g), m", 2, EXPRESSIONS, "p > 0 and g > 0", ""),
+    ("return fo.where(not p > 0, p, g), m", 2, "no sign but -", "not p > 0", "fo.where(a, y, x)"),
+    (
+        "return fo.where(p > 0 and g > 0, p, g), m",
+        2,
+        EXPRESSIONS,
+        "p > 0 and g > 0",
+        "fo.where(a, fo.where(b, x, y), y)",
+    ),
     (
         "return fo.where(0 < p < 1, p, g), m",
         2,
         "one comparison",
         "0 < p < 1",
-        "fo.where in fo.where",
+        "fo.where(a < x, fo.where(x < b, y, z), z)",
     ),
-    ("return fo.where(p in g, p, g), m", 2, "< <= > >= == !=", "p in g", ""),
-    ("return fo.where(p is None, p, g), m", 2, "< <= > >= == !=", "p is None", "write an if"),
-    ("return fo.where(p, p, g), m", 2, "a comparison as the first argument", "p", ""),
+    ("return fo.where(p in g, p, g), m", 2, "< <= > >= == !=", "p in g", "fo.where(x == a, y,"),
+    (
+        "return fo.where(p is None, p, g), m",
+        2,
+        "< <= > >= == !=",
+        "p is None",
+        "write `if m is None:`",
+    ),
+    (
+        "return fo.where(p, p, g), m",
+        2,
+        "a comparison for a condition",
+        "p",
+        "write x != 0 for a number x",
+    ),
     ("return fo.where(p > 0, 1, 0), m", 2, NOT_LITERAL, "fo.where(p > 0, 1, 0)", "of scalars"),
     ("return p * (1 / 2), m", 2, NOT_LITERAL, "1 / 2", "function of scalars"),
     ("one = 1\nreturn p * (one + one), m", 3, NOT_LITERAL, "one + one", "function of scalars"),
     ("return p * fo.sqrt(2), m", 2, NOT_LITERAL, "fo.sqrt(2)", "function of scalars"),
     ("return p * abs(-2), m", 2, NOT_LITERAL, "abs(-2)", "function of scalars"),
     ("return fo.where(1 < 2, p, g), m", 2, NOT_LITERAL, "1 < 2", "function of scalars"),
-    ("return fo.where(p > 0, p), m", 2, "3 arguments of where, without names", "fo.where(p >", ""),
-    ("return fo.sqrt(x=p), m", 2, "1 argument of sqrt, without names", "fo.sqrt(x=p)", ""),
-    ("return fo.where(*[p > 0, p, g]), m", 2, "3 arguments of where", "fo.where(*[p", ""),
+    (
+        "return fo.where(p > 0, p), m",
+        2,
+        "3 arguments of where, without names",
+        "fo.where(p >",
+        "fo.where(condition, x, y)",
+    ),
+    (
+        "return fo.sqrt(x=p), m",
+        2,
+        "1 argument of sqrt, without names",
+        "fo.sqrt(x=p)",
+        "write fo.sqrt(x)",
+    ),
+    (
+        "return fo.where(*[p > 0, p, g]), m",
+        2,
+        "3 arguments of where",
+        "fo.where(*[p",
+        "fo.where(condition, x, y)",
+    ),
     ("return np.exp(p), m", 2, FUNCTIONS, "np.exp(p)", "hyperparameters alone"),
     ("return p * math.sqrt(lr), m", 2, FUNCTIONS, "math.sqrt(lr)", "function of scalars"),
     ("return np.maximum(p, g), m", 2, FUNCTIONS, "np.maximum(p, g)", "write fo.where(x > y, x, y)"),
     ("return np.clip(p, 0, 1), m", 2, FUNCTIONS, "np.clip(p, 0, 1)", "fo.where(x < low, low"),
     ("return p - lr * np.sign(g), m", 2, FUNCTIONS, "np.sign(g)", "fo.where(x > 0, 1, fo.where"),
     ("return own(p), m", 2, FUNCTIONS, "own(p)", "write its formula here"),
-    ("return unheard(p), m", 2, FUNCTIONS, "unheard(p)", ""),
-    ("return p - g.sum(), m", 2, FUNCTIONS, "g.sum()", ""),
-    ("sqrt = g\nreturn sqrt(p), m", 3, FUNCTIONS, "sqrt(p)", ""),
-    ("fo = g\nreturn fo.sqrt(p), m", 3, FUNCTIONS, "fo.sqrt(p)", ""),
+    ("return unheard(p), m", 2, FUNCTIONS, "unheard(p)", "write its formula here"),
+    ("return p - g.sum(), m", 2, FUNCTIONS, "g.sum()", "fastoptim.examples.muon"),
+    ("sqrt = g\nreturn sqrt(p), m", 3, FUNCTIONS, "sqrt(p)", "give the value another"),
+    ("fo = g\nreturn fo.sqrt(p), m", 3, FUNCTIONS, "fo.sqrt(p)", "give the value another"),
     ("return p * unheard, m", 2, NAMES, "unheard", "there is no such name"),
     ("return p * factor, m", 2, NAMES, "factor", "it might change; let the function of scalars"),
     ("return p * count, m", 2, NAMES, "count", "it might change; let the function of scalars"),
     ("return p * config.k, m", 2, NAMES, "config.k", "it might change"),
     ("return p * np.pi, m", 2, NAMES, "np.pi", "it might change"),
-    ("return p * abs, m", 2, NAMES, "abs", ""),
-    ("return p.T, m", 2, NAMES, "p.T", ""),
+    ("return p * abs, m", 2, NAMES, "abs", "fo.abs(x)"),
+    ("return p.T, m", 2, NAMES, "p.T", "fastoptim.examples.muon"),
     ("return p[0], m", 2, EXPRESSIONS, "p[0]", "computed of those at its own place"),
-    ("return p * [1][0], m", 2, EXPRESSIONS, "[1][0]", ""),
-    ("return p * (lambda: 1)(), m", 2, FUNCTIONS, "(lambda: 1)()", ""),
-    ("return p * (x := g), m", 2, EXPRESSIONS, "x := g", ""),
+    ("return p * [1][0], m", 2, EXPRESSIONS, "[1][0]", "its own place"),
+    ("return p * (lambda: 1)(), m", 2, FUNCTIONS, "(lambda: 1)()", "write its formula here"),
+    ("return p * (x := g), m", 2, EXPRESSIONS, "x := g", "a line of its own"),
     ("return p * (p > 0), m", 2, "a number", "p > 0", "write fo.where(condition, x, y)"),
     ("return p > 0, m", 2, "a number", "p > 0", "write fo.where"),
-    ("return p * (g, m), m", 2, "one number", "(g, m)", ""),
-    ("return p * None, m", 2, "a number", "None", ""),
+    ("return p * (g, m), m", 2, "one number", "(g, m)", "one by one"),
+    ("return p * None, m", 2, "a number", "None", "write a number"),
     ("if g > 0:\n    p = g\nreturn p, m", 2, ELEMENT, "g > 0", "write fo.where(condition, x, y)"),
     ("return (p if g > 0 else g), m", 2, ELEMENT, "g > 0", "write fo.where(condition, x, y)"),
     ("c = g > lr\nif c:\n    p = g\nreturn p, m", 3, ELEMENT, "c", "write fo.where"),
@@ -125,19 +164,25 @@ REFUSED = [
         2,
         "a comparison for a condition",
         "lr",
-        "write x != 0 for x",
+        "write x != 0 for a number x",
     ),
-    ("if 1:\n    p = g\nreturn p, m", 2, "a comparison for a condition", "1", ""),
+    ("if 1:\n    p = g\nreturn p, m", 2, "a comparison for a condition", "1", "write x != 0"),
     (
         "if lr > 0 and two > 0:\n    p = g\nreturn p, m",
         2,
-        "one comparison",
-        "lr > 0 and",
-        "an if w",
+        EXPRESSIONS,
+        "lr > 0 and two > 0",
+        "an if within an if",
     ),
-    ("if not lr > 0:\n    p = g\nreturn p, m", 2, "no sign but -", "not lr > 0", "turn the compar"),
+    ("if not lr > 0:\n    p = g\nreturn p, m", 2, "no sign but -", "not lr > 0", "exchange the br"),
     ("if m is None:\n    p = g\nreturn p, m", 2, "need not exist", "m is None", "say by needs="),
-    ("if lr is two:\n    p = g\nreturn p, m", 2, "`is None` or `is not None`", "lr is two", ""),
+    (
+        "if lr is two:\n    p = g\nreturn p, m",
+        2,
+        "`is None` or `is not None`",
+        "lr is two",
+        "== for all else",
+    ),
     ("p -= lr * g\nreturn p, m", 2, STATEMENTS, "p -= lr * g", "write x = x + y for x += y"),
     ("p[...] = g\nreturn p, m", 2, "a name", "p[...]", "the function changes no array"),
     ("fo.x = g\nreturn p, m", 2, "a name", "fo.x", "the function changes no array"),
@@ -151,9 +196,9 @@ REFUSED = [
     ),
     ("while lr > 0:\n    p = g\nreturn p, m", 2, STATEMENTS, "while lr > 0", "one after the other"),
     ("assert lr > 0\nreturn p, m", 2, STATEMENTS, "assert lr > 0", "in the function of scalars"),
-    ("print(p)\nreturn p, m", 2, STATEMENTS, "print(p)", ""),
-    ("import numpy\nreturn p, m", 2, STATEMENTS, "import numpy", ""),
-    ("global lr2\nreturn p, m", 2, STATEMENTS, "global lr2", ""),
+    ("print(p)\nreturn p, m", 2, STATEMENTS, "print(p)", "leave it out"),
+    ("import numpy\nreturn p, m", 2, STATEMENTS, "import numpy", "outside of the function"),
+    ("global lr2\nreturn p, m", 2, STATEMENTS, "global lr2", "function of scalars"),
     (
         "def f(x):\n    return x\nreturn f(p), m",
         2,
@@ -161,15 +206,102 @@ REFUSED = [
         "def f(x)",
         "write its formula here",
     ),
-    ("a, b = p\nreturn a, b", 2, "as many names as values, which are 1", "a, b", ""),
-    ("a, b = p, g, m\nreturn a, b", 2, "as many names as values, which are 3", "a, b", ""),
-    ("if lr > 0:\n    x = g\nreturn x, m", 4, "a value on every path", "x", ""),
-    ("return p", 2, "the new p, m", "1 of them", ""),
-    ("return p, g, m", 2, "the new p, m", "3 of them", ""),
-    ("return", 2, "the new p, m", "none", ""),
-    ("m = g", 2, "a return of the new p, m at the end of every path", "m = g", ""),
-    ("if lr > 0:\n    return p, m", 2, "at the end of every path", "if lr > 0", ""),
-    ("return p, None", 2, "a number", "None", ""),
+    (
+        "a, b = p\nreturn a, b",
+        2,
+        "as many names as values, which are 1",
+        "a, b",
+        "a name for each value",
+    ),
+    (
+        "a, b = p, g, m\nreturn a, b",
+        2,
+        "as many names as values, which are 3",
+        "a, b",
+        "a name for each value",
+    ),
+    ("if lr > 0:\n    x = g\nreturn x, m", 4, "a value on every path", "x", "before the if"),
+    ("return p", 2, "the new p, m", "1 of them", "write return p, m"),
+    ("return p, g, m", 2, "the new p, m", "3 of them", "write return p, m"),
+    ("return", 2, "the new p, m", "none", "write return p, m"),
+    ("m = g", 2, "a return of the new p, m at the end of every path", "m = g", "write return p, m"),
+    (
+        "if lr > 0:\n    return p, m",
+        2,
+        "at the end of every path",
+        "if lr > 0",
+        "write return p, m",
+    ),
+    ("return p, None", 2, "a number", "None", "write a number"),
+    ("return p * 1j, m", 2, "a whole number", "1j", "function of scalars"),
+    ("return p * ..., m", 2, "a whole number", "...", "function of scalars"),
+    ("return p << 2, m", 2, "+ - * /", "p << 2", "write x * 4"),
+    ("return p >> 2, m", 2, "+ - * /", "p >> 2", "write x / 4"),
+    ("return fo.where((p > 0) ^ (g > 0), p, g), m", 2, "+ - * /", "(p > 0) ^ (g > 0)", "for a ^ b"),
+    ("return fo.where(p > 0 or g > 0, p, g), m", 2, EXPRESSIONS, "p > 0 or g > 0", "for a or b"),
+    ("return fo.where(p not in g, p, g), m", 2, "< <= > >= == !=", "p not in g", "not in (a, b)"),
+    ("return fo.where(p is not m, p, g), m", 2, "< <= > >= == !=", "p is not m", "!= for all else"),
+    (
+        "if p is None:\n    p = g\nreturn p, m",
+        2,
+        "need not exist",
+        "p is None",
+        "leave the test out",
+    ),
+    ("if None is m:\n    p = g\nreturn p, m", 2, "`is None`", "None is m", "`if m is None:`"),
+    ("return p * {1: 2}, m", 2, EXPRESSIONS, "{1: 2}", "give each value a name"),
+    ("return p * {1, 2}, m", 2, EXPRESSIONS, "{1, 2}", "give each value a name"),
+    ("return p * [x for x in p], m", 2, EXPRESSIONS, "[x for x in p]", "one by one"),
+    ("return p * {x for x in p}, m", 2, EXPRESSIONS, "{x for x in p}", "one by one"),
+    ("return p * {x: x for x in p}, m", 2, EXPRESSIONS, "{x: x for", "give each value a name"),
+    ("return p * (x for x in p), m", 2, EXPRESSIONS, "(x for x in p)", "one by one"),
+    ("return p * (lambda: 1), m", 2, EXPRESSIONS, "lambda: 1", "write its formula here"),
+    ("return p * f'{lr}', m", 2, EXPRESSIONS, "f'{lr}'", "numbers for words"),
+    ("return [p, m]", 2, EXPRESSIONS, "[p, m]", "write a tuple"),
+    ("return (*p, m)", 2, EXPRESSIONS, "*p", "one by one"),
+    ("a, *b = p, m\nreturn a, b", 2, "a name", "*b", "a name for each value"),
+    ("p = yield g\nreturn p, m", 2, EXPRESSIONS, "yield g", "return the results"),
+    ("p = yield from g\nreturn p, m", 2, EXPRESSIONS, "yield from g", "return the results"),
+    ("class A:\n    pass\nreturn p, m", 2, STATEMENTS, "class A", "leave it out"),
+    ("async def f():\n    pass\nreturn p, m", 2, STATEMENTS, "async def f", "write its formula"),
+    ("del g\nreturn p, m", 2, STATEMENTS, "del g", "leave it out"),
+    ("with fo:\n    p = g\nreturn p, m", 2, STATEMENTS, "with fo", "what is in it alone"),
+    ("try:\n    p = g\nfinally:\n    p = g\nreturn p, m", 2, STATEMENTS, "try:", "in it alone"),
+    ("match lr:\n    case 0: p = g\nreturn p, m", 2, STATEMENTS, "match lr", "write if and elif"),
+    ("raise ValueError\nreturn p, m", 2, STATEMENTS, "raise ValueError", "function of scalars"),
+    ("from math import pi\nreturn p, m", 2, STATEMENTS, "from math", "outside of the function"),
+    ("...\nreturn p, m", 2, STATEMENTS, "...", "leave it out"),
+]
+
+# A condition in the place of a number, and the other way round.
+A_NUMBER = "write fo.where(condition, x, y) for x where it holds"
+NO_CONDITION = "write x != 0 for a number x"
+REFUSED += [
+    (f"return {body}, m", 2, *rest)
+    for body, *rest in [
+        ("(p > 0) + g", "a number", "p > 0", A_NUMBER),
+        ("g / (p > 0)", "a number", "p > 0", A_NUMBER),
+        ("-(p > 0)", "a number", "p > 0", A_NUMBER),
+        ("fo.abs(p > 0)", "a number", "p > 0", A_NUMBER),
+        ("fo.sqrt(p > 0)", "a number", "p > 0", A_NUMBER),
+        ("fo.where(p > 0, g > 0, p)", "a number", "g > 0", A_NUMBER),
+        ("fo.where(p > 0, p, g > 0)", "a number", "g > 0", A_NUMBER),
+        ("fo.where((p > 0) > 0, p, g)", "a number", "p > 0", A_NUMBER),
+        ("fo.where(0 < (p > 0), p, g)", "a number", "p > 0", A_NUMBER),
+        ("fo.where((p > 0) == 1, p, g)", "a number", "p > 0", A_NUMBER),
+        ("(p if (lr > 0) == (two > 0) else g)", "a comparison of numbers", "(lr > 0)", "a == b"),
+        ("fo.where((g > 0) == (p > 0), p, g)", "a comparison of numbers", "(g > 0)", "a == b"),
+        ("fo.where((g > 0) != (p > 0), p, g)", "a comparison of numbers", "(g > 0)", "a == b"),
+        ("fo.where((g > 0) < (p > 0), p, g)", "a comparison of numbers", "(g > 0)", "a == b"),
+        ("fo.where(p + 1, p, g)", "a comparison for a condition", "p + 1", NO_CONDITION),
+        ("fo.where((p, g), p, g)", "a comparison for a condition", "(p, g)", NO_CONDITION),
+        ("fo.where(None, p, g)", "a comparison for a condition", "None", NO_CONDITION),
+        ("fo.where(True, p, g)", "a whole number", "True", "write 1 for True"),
+        ("(p if two else g)", "a comparison for a condition", "two", NO_CONDITION),
+        ("(p if lr + two else g)", "a comparison for a condition", "lr + two", NO_CONDITION),
+        ("p * (lr > 0, 1)", "one number", "(lr > 0, 1)", "one by one"),
+        ("(p > 0, g > 0)", "one number", "(p > 0, g > 0)", "one by one"),
+    ]
 ]
 
 
@@ -182,7 +314,37 @@ def test_refused_by_name_line_and_words(body, line, expected, words, instead):
     before, _, after = found.partition(", found ")
     assert expected in before, found
     assert after.startswith(words), found
-    assert instead in after, found
+    assert instead in after[len(words) :].partition(": ")[2], found
+
+
+PARTS = ast.stmt, ast.expr, ast.operator, ast.unaryop, ast.boolop, ast.cmpop
+READ = {
+    *("Return", "Assign", "If", "Pass", "BoolOp", "BinOp", "UnaryOp", "IfExp", "Compare", "Call"),
+    *("Constant", "Attribute", "Name", "Tuple", "Add", "Sub", "Mult", "Div", "USub"),
+    *("Eq", "NotEq", "Lt", "LtE", "Gt", "GtE"),
+}
+# What is found only within what is refused, and what a function made by def cannot have.
+WITHIN = {
+    *("Break", "Continue", "Slice", "FormattedValue", "Interpolation"),
+    *("AsyncFor", "AsyncWith", "Await"),
+}
+
+
+def test_all_of_pythons_grammar_is_read_or_has_words_to_write_instead():
+    names = {part.__name__ for base in PARTS for part in base.__subclasses__()}
+    names -= {"Num", "Str", "Bytes", "NameConstant", "Ellipsis"}  # which Python 3.8 has replaced
+    later = {"TryStar", "TypeAlias", "TemplateStr"}  # than Python 3.10
+    assert names - READ - WITHIN - later == INSTEAD.keys() - later
+    assert names & later <= INSTEAD.keys()
+
+
+def test_each_part_of_pythons_grammar_that_is_refused_is_tried():
+    written = {
+        type(part).__name__
+        for body, *_ in REFUSED
+        for part in ast.walk(ast.parse(f"def mine():\n{textwrap.indent(body, ' ')}"))
+    }
+    assert INSTEAD.keys() - written <= {"TryStar", "TypeAlias", "TemplateStr", "Nonlocal"}
 
 
 NEEDED = [
@@ -195,9 +357,21 @@ NEEDED = [
     ),
     ("return p, g", 2, "a test of m, which is None without extra", "g", "write `if m is None:`"),
     ("x = m\nreturn p * x, m", 3, "a test of m, which is None without extra", "x", "write `if m"),
-    ("if m is None:\n    return p, g\nreturn p, m", 3, "None, as this state does not", "g", ""),
-    ("if m is None:\n    return m, m\nreturn p, m", 3, "a number, as this state does not", "m", ""),
-    ("if m is None:\n    return p, None\nreturn p, None", 4, "a number", "None", ""),
+    (
+        "if m is None:\n    return p, g\nreturn p, m",
+        3,
+        "None, as this state does not",
+        "g",
+        "write None",
+    ),
+    (
+        "if m is None:\n    return m, m\nreturn p, m",
+        3,
+        "a number, as this state does not",
+        "m",
+        "write it where",
+    ),
+    ("if m is None:\n    return p, None\nreturn p, None", 4, "a number", "None", "write a number"),
 ]
 
 
@@ -358,7 +532,7 @@ def wrapped(p, g, lr, two):
 
 
 WRONG = [
-    ({}, lambda p, g, lr, two: p, ValueError, "<lambda>: expected a function made by def, found"),
+    ({}, lambda p, g, lr, two: p, ValueError, r"<lambda>: .* made by def, found .*: write def"),
     ({}, wrapped, TypeError, "plain: expected a plain function, found"),
     ({}, np.sqrt, TypeError, "sqrt: expected a plain function, found <ufunc 'sqrt'>"),
     ({}, 3, TypeError, "rule: expected a plain function, found 3"),

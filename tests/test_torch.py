@@ -1094,6 +1094,21 @@ class TestGroups:
         optimizer.step()
         assert third.tolist() == [-1, -1, -1, -1]
 
+    def test_state_of_tensors_that_are_in_no_group_any_more(self):
+        """As after a model was moved, and its new tensors put into the groups."""
+        (first, *_), optimizer = small(Adam)
+        optimizer.step()
+        new = torch.nn.Parameter(first.detach().clone())
+        optimizer.param_groups[0]["params"][0] = new
+        new.grad = torch.ones_like(new)
+        optimizer.step()
+        with pytest.raises(
+            ValueError, match=r"^state: .* found that of 1 tensors that are there no"
+        ):
+            optimizer.state_dict()
+        del optimizer.state[first]
+        assert optimizer.state_dict()["state"].keys() == {0, 1}
+
     def test_a_border_that_moves(self):
         params, optimizer = small(SGD, lr=1.0)
         optimizer.param_groups[0]["params"].pop()
@@ -1592,6 +1607,10 @@ class Wide(fo.LAMB):
         super().__init__(params, lr, eps=0.25, max_grad_norm=1.0, l1=0.01, **options)
 
 
+def falling(p, g, lr):
+    return p - lr * g
+
+
 class Lamb(optimizer_of(fo.LAMB)):
     """A subclass of one that was made."""
 
@@ -1787,6 +1806,17 @@ class TestOptimizerOf:
     def test_what_is_no_class_of_optimizers_is_refused(self, cls):
         with pytest.raises(TypeError, match=r"^cls: expected a class of optimizers"):
             optimizer_of(cls)
+
+    def test_what_to_write_instead_of_a_rule(self):
+        own = fo.rule(scalars=lambda lr=0.1: (lr,))(falling)
+        for wrong, how in {
+            fo.reference.lamb: "write its class LAMB",
+            own: r"write fastoptim.optimizer\(rule\)",
+            "LAMB": "write the class itself",
+        }.items():
+            with pytest.raises(TypeError, match=f"^cls: expected a class .*: {how}"):
+                optimizer_of(wrong)
+        assert optimizer_of(fo.optimizer(own)).method.rule is own
 
 
 class TestImport:

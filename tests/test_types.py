@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS, examples
+from test_pages import PROGRAMS
 from zoo import OPTIMIZERS, WITH_FUNCTIONS, hyperparameters, name_of
 
 import fastoptim
@@ -68,6 +69,17 @@ def test_examples_of_the_readme(tmp_path):
 
 
 @needs_mypy
+def test_programs_of_the_pages(tmp_path):
+    programs = {page: text for page, text in PROGRAMS.items() if text}
+    assert len(programs) > 8
+    for page, text in programs.items():
+        (tmp_path / page.replace("/", "_").replace(".md", ".py")).write_text(text, encoding="utf-8")
+    files = sorted(path.name for path in tmp_path.iterdir())
+    # The sections of a page have optimizers of several classes under the name opt.
+    assert mypy(tmp_path, *UNTYPED, "--disable-error-code=assignment", *files) == []
+
+
+@needs_mypy
 def test_examples_of_the_docstrings(tmp_path):
     tests = [test for name in MODULES for test in examples(name)]
     skips = doctest.SKIP  # what needs more than the example says
@@ -107,6 +119,31 @@ def test_a_program_with_annotations(tmp_path):
     assert len(wrong) > 15
     errors = mypy(tmp_path, file)
     assert {int(re.search(r":(\d+): error", e)[1]) for e in errors} == wrong, "\n".join(errors)
+
+
+PACKAGE = Path(fastoptim.__file__).parent
+STUBS = [path.relative_to(PACKAGE.parent) for path in sorted(PACKAGE.rglob("*.pyi"))]
+# A class of Cython takes its arguments before __init__; a name of a type is for type checkers.
+NOT_IN_COMPILED_MODULES = ["fastoptim\\..*\\.__init__", "fastoptim\\._engine\\.changes\\.Change"]
+
+
+@needs_mypy
+def test_stubs_are_of_what_there_is(tmp_path):
+    """Stubs say what others use of a compiled module, not all of it."""
+    assert len(STUBS) > 10
+    allowed = tmp_path / "allowed"
+    allowed.write_text("\n".join(NOT_IN_COMPILED_MODULES))
+    modules = [".".join(stub.with_suffix("").parts) for stub in STUBS]
+    options = "--concise", "--ignore-missing-stub", "--ignore-disjoint-bases", "--allowlist"
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", *modules, *options, allowed],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(PACKAGE.parent), "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_the_program_uses_all_that_is_public():

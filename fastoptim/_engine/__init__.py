@@ -18,6 +18,9 @@ entry     what the engine is told of a parameter
 staging   how elements that a loop cannot compute on where they are reach it, and go back
 rows      which rows a gradient has that has but some, and where their values are
 memory    the arrays of an optimizer, where they are, and whether they still are there
+ring      how parts of a file go round through a few buffers, read ahead and written behind
+scratch   a file for state: made, locked, its room reserved, and removed
+disk      state arrays in such a file: how they are cut into waves, and what brings these
 scalars   the numbers of a step, as the loops of either type read them
 passes    what a step does with memory: what both backends offer
 compiled  the passes with compiled loops, in tasks for several threads
@@ -32,6 +35,7 @@ from . import (
     arrays,
     changes,
     compiled,
+    disk,
     entry,
     foreign,
     formats,
@@ -41,8 +45,10 @@ from . import (
     parts,
     passes,
     plan,
+    ring,
     rows,
     scalars,
+    scratch,
     staging,
     threads,
     tuning,
@@ -53,6 +59,7 @@ __all__ = [
     "arrays",
     "changes",
     "compiled",
+    "disk",
     "entry",
     "foreign",
     "formats",
@@ -62,8 +69,10 @@ __all__ = [
     "parts",
     "passes",
     "plan",
+    "ring",
     "rows",
     "scalars",
+    "scratch",
     "staging",
     "threads",
     "tuning",

@@ -14,7 +14,7 @@ from fastoptim._engine.formats cimport Format, format_of, known_format
 
 import numpy as np
 
-from fastoptim._engine.foreign import unfit
+from fastoptim._engine.foreign import unfit, untargeted
 
 cnp.import_array()
 
@@ -151,6 +151,8 @@ def check_targets(labels, arrays):
             and cnp.PyArray_ISWRITEABLE(array)
             and layout_format(array) is not None
         ):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"{labels[i]}: {untargeted(array)}")
             check_target(labels[i], as_array(labels[i], array))
 
 

@@ -31,13 +31,35 @@ def unfit(value: Any) -> str:
     return said
 
 
-def unread(value: Any) -> str:
-    """Return what a message says of a gradient to functions that take arrays of NumPy alone."""
-    if _is_exported(value):
-        return f"{_found(value)}: write np.asarray(g)"
-    if hasattr(value, "__dlpack__"):
-        return f"{_found(value)}: write np.from_dlpack(g)"
-    return unfit(value)
+def untargeted(value: Any) -> str:
+    """Return what a message says of a parameter that is no array."""
+    said = unfit(value)
+    if said != _found(value):
+        return said
+    is_data = isinstance(value, (float, int, list, tuple)) or _is_exported(value)
+    made = "write p = np.array(p, float), which is updated in place"
+    return f"{said}: {made if is_data else 'put arrays in its place, or leave it out'}"
+
+
+def is_alone(value: Any) -> bool:
+    """Tell whether a value is one gradient as `as_ndarray` takes it, if it is no container."""
+    return isinstance(value, (float, int)) or hasattr(value, "__dlpack__") or _is_exported(value)
+
+
+def unwritten(value: Any) -> str:
+    """Return what a message says of a gradient that is to be changed where it is, and is no array.
+
+    Arrays of other libraries are none, either: whether NumPy sees their memory or a copy of it,
+    nothing tells.
+    """
+    if isinstance(value, (float, int)) or _is_exported(value):
+        how = "np.array(g)"
+    elif hasattr(value, "__dlpack__"):
+        how = "np.from_dlpack(g).copy()"
+    else:
+        said = unfit(value)
+        return f"{said}; nothing else is changed where it is" if said == _found(value) else said
+    return f"{_found(value)}: write g = {how}, and step by that g"
 
 
 def instead(dtype: np.dtype[Any], real: np.dtype[Any], name: str = "g") -> str:

@@ -36,6 +36,8 @@ cdef class Gradients(Tensors):
     cdef object labels
 
     cdef add(self, Py_ssize_t i, cnp.ndarray g, bint writing)
+    cdef raise_unwritable(self, Py_ssize_t i, g)
+    cdef raise_unknown(self, Py_ssize_t i, g)
     cdef add_rows(self, Py_ssize_t i, g)
     cdef check_apart(self)
     cdef check_two_apart(self, Py_ssize_t other, Py_ssize_t i)

@@ -24,7 +24,7 @@ from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, SOME_ROWS
 
 import numpy as np
 
-from fastoptim._engine.foreign import as_ndarray, instead, unread
+from fastoptim._engine.foreign import as_ndarray, instead, unwritten
 from fastoptim._engine.parts import ELSEWHERE
 from fastoptim._rows import Rows, checked_rows
 from fastoptim._stages import SQUARES_TILE
@@ -38,6 +38,9 @@ cdef enum:
 
 cdef object away = ELSEWHERE
 cdef Py_ssize_t tile = SQUARES_TILE
+
+DOUBLES = np.dtype(np.float64)
+COPY = ": write g = g.copy(), and step by that g"  # instead of what cannot be changed where it is
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -104,18 +107,19 @@ cdef class Tensors:
 
 
 cdef class Gradients(Tensors):
-    """Gradients alone, arrays or NumPy scalars, for the length of a call.
+    """Gradients alone, for the length of a call.
 
-    There is no parameter, so that each gradient is gone through in its own memory order.
+    There is no parameter, so that each gradient is gone through in its own memory order, and
+    Python's numbers are in double precision.
 
     Parameters
     ----------
     labels : sequence of str
         What messages call them. It is asked only for a message.
     grads : iterable
-        The gradients; None is skipped.
+        The gradients, what `as_ndarray` takes; None is skipped.
     writing : bool, default False
-        Whether they are to be changed in place.
+        Whether they are to be changed in place; then they must be arrays of NumPy's.
 
     Raises
     ------
@@ -137,10 +141,9 @@ cdef class Gradients(Tensors):
                 self.add_rows(i, g)
                 continue
             if not cnp.PyArray_CheckExact(g):
-                is_scalar = isinstance(g, np.floating) and not writing
-                if not (is_scalar or cnp.PyArray_Check(g)):
-                    raise TypeError(f"{labels[i]}: {unread(g)}")
-                g = self.grads[i] = np.asarray(g) if is_scalar else as_array(labels[i], g)
+                if writing and not cnp.PyArray_Check(g):
+                    raise TypeError(f"{labels[i]}: {unwritten(g)}")
+                g = self.grads[i] = gradient_of(labels[i], g, DOUBLES)
             self.add(i, g, writing)
         if writing:
             self.check_apart()
@@ -150,17 +153,9 @@ cdef class Gradients(Tensors):
         cdef bint dense = is_dense(g)
         cdef Format found = known_format(g)
         if found is None:
-            found = format_of(self.labels[i], g)  # which says what is known
-        if writing:
-            if not cnp.PyArray_ISWRITEABLE(g):
-                raise ValueError(
-                    f"{self.labels[i]}: expected a writable array, found a read-only one"
-                )
-            if not dense and overlaps_itself(g):
-                raise ValueError(
-                    f"{self.labels[i]}: expected elements with memory of their own, "
-                    f"found strides {(<object> g).strides} for shape {(<object> g).shape}"
-                )
+            self.raise_unknown(i, g)
+        if writing and not (cnp.PyArray_ISWRITEABLE(g) and (dense or not overlaps_itself(g))):
+            self.raise_unwritable(i, g)
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
         tensor.loops = tensor.single
@@ -173,6 +168,22 @@ cdef class Gradients(Tensors):
         self.kinds |= kinds_of(tensor)
         self.traffic += cnp.PyArray_NBYTES(g)
         self.formats.append(found)
+
+    cdef raise_unwritable(self, Py_ssize_t i, g):
+        if not g.flags.writeable:
+            raise ValueError(
+                f"{self.labels[i]}: expected a writable array, found a read-only one{COPY}"
+            )
+        raise ValueError(
+            f"{self.labels[i]}: expected elements with memory of their own, "
+            f"found strides {g.strides} for shape {g.shape}{COPY}"
+        )
+
+    cdef raise_unknown(self, Py_ssize_t i, g):
+        try:
+            format_of(self.labels[i], g)
+        except TypeError as error:
+            raise TypeError(f"{error}{instead(g.dtype, DOUBLES)}") from None
 
     cdef add_rows(self, Py_ssize_t i, g):
         """Add a gradient that has but some rows, of a parameter that has any number of them."""
@@ -227,8 +238,18 @@ cdef class Gradients(Tensors):
         if np.shares_memory(self.grads[i], self.grads[other]):
             raise ValueError(
                 f"{self.labels[i]}: expected memory of its own, "
-                f"found memory shared with {self.labels[other]}"
+                f"found memory shared with {self.labels[other]}{COPY}"
             )
+
+
+cdef gradient_of(label, g, real):
+    """Return the ndarray of a gradient that is of a subclass, or no array of NumPy's."""
+    if isinstance(g, np.ndarray):
+        return as_array(label, g)
+    try:
+        return as_ndarray(g, real)
+    except TypeError as error:
+        raise TypeError(f"{label}: {error}") from error
 
 
 cdef class Memory(Tensors):
@@ -499,12 +520,10 @@ cdef class Memory(Tensors):
         """Return the ndarray of a gradient that is of a subclass, or no array of NumPy's."""
         if type(g) is Rows:
             return self.note_rows(i, g)
-        if self.zeroing or isinstance(g, np.ndarray):
-            return as_array(self.labels[i][1], g)
-        try:
-            return as_ndarray(g, (<Format> self.formats[i]).real)
-        except TypeError as error:
-            raise TypeError(f"{self.labels[i][1]}: {error}") from error
+        label = self.labels[i][1]
+        if self.zeroing:
+            return as_array(label, g)
+        return gradient_of(label, g, (<Format> self.formats[i]).real)
 
     cdef note_rows(self, Py_ssize_t i, g):
         """Note which rows a gradient has, and return their values."""

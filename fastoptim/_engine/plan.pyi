@@ -5,6 +5,7 @@ from typing import Any
 from .changes import Change
 from .entry import Entry, Twin
 from .memory import Gradients
+from .parts import Sums, Waves
 
 most_state: int
 
@@ -21,12 +22,16 @@ class Plan:
         zeroing: bool = False,
         unstarted: Iterable[bool] = (),
         watched: Iterable[tuple[Sequence[tuple[Any, list[Any]]], Callable[[], None]]] = (),
+        sums: Sums | None = None,
+        waves: Waves | None = None,
     ) -> None: ...
     def __enter__(self) -> Plan: ...
+    def break_off(self, error: BaseException) -> None: ...
     def __exit__(self, *_: object) -> None: ...
     def retire(self, changes: Iterable[Change], values: Sequence[Any]) -> None: ...
     shows: str | None
     retired: bool
+    broken: str | None
     @property
     def steps(self) -> list[int]: ...
     @steps.setter
@@ -49,6 +54,7 @@ class Plan:
         judge: Callable[[float, str | None], tuple[float | None, Sequence[Change]]] | None = None,
         flush: bool = False,
         casting: bool | None = None,
+        agree: Callable[[list[tuple[Any, ...]], list[Any]], None] | None = None,
     ) -> bool: ...
     def measure(self, grads: Sequence[Any]) -> tuple[float, str | None]: ...
 

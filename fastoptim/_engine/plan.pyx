@@ -389,13 +389,14 @@ cdef class Plan:
                 self.break_off(error)
             raise
 
-    cdef break_off(self, error):
+    def break_off(self, error):
         """Let every further call raise, as some parameters have changed and others have not."""
         self.broken = (
             "this optimizer cannot go on: an error has ended an earlier call in the middle, after "
-            f"some parameters had changed and before others did ({error!r}); make another one, and "
+            f"some parameters had changed and before others did ({error}); make another one, and "
             "load a checkpoint"
         )
+        self.shows = None
 
     cdef separate_lines(self, double scale, bint flush):
         """Give each parameter whose scalars depend on its own elements a line to itself."""
@@ -599,7 +600,7 @@ cdef class Plan:
                         swap(tensor.data[0] + at, tensor.data[EMA] + at, n * tensor.stored.itemsize)
                 self.passes.end(wave, "swap")
         except BaseException as error:
-            if torn:
+            if torn or self.shows is not None:  # the parameters would hold their averages for good
                 self.break_off(error)
             raise
         return 0

@@ -24,6 +24,7 @@ TOLD_OTHERWISE = {"Adadelta": {"lr": 1.0}, "LARS": {"lr": 1.0}}
 # the direction, before its step can begin: for LARS p and g; for LAMB m and v as well; for
 # StableAdamW g and v.
 AHEAD = {"LARS": 2, "LAMB": 4, "StableAdamW": 2}
+CAUTIOUS = 2  # such arrays of a cautious rule: g and the momentum
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Case:
     optimizer: type[Optimizer]
     hyper: dict[str, Any]
     around: dict[str, Any] = field(default_factory=dict)  # clipping and the average, or nothing
-    # The number of arrays that must be read, for norms, before the step can begin: those of
-    # `AHEAD`; for clipping, g.
+    # The number of arrays that must be read, for sums, before the step can begin: those of `AHEAD`
+    # or of cautious steps; for clipping, g.
     ahead: int = 0
 
     @property
@@ -90,11 +91,17 @@ def _cases() -> list[Case]:
     classes = {name: getattr(optimizers, name) for name in optimizers.__all__}
     around = {"max_grad_norm": 1.0, "ema_decay": 0.999}
     momentum = {**hyper_of(optimizers.SGD), "momentum": 0.9}
-    return [
+    plain = [
         *(Case(n, cls, hyper_of(cls), ahead=AHEAD.get(n, 0)) for n, cls in classes.items()),
         Case("SGD-momentum", optimizers.SGD, momentum),
-        Case("AdamW-clip-EMA", optimizers.AdamW, hyper_of(optimizers.AdamW), around, ahead=1),
     ]
+    cautious = [
+        Case(f"{c.name}-cautious", c.optimizer, {**c.hyper, "cautious": True}, ahead=CAUTIOUS)
+        for c in plain
+        if c.name in ("SGD-momentum", "AdamW", "Lion")
+    ]
+    clipped = Case("AdamW-clip-EMA", optimizers.AdamW, hyper_of(optimizers.AdamW), around, ahead=1)
+    return [*plain, *cautious, clipped]
 
 
 CASES = {case.name: case for case in _cases()}

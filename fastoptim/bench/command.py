@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from fastoptim.cli import CommandError, check_plot, check_writable, writing
 
-from . import choice, clients, loop, plot, report, rows, sections, timing
+from . import choice, clients, disk, loop, plot, report, rows, sections, timing
 from .cases import CASES, Cell
 from .choice import ChoiceResult
 from .clients import ClientResult, Programs
 from .contenders import WrongResultError, one_line
+from .disk import DiskResult
 from .loop import LoopResult, Training
 from .rows import RowsCell, RowsResult
 from .sections import Section
@@ -31,6 +32,7 @@ class Todo(NamedTuple):
     choices: list[Cell]
     trainings: list[Training]
     rows: list[RowsCell]
+    on_disk: list[Cell]
     programs: Programs
 
     @property
@@ -47,6 +49,7 @@ class Found(NamedTuple):
     choices: list[ChoiceResult]
     loops: list[LoopResult]
     rows: list[RowsResult]
+    on_disk: list[DiskResult]
     clients: list[ClientResult]
     failed: dict[Any, str]  # by a cell, a training, a client, or the name of a client's library
 
@@ -56,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Time the step of an optimizer beside a memory probe, NumPy and torch, in float32 and "
         "float64, and then the steps of all other rules. The options --rivals, --sizes, --choice, "
-        "--loop, --many, --scale, --rows and --clients measure something else instead, and can be "
+        "--loop, --many, --scale, --disk, --rows and --clients measure something else instead, and "
+        "can be "
         "combined. Every result is checked before it is timed. What fails is named and the rest "
         "goes on; then the exit status is 1, and 2 if the benchmark cannot run."
     )
@@ -103,6 +107,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "probe, a dense step and torch's sparse optimizers: 3 minutes",
     )
     parser.add_argument(
+        "--disk",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="FOLDER",
+        help="steps whose state is in a file in this folder (default: the current one), beside a "
+        "plain loop that reads and writes as much: 2 minutes, and 2 GB",
+    )
+    parser.add_argument(
         "--clients",
         action="store_true",
         help="trainings with other libraries, as far as they are installed, each with its own "
@@ -134,9 +147,9 @@ def main(args: argparse.Namespace) -> int:
     _check_files(args)
     machine = report.environment()
     todo = _chosen(args)
-    found = Found({}, [], [], [], [], dict(todo.programs.failed))
+    found = Found({}, [], [], [], [], [], dict(todo.programs.failed))
     try:
-        _measure(todo, args.quick, found)
+        _measure(todo, args, found)
     finally:  # an interrupt does not lose what was measured before
         _publish(args, machine, todo, found)
     if found.failed:
@@ -150,6 +163,7 @@ def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, foun
     report.show_choices(found.choices)
     report.show_loops(found.loops, found.failed)
     report.show_rows(found.rows, found.failed)
+    report.show_disk(found.on_disk)
     if args.clients:
         report.show_clients(found.clients, found.failed, todo.programs.absent)
     record = {
@@ -158,6 +172,7 @@ def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, foun
         "choices": [chosen.record() for chosen in found.choices],
         "loops": [loop.record() for loop in found.loops],
         "rows": [result.record() for result in found.rows],
+        "disk": [result.record() for result in found.on_disk],
         "clients": [client.record() for client in found.clients],
         "left_out": todo.left_out,
         "failed": {str(thing): why for thing, why in found.failed.items()},
@@ -180,6 +195,8 @@ def _check_files(args: argparse.Namespace) -> None:
         check_plot(args.plot)
     if args.json:
         check_writable("--json", args.json)
+    if args.disk:
+        check_writable("--disk", args.disk / ".fastoptim-probe")
 
 
 def _chosen(args: argparse.Namespace) -> Todo:
@@ -199,17 +216,19 @@ def _chosen(args: argparse.Namespace) -> Todo:
         choices if args.choice else [],
         trainings if args.loop else [],
         rows.cells(quick) if args.rows else [],
+        disk.cells(case, quick) if args.disk else [],
         clients.find(quick) if args.clients else Programs([], {}, {}),
     )
-    if any((found, args.choice, args.loop, args.rows, args.clients)):
+    if any((found, args.choice, args.loop, args.rows, args.disk, args.clients)):
         return todo
     return todo._replace(
         sections=sections.steps(case, quick) + ([] if asked else [sections.rules(case)])
     )
 
 
-def _measure(todo: Todo, quick: bool, found: Found) -> None:
+def _measure(todo: Todo, args: argparse.Namespace, found: Found) -> None:
     """Measure one thing after the other, and show on stderr how far that is."""
+    quick = args.quick
     from rich.console import Console
     from rich.progress import Progress
 
@@ -219,8 +238,8 @@ def _measure(todo: Todo, quick: bool, found: Found) -> None:
         console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
     ) as progress:
         cells = [(section, cell) for section in todo.sections for cell in section.cells]
-        total = len(cells) + len(todo.choices) + len(todo.trainings) + len(todo.rows)
-        total += len(todo.programs.clients)
+        rest = [*todo.choices, *todo.trainings, *todo.rows, *todo.on_disk, *todo.programs.clients]
+        total = len(cells) + len(rest)
         task = progress.add_task("", total=total)
 
         @contextmanager
@@ -250,6 +269,9 @@ def _measure(todo: Todo, quick: bool, found: Found) -> None:
         for cell_of_rows in todo.rows:
             with attempt(cell_of_rows):
                 found.rows.append(rows.measure(cell_of_rows, 0 if quick else BUDGET))
+        for cell in todo.on_disk:
+            with attempt(cell):
+                found.on_disk.append(disk.measure(cell, args.disk, 0 if quick else disk.BUDGET))
         for client in todo.programs.clients:
             with attempt(client):
                 found.clients.append(clients.measure(client, 1 if quick else clients.ROUNDS))

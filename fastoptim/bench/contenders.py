@@ -7,6 +7,7 @@ keeps some, differ from those of the reference by more than rounding.
 
 from __future__ import annotations
 
+import inspect
 import math
 import textwrap
 from collections.abc import Callable
@@ -84,7 +85,7 @@ def _numpy(
 def _steps_of(module: ModuleType, case: Case) -> Callable[..., Any]:
     """Return the generator function of a case's rule, with its hyperparameters."""
     steps = getattr(module, case.optimizer.rule.name, None)
-    if steps is None:
+    if steps is None or not case.hyper.keys() <= inspect.signature(steps).parameters.keys():
         raise UnavailableError("none")
     return partial(steps, **{name: _plain(value) for name, value in case.hyper.items()})
 

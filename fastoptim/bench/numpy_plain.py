@@ -30,12 +30,18 @@ def average(averages: list[Array], params: list[Array], decay: float) -> None:
         averages[i] = decay * averages[i] + (1 - decay) * p
 
 
-def sgd(p: Any, g: Any, lr: float, momentum: float = 0.0) -> Steps:
+def kept(d: Any, g: Any) -> Any:
+    """Return a step where it goes down the gradient, made up for where it does not."""
+    mask = d * g > 0
+    return d * mask / max(np.mean(mask), 1e-3)
+
+
+def sgd(p: Any, g: Any, lr: float, momentum: float = 0.0, cautious: bool = False) -> Steps:
     v = np.zeros_like(p)
     while True:
         if momentum:
             v = momentum * v + g
-            p -= lr * v
+            p -= lr * (kept(v, g) if cautious else v)
         else:
             p -= lr * g
         yield
@@ -66,7 +72,13 @@ def adagrad(p: Any, g: Any, lr: float, eps: float) -> Steps:
 
 
 def adam(
-    p: Any, g: Any, lr: Rate, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
+    p: Any,
+    g: Any,
+    lr: Rate,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float = 0.0,
+    cautious: bool = False,
 ) -> Steps:
     """Take steps of Adam, or with weight_decay those of AdamW; lr may be a function of the step."""
     b1, b2 = betas
@@ -79,7 +91,7 @@ def adam(
         v = b2 * v + (1 - b2) * g**2
         m_hat = m / (1 - b1**t)
         v_hat = v / (1 - b2**t)
-        p -= eta * m_hat / (np.sqrt(v_hat) + eps)
+        p -= eta * (kept(m_hat, g) if cautious else m_hat) / (np.sqrt(v_hat) + eps)
         yield
 
 
@@ -163,12 +175,20 @@ def asgd(p: Any, g: Any, lr: float, lambd: float, alpha: float, t0: float) -> St
         yield
 
 
-def lion(p: Any, g: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> Steps:
+def lion(
+    p: Any,
+    g: Any,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    cautious: bool = False,
+) -> Steps:
     b1, b2 = betas
     m = np.zeros_like(p)
     while True:
         p -= lr * weight_decay * p
-        p -= lr * np.sign(b1 * m + (1 - b1) * g)
+        d = np.sign(b1 * m + (1 - b1) * g)
+        p -= lr * (kept(d, g) if cautious else d)
         m = b2 * m + (1 - b2) * g
         yield
 

@@ -19,6 +19,7 @@ from .cases import Cell
 from .choice import OWN, ChoiceResult
 from .clients import LONGEST_MODEL, Client, ClientResult
 from .contenders import REFERENCE, SUBJECT
+from .disk import MEMORY, PLAIN, DiskResult
 from .loop import ALONE, LoopResult, Training
 from .rows import NUMPY, TORCH, RowsCell, RowsResult
 from .sections import Section
@@ -52,6 +53,10 @@ iteration: forward and backward passes in NumPy, and a step of fastoptim; NumPy:
 times as long
 matrices: the passes alone; with steps of fastoptim, or of NumPy in place,
 between them: times as long"""
+DISK_NOTES = """
+GB/s: of state, read and written; plain loop: preadv and pwritev of as much, one
+after the other; of plain loop: its time as a share of that of the step; state
+in memory: the time of a step with that, as a multiple"""
 CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 ROWS_NOTES = """
 probe: a loop that reads and writes the same rows, each once, and only adds, at the
@@ -141,6 +146,26 @@ def show_loops(loops: Sequence[LoopResult], failed: Mapping[Any, str]) -> None:
     if loops:
         console.print("", _loop_table(loops), LOOP_NOTES)
     _print_failed(console, failed, Training)
+
+
+def show_disk(results: Sequence[DiskResult]) -> None:
+    """Print the steps with state on disk."""
+    if results:
+        console = _console()
+        how = "past the page cache" if results[0].direct else "through the page cache"
+        title = f"State on disk, {results[0].cell.case.name}, {results[0].cell.dtype}, {how}"
+        headings = ["step", "GB/s", "plain loop\nGB/s", "of\nplain loop", "state in\nmemory"]
+        table = _table(title, headings)
+        for found in results:
+            table.add_row(
+                f"{found.nbytes / 1e6:,.0f} MB",
+                duration(median(found.seconds[SUBJECT])),
+                f"{found.rate(SUBJECT):.2f}",
+                f"{found.rate(PLAIN):.2f}",
+                f"{found.ratio(PLAIN):.2f}",
+                f"{found.ratio(MEMORY):.3f}x",
+            )
+        console.print("", table, DISK_NOTES)
 
 
 def _print_failed(console: Console, failed: Mapping[Any, str], kind: type) -> None:

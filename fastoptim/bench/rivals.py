@@ -85,7 +85,7 @@ def _torch(case: Case, params: Arrays, grads: Arrays, **options: bool) -> Run:
     if name == "Momentum":
         name, more = "SGD", {"dampening": case.hyper["momentum"]}
     method = getattr(torch.optim, name, None)
-    if method is None or not options.keys() <= inspect.signature(method).parameters.keys():
+    if method is None or not {*options, *case.hyper} <= {*inspect.signature(method).parameters}:
         raise UnavailableError("none")
     tensors = _torch_tensors(params, grads)
     optimizer = method(tensors, **case.hyper, **more, **options)

@@ -60,17 +60,22 @@ class Muon:
     def __init__(self, params, lr=1e-3, momentum=0.95, weight_decay=0.0, **options):
         matrices = {name: p for name, p in params.items() if p.ndim == 2}
         others = {name: p for name, p in params.items() if p.ndim != 2}
-        options |= {"lr": lr, "weight_decay": weight_decay}
+        # Without a momentum of SGD's own, an L2 penalty and a decoupled decay are the same.
+        groups = [
+            {"optimizer": fo.SGD, "params": matrices, "lr": lr},
+            {"optimizer": fo.AdamW, "params": others, "lr": lr},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.opt = fo.Mixed(groups, weight_decay=weight_decay, **options)
         self.momentum = momentum
         self.momenta = {name: np.zeros_like(p) for name, p in matrices.items()}
-        # Without a momentum of SGD's own, an L2 penalty and a decoupled decay are the same.
-        self.matrices = fo.SGD(matrices, **options)
-        self.others = fo.AdamW(others, **options)
 
     def step(self, grads):
         """Update the parameters in place, along gradients of the same names."""
-        self.matrices.step({name: self.direction(name, grads[name]) for name in self.momenta})
-        self.others.step({name: g for name, g in grads.items() if name not in self.momenta})
+        directions = {name: self.direction(name, grads[name]) for name in self.momenta}
+        others = {name: g for name, g in grads.items() if name not in self.momenta}
+        given = [of_group for of_group in (directions, others) if of_group]
+        self.opt.step(given if len(given) > 1 else given[0])
 
     def direction(self, name, g):
         """Update the momentum of a matrix, and return the direction of its step."""

@@ -424,7 +424,13 @@ def Adam(  # noqa: N802 - thinc's names
     L2_is_weight_decay: bool = True,  # noqa: N803
     use_averages: bool = True,
 ) -> Optimizer:
-    """Return an `Optimizer` that is Adam, as ``thinc.api.Adam`` is."""
+    """Return an `Optimizer` that is Adam, as ``thinc.api.Adam`` is.
+
+    Parameters
+    ----------
+    learn_rate, L2, beta1, beta2, eps, grad_clip, L2_is_weight_decay, use_averages
+        As for `Optimizer`.
+    """
     return Optimizer(
         learn_rate,
         L2=L2,
@@ -449,7 +455,13 @@ def RAdam(  # noqa: N802
     grad_clip: Rate = 1.0,
     use_averages: bool = True,
 ) -> Optimizer:
-    """Return an `Optimizer` that is RAdam, as ``thinc.api.RAdam`` is."""
+    """Return an `Optimizer` that is RAdam, as ``thinc.api.RAdam`` is.
+
+    Parameters
+    ----------
+    learn_rate, beta1, beta2, eps, L2, L2_is_weight_decay, grad_clip, use_averages
+        As for `Optimizer`.
+    """
     return Optimizer(
         learn_rate,
         L2=L2,
@@ -472,7 +484,13 @@ def SGD(  # noqa: N802
     L2_is_weight_decay: bool = True,  # noqa: N803
     use_averages: bool = True,
 ) -> Optimizer:
-    """Return an `Optimizer` that descends along the gradient, as ``thinc.api.SGD`` does."""
+    """Return an `Optimizer` that descends along the gradient, as ``thinc.api.SGD`` does.
+
+    Parameters
+    ----------
+    learn_rate, L2, grad_clip, L2_is_weight_decay, use_averages
+        As for `Optimizer`.
+    """
     return Optimizer(
         learn_rate,
         L2=L2,

@@ -38,42 +38,113 @@ COMPARED = {
 }  # fmt: skip
 assert tuple(COMPARED.values()) == COMPARISONS
 
-# What to write instead of what people write.
 BY_SCALARS = "let the function of scalars return it"
+NAME_IT = "give it a value before, or let the function of scalars return it"
+AND = "write fo.where(a, fo.where(b, x, y), y) for a and b, and an if within an if for if a and b"
+OR = "write fo.where(a, x, fo.where(b, x, y)) for a or b, and an elif for if a or b"
+NOT = "write fo.where(a, y, x) for fo.where(not a, x, y), and exchange the branches of an if"
+AT_ITS_PLACE = (
+    "an element is computed of those at its own place; do what needs whole arrays around the step, "
+    "as fastoptim.examples.muon does"
+)
+LEAVE_OUT = "leave it out"
+OF_ONE_TYPE = "leave it out, as all is computed in the type of the parameter"
+FORMULA = "write its formula here"
+ONE_BY_ONE = "write the values one by one"
+ONE_AFTER_OTHER = "write the statements one after the other"
+IN_SCALARS = "check hyperparameters in the function of scalars"
+POWER = (
+    "write x * x for x ** 2 and fo.sqrt(x) for a root; a power of hyperparameters is a scalar, "
+    "which the function of scalars returns"
+)
+SAME = "write fo.where(a, fo.where(b, x, y), fo.where(b, y, x)) for a == b of conditions"
+
+# What to write instead of each part of Python's grammar that is refused, by its name in ast, which
+# older versions of Python need not have. test_rules_refused.py goes through all names there are.
+INSTEAD = {
+    # statements
+    "AnnAssign": "leave the annotation out",
+    "Assert": IN_SCALARS,
+    "AsyncFunctionDef": FORMULA,
+    "AugAssign": "write x = x + y for x += y, which would change an array in place",
+    "ClassDef": LEAVE_OUT,
+    "Delete": LEAVE_OUT,
+    "Expr": "leave it out, or give its value a name",
+    "For": ONE_AFTER_OTHER,
+    "FunctionDef": FORMULA,
+    "Global": BY_SCALARS,
+    "Import": "import it outside of the function",
+    "ImportFrom": "import it outside of the function",
+    "Match": "write if and elif",
+    "Nonlocal": BY_SCALARS,
+    "Raise": IN_SCALARS,
+    "Try": "write what is in it alone, as arithmetic raises nothing",
+    "TryStar": "write what is in it alone, as arithmetic raises nothing",
+    "TypeAlias": LEAVE_OUT,
+    "While": ONE_AFTER_OTHER,
+    "With": "write what is in it alone, as arithmetic warns of nothing",
+    # expressions
+    "Dict": "give each value a name",
+    "DictComp": "give each value a name",
+    "GeneratorExp": ONE_BY_ONE,
+    "JoinedStr": "let the function of scalars return numbers for words",
+    "Lambda": FORMULA,
+    "List": "write a tuple",
+    "ListComp": ONE_BY_ONE,
+    "NamedExpr": "write x = y in a line of its own before it",
+    "Set": "give each value a name",
+    "SetComp": ONE_BY_ONE,
+    "Starred": ONE_BY_ONE,
+    "Subscript": AT_ITS_PLACE,
+    "TemplateStr": "let the function of scalars return numbers for words",
+    "Yield": "return the results",
+    "YieldFrom": "return the results",
+    # operators
+    "And": AND,
+    "BitAnd": AND,
+    "BitOr": OR,
+    "BitXor": "write fo.where(a, fo.where(b, y, x), fo.where(b, x, y)) for a ^ b of conditions",
+    "FloorDiv": "write x / y; what is rounded is a scalar, which the function of scalars returns",
+    "In": "write fo.where(x == a, y, fo.where(x == b, y, z)) for x in (a, b)",
+    "Invert": NOT,
+    "Is": "write `if m is None:` for state that need not exist, and == for all else",
+    "IsNot": "write `if m is not None:` for state that need not exist, and != for all else",
+    "LShift": "write x * 4 for x << 2",
+    "MatMult": "write products of matrices around the step, as fastoptim.examples.muon does",
+    "Mod": "a remainder of hyperparameters is a scalar, which the function of scalars returns",
+    "Not": NOT,
+    "NotIn": "write fo.where(x == a, z, fo.where(x == b, z, y)) for x not in (a, b)",
+    "Or": OR,
+    "Pow": POWER,
+    "RShift": "write x / 4 for x >> 2",
+    "UAdd": "leave the sign out",
+}
+
+# And instead of functions and methods, whosever they are.
 INSTEAD_OF_CALLS = {
-    "maximum": "write fo.where(x > y, x, y)",
-    "minimum": "write fo.where(x < y, x, y)",
-    "max": "write fo.where(x > y, x, y)",
-    "min": "write fo.where(x < y, x, y)",
+    **dict.fromkeys(("max", "maximum", "fmax"), "write fo.where(x > y, x, y)"),
+    **dict.fromkeys(("min", "minimum", "fmin"), "write fo.where(x < y, x, y)"),
+    **dict.fromkeys(("absolute", "fabs"), "write fo.abs(x)"),
+    **dict.fromkeys(("pow", "power", "float_power"), POWER),
+    **dict.fromkeys(("all", "any", "dot", "mean", "norm", "std", "sum", "var"), AT_ITS_PLACE),
+    **dict.fromkeys(("array", "asarray", "astype", "float", "float32", "float64"), OF_ONE_TYPE),
     "clip": "write fo.where(x < low, low, fo.where(x > high, high, x))",
+    "copy": "leave it out, as the function changes no array",
+    "hypot": "write fo.sqrt(x * x + y * y)",
+    "isfinite": "write x - x == 0",
+    "isnan": "write x != x",
+    "logical_and": AND,
+    "logical_not": NOT,
+    "logical_or": OR,
+    "ones_like": "write 1",
+    "reciprocal": "write 1 / x",
     "sign": "write fo.where(x > 0, 1, fo.where(x < 0, -1, x))",
     "square": "write x * x",
-    "fabs": "write fo.abs(x)",
-    "absolute": "write fo.abs(x)",
     "zeros_like": "write 0",
-    "ones_like": "write 1",
 }
-INSTEAD_OF_OPERATORS = {
-    ast.Pow: "write x * x for x ** 2 and fo.sqrt(x) for a root; a power of hyperparameters is a "
-    "scalar, which the function of scalars returns",
-    ast.FloorDiv: "write x / y; what is rounded is a scalar, which the function of scalars returns",
-    ast.Mod: "a remainder of hyperparameters is a scalar, which the function of scalars returns",
-    ast.MatMult: "write products of matrices around the step, as fastoptim.examples.muon does",
-    ast.BitAnd: "write fo.where(a, fo.where(b, x, y), y) for a and b",
-    ast.BitOr: "write fo.where(a, x, fo.where(b, x, y)) for a or b",
-    ast.Invert: "turn the comparison round, or exchange the last two arguments of fo.where",
-    ast.Not: "turn the comparison round",
-    ast.UAdd: "leave the sign out",
-}
-INSTEAD_OF_STATEMENTS = {
-    ast.AugAssign: "write x = x + y for x += y, which would change an array in place",
-    ast.AnnAssign: "leave the annotation out",
-    ast.For: "write the statements one after the other",
-    ast.While: "write the statements one after the other",
-    ast.FunctionDef: "write its formula here",
-    ast.Assert: "check hyperparameters in the function of scalars",
-    ast.Raise: "check hyperparameters in the function of scalars",
-}
+OTHER_CALLS = (
+    f"{FORMULA}; what is computed of hyperparameters alone, the function of scalars returns"
+)
 
 
 def formula_of(
@@ -128,17 +199,19 @@ class Source:
         self.offset = start - 1
         found = [n for n in ast.walk(ast.parse(self.text)) if isinstance(n, ast.FunctionDef)]
         if not found or found[0].name != function.__name__:
-            raise ValueError(f"{name}: expected a function made by def, found {block[0].strip()}")
+            raise ValueError(
+                f"{name}: expected a function made by def, found {block[0].strip()}: "
+                "write def name(p, g, ...): and its statements"
+            )
         self.body = found[0].body
         self.locals = {*function.__code__.co_varnames}
 
-    def refuse(self, node: ast.AST, expected: str, instead: str = "", found: str = "") -> NoReturn:
-        """Raise an error that says what was expected and found where a node is."""
-        words = found or reprlib.repr(ast.get_source_segment(self.text, node) or "").strip("'\"")
+    def refuse(self, node: ast.AST, expected: str, instead: str, found: str = "") -> NoReturn:
+        """Raise an error: what was expected and found where a node is, and what to write."""
+        words = found or reprlib.repr(ast.get_source_segment(self.text, node) or "")[1:-1]
         line = self.offset + getattr(node, "lineno", 1)
         where = f"{self.name}: {self.function.__code__.co_filename}, line {line}"
-        hint = f": {instead}" if instead else ""
-        raise ValueError(f"{where}: expected {expected}, found {words}{hint}")
+        raise ValueError(f"{where}: expected {expected}, found {words}: {instead}")
 
     def outside(self, node: ast.expr) -> Any:
         """Return the object that a name outside of the function stands for, by attributes too."""
@@ -175,7 +248,8 @@ class Reader:
             name: self.terms("array", number=k) for k, name in enumerate(("p", "g", *state))
         }
         self.scalars = {name: self.terms("scalar", number=k) for k, name in enumerate(scalars)}
-        self.results = [self.arrays[name] for name in ("p", *state)]
+        self.written = "p", *state  # what the function returns
+        self.results = [self.arrays[name] for name in self.written]
         # The hyperparameter without which an array does not exist.
         self.optional = {self.arrays[name]: needs[name] for name in state if name in needs}
         self.paths = 0
@@ -191,7 +265,7 @@ class Reader:
         if self.paths > MOST_PATHS:
             raise ValueError(
                 f"{self.source.name}: expected at most {MOST_PATHS} paths through its conditions, "
-                "each of which becomes a loop, found more"
+                "each of which becomes a loop, found more: write fo.where, or several rules"
             )
         return found
 
@@ -216,13 +290,17 @@ class Path:
         found = self.block(self.source.body)
         if found is None:
             last = self.source.body[-1]
-            self.source.refuse(last, f"a return of {self.expected()} at the end of every path")
+            expected = f"a return of {self.expected()} at the end of every path"
+            self.source.refuse(last, expected, self.how_to_return())
         return found
 
     def expected(self) -> str:
         """Return what the function is expected to return, in words."""
-        names = [name for name, term in self.reader.arrays.items() if name != "g"]
-        return f"the new {', '.join(names)}"
+        return f"the new {', '.join(self.reader.written)}"
+
+    def how_to_return(self) -> str:
+        """Return what a message says of a return statement."""
+        return f"write return {', '.join(self.reader.written)}, each in its place"
 
     def block(self, statements: Sequence[ast.stmt]) -> Results | None:
         """Go through some statements; return the results if one of them returns."""
@@ -239,8 +317,9 @@ class Path:
                 for target in statement.targets:
                     self.bind(target, value)
             elif not is_docstring(statement):
-                instead = INSTEAD_OF_STATEMENTS.get(type(statement), "")
-                self.source.refuse(statement, "assignments, if and return alone", instead)
+                self.source.refuse(
+                    statement, "assignments, if and return alone", instead(statement)
+                )
         return None
 
     def bind(self, target: ast.expr, value: Value) -> None:
@@ -251,12 +330,13 @@ class Path:
             if not isinstance(value, tuple) or len(value) != len(target.elts):
                 count = len(value) if isinstance(value, tuple) else 1
                 expected = f"as many names as values, which are {count}"
-                self.source.refuse(target, expected)
+                self.source.refuse(target, expected, "write a name for each value")
             for part, item in zip(target.elts, value, strict=True):
                 self.bind(part, item)
         else:
-            instead = "give the new value a name, and return it: the function changes no array"
-            self.source.refuse(target, "a name", instead)
+            how = "give the new value a name, and return it, as the function changes no array"
+            how = "write a name for each value" if isinstance(target, ast.Starred) else how
+            self.source.refuse(target, "a name", how)
 
     def returned(self, statement: ast.Return) -> Results:
         """Return the results of a return statement."""
@@ -265,7 +345,7 @@ class Path:
         own = self.reader.results
         if len(items) != len(own) or statement.value is None:
             found = f"{len(items)} of them" if statement.value is not None else "none"
-            self.source.refuse(statement, self.expected(), found=found)
+            self.source.refuse(statement, self.expected(), self.how_to_return(), found)
         nodes = parts_of(statement.value, len(items))
         pairs = zip(items, own, nodes, strict=True)
         return Results(tuple(self.result(*pair) for pair in pairs))
@@ -276,7 +356,8 @@ class Path:
             return None
         if self.exists(old) is False:
             if item is not None:
-                self.source.refuse(node, "None, as this state does not exist here")
+                expected = "None, as this state does not exist here"
+                self.source.refuse(node, expected, "write None in its place")
             return None
         if self.exists(old) is None:
             self.refuse_untested(node, old)
@@ -302,11 +383,7 @@ class Path:
         """Tell on which side of a condition this path goes on."""
         if isinstance(test, ast.Compare) and isinstance(test.ops[0], (ast.Is, ast.IsNot)):
             return self.is_none(test) is isinstance(test.ops[0], ast.Is)
-        if isinstance(test, ast.BoolOp):
-            self.source.refuse(test, "one comparison in a condition", "write an if within an if")
-        condition = self.value(test)
-        if not isinstance(condition, Term) or not condition.is_truth:
-            self.source.refuse(test, "a comparison for a condition", "write x != 0 for x")
+        condition = self.condition(test)
         if not condition.is_uniform:
             self.source.refuse(
                 test,
@@ -317,21 +394,28 @@ class Path:
             raise UndecidedError(condition)
         return self.known[condition]
 
+    def condition(self, node: ast.expr) -> Term:
+        """Return the value of an expression that is to be true or false."""
+        found = self.value(node)
+        if not isinstance(found, Term) or not found.is_truth:
+            self.source.refuse(node, "a comparison for a condition", "write x != 0 for a number x")
+        return found
+
     def is_none(self, test: ast.Compare) -> bool:
         """Tell whether what is compared with None is None."""
         (right, *others) = test.comparators
         if others or not (isinstance(right, ast.Constant) and right.value is None):
-            self.source.refuse(test, "`is None` or `is not None`")
+            self.source.refuse(test, "`is None` or `is not None`", instead(test.ops[0]))
         value = self.value(test.left)
         if not isinstance(value, Term):
             return value is None
         if value not in self.reader.optional:
             if value.operation == "array":
-                self.source.refuse(
-                    test,
-                    "the name of a state array that need not exist before `is None`",
-                    "say by needs= without which hyperparameter it does not",
-                )
+                how = "say by needs= without which hyperparameter it does not"
+                if value in (self.reader.arrays["p"], self.reader.arrays["g"]):
+                    how = "leave the test out, as p and g always are there"
+                expected = "the name of a state array that need not exist before `is None`"
+                self.source.refuse(test, expected, how)
             return False
         exists = self.terms("exists", number=value.number)
         if exists not in self.known:
@@ -358,8 +442,9 @@ class Path:
             return self.called(node)
         if isinstance(node, ast.Attribute):
             return self.refuse_outside(node)
-        instead = "an element is computed of those at its own place" if is_indexing(node) else ""
-        self.source.refuse(node, "names, + - * /, comparisons and the functions of fo", instead)
+        word = node.op if isinstance(node, ast.BoolOp) else node
+        expected = "names, + - * /, comparisons and the functions of fo"
+        self.source.refuse(node, expected, instead(word))
 
     def number_at(self, node: ast.expr) -> Term:
         """Return the value of an expression that is to be a number."""
@@ -368,23 +453,27 @@ class Path:
     def number(self, value: Value, node: ast.expr) -> Term:
         """Return a value that is to be a number, or refuse it."""
         if isinstance(value, tuple):
-            self.source.refuse(node, "one number")
+            self.source.refuse(node, "one number", ONE_BY_ONE)
         if value is None:
-            self.source.refuse(node, "a number", found="None")
+            how = "write a number; None is for state that need not exist, which needs= names"
+            self.source.refuse(node, "a number", how, "None")
         if value.is_truth:
-            self.source.refuse(node, "a number", "write fo.where(condition, x, y)")
+            how = "write fo.where(condition, x, y) for x where it holds and y where it does not"
+            self.source.refuse(node, "a number", how)
         exists = self.exists(value)
         if exists is None:
             self.refuse_untested(node, value)
         if not exists:
-            self.source.refuse(node, "a number, as this state does not exist here")
+            expected = "a number, as this state does not exist here"
+            self.source.refuse(node, expected, "write it where `is None` does not hold")
         return value
 
     def named(self, node: ast.Name) -> Value:
         if node.id in self.values:
             return self.values[node.id]
         if node.id in self.source.locals:
-            self.source.refuse(node, "a name that has a value on every path to here")
+            expected = "a name that has a value on every path to here"
+            self.source.refuse(node, expected, "give it a value before the if")
         return self.refuse_outside(node)
 
     def refuse_outside(self, node: ast.expr) -> NoReturn:
@@ -393,17 +482,27 @@ class Path:
         try:
             found = self.source.outside(node)
         except (LookupError, AttributeError):
-            self.source.refuse(node, expected, "there is no such name")
-        instead = "" if isinstance(found, ModuleType) or callable(found) else BY_SCALARS
-        self.source.refuse(node, expected, instead and f"it might change; {instead}")
+            how = f"there is no such name; {NAME_IT}"
+            if isinstance(node, ast.Attribute) and self.is_own(node.value):
+                how = AT_ITS_PLACE
+            self.source.refuse(node, expected, how)
+        how = f"it might change; {BY_SCALARS}"
+        if isinstance(found, ModuleType) or callable(found):
+            how = "write fo.where(condition, x, y), fo.sqrt(x) or fo.abs(x)"
+        self.source.refuse(node, expected, how)
+
+    def is_own(self, node: ast.expr) -> bool:
+        """Tell whether an expression is of the function's own names, and no name outside of it."""
+        names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+        return names <= self.source.locals
 
     def constant(self, node: ast.Constant) -> Value:
         value = node.value
         if value is None:
             return None
         if type(value) is not int:
-            instead = BY_SCALARS if type(value) is float else ""
-            self.source.refuse(node, "a whole number", instead)
+            how = "write 1 for True and 0 for False" if type(value) is bool else BY_SCALARS
+            self.source.refuse(node, "a whole number", how)
         return self.whole(value, node)
 
     def whole(self, value: int, node: ast.expr) -> Term:
@@ -414,8 +513,7 @@ class Path:
     def binary(self, node: ast.BinOp) -> Term:
         operation = ARITHMETIC.get(type(node.op))
         if operation is None:
-            instead = INSTEAD_OF_OPERATORS.get(type(node.op), "")
-            self.source.refuse(node, "+ - * /", instead)
+            self.source.refuse(node, "+ - * /", instead(node.op))
         return self.operation(
             node, operation, self.number_at(node.left), self.number_at(node.right)
         )
@@ -429,8 +527,7 @@ class Path:
 
     def unary(self, node: ast.UnaryOp) -> Term:
         if not isinstance(node.op, ast.USub):
-            instead = INSTEAD_OF_OPERATORS.get(type(node.op), "")
-            self.source.refuse(node, "no sign but -", instead)
+            self.source.refuse(node, "no sign but -", instead(node.op))
         term = self.number_at(node.operand)
         if term.operation == "whole":
             return self.whole(-term.number, node)
@@ -438,28 +535,29 @@ class Path:
 
     def compared(self, node: ast.Compare) -> Term:
         if len(node.ops) > 1:
-            self.source.refuse(node, "one comparison", "write fo.where in fo.where")
+            how = "write fo.where(a < x, fo.where(x < b, y, z), z) for a < x < b"
+            self.source.refuse(node, "one comparison", how)
         operation = COMPARED.get(type(node.ops[0]))
         if operation is None:
-            is_identity = isinstance(node.ops[0], (ast.Is, ast.IsNot))
-            instead = "write an if" if is_identity else ""
-            self.source.refuse(node, "< <= > >= == !=", instead)
-        parts = self.number_at(node.left), self.number_at(node.comparators[0])
-        return self.operation(node, operation, *parts)
+            self.source.refuse(node, "< <= > >= == !=", instead(node.ops[0]))
+        parts = [self.value(part) for part in (node.left, node.comparators[0])]
+        if all(isinstance(part, Term) and part.is_truth for part in parts):
+            self.source.refuse(node, "a comparison of numbers", SAME)
+        left, right = map(self.number, parts, (node.left, node.comparators[0]))
+        return self.operation(node, operation, left, right)
 
     def called(self, node: ast.Call) -> Term:
         operation, count = self.function(node)
         starred = any(isinstance(argument, ast.Starred) for argument in node.args)
         if len(node.args) != count or node.keywords or starred:
             arguments = f"{count} argument{'s'[: count > 1]}"
-            self.source.refuse(node, f"{arguments} of {operation}, without names")
+            how = f"write fo.{operation}({'condition, x, y' if count > 1 else 'x'})"
+            self.source.refuse(node, f"{arguments} of {operation}, without names", how)
         first = node.args[0]
         if operation != "where":
             return self.operation(node, operation, self.number_at(first))
-        condition = self.value(first)
-        if not isinstance(condition, Term) or not condition.is_truth:
-            self.source.refuse(first, "a comparison as the first argument of fo.where")
-        return self.operation(node, operation, condition, *map(self.number_at, node.args[1:]))
+        numbers = map(self.number_at, node.args[1:])
+        return self.operation(node, operation, self.condition(first), *numbers)
 
     def function(self, node: ast.Call) -> tuple[str, int]:
         """Return the operation that a call names, and how many arguments it takes."""
@@ -472,9 +570,10 @@ class Path:
             if found is function:
                 return operation
         name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        powers = "what is computed of hyperparameters alone, the function of scalars returns"
-        instead = INSTEAD_OF_CALLS.get(name, "write its formula here; " + powers)
-        self.source.refuse(node, "the functions fo.where, fo.sqrt and fo.abs", instead)
+        how = INSTEAD_OF_CALLS.get(name, OTHER_CALLS)
+        if name in ("where", "sqrt", "abs") and self.is_own(called):
+            how = "leave its name to the function, and give the value another one"
+        self.source.refuse(node, "the functions fo.where, fo.sqrt and fo.abs", how)
 
 
 def is_made_of(function: FunctionType, lines: Sequence[str]) -> bool:
@@ -511,8 +610,9 @@ def is_docstring(statement: ast.stmt) -> bool:
     return is_constant and isinstance(statement.value.value, str)  # type: ignore[attr-defined]
 
 
-def is_indexing(node: ast.expr) -> bool:
-    return isinstance(node, ast.Subscript)
+def instead(node: ast.AST) -> str:
+    """Return what to write instead of a part of Python's grammar."""
+    return INSTEAD[type(node).__name__]
 
 
 def parts_of(node: ast.expr, count: int) -> list[ast.expr]:

@@ -182,7 +182,7 @@ def _check_hyperparameters(
         if default is inspect.Parameter.empty:
             raise TypeError(f"{name}: scalars: {hyper}: expected a default, found none")
         is_option = hyper in (BEFORE | AFTER | SETTINGS).keys() - {"weight_decay"}
-        if is_option or hyper in (*TAKEN, "backend", *state):
+        if is_option or hyper in (*TAKEN, "backend", "state_path", *state):
             raise ValueError(
                 f"{name}: scalars: expected names of hyperparameters that mean nothing else, "
                 f"found {hyper}"

@@ -41,7 +41,7 @@ except ImportError as error:
 from torch import Tensor
 
 import fastoptim as fo
-from fastoptim._kinds import shown
+from fastoptim._optimizer import class_with_rule
 from fastoptim.optimizers import refuse_idle
 from fastoptim.threads import share_openmp_workers
 
@@ -882,12 +882,7 @@ def optimizer_of(cls: type[fo.Optimizer]) -> type[Optimizer]:
     >>> p.detach().round(decimals=4)
     tensor([2.6464, 3.6464])
     """
-    if not (isinstance(cls, type) and issubclass(cls, fo.Optimizer) and hasattr(cls, "rule")):
-        raise TypeError(
-            "cls: expected a class of optimizers with a rule, such as fastoptim.LAMB, "
-            f"found {shown(cls)}"
-        )
-    found = OPTIMIZERS.get(cls)
+    found = OPTIMIZERS.get(class_with_rule("cls", cls))
     # Of two threads that make one at the same time, both get the same.
     return found or OPTIMIZERS.setdefault(cls, made_of(cls, __name__))
 

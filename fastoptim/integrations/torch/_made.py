@@ -21,7 +21,8 @@ from ._hyperparameters import FLAGS, plain
 from ._link import COUNTED
 from ._optimizer import Optimizer
 
-OF_ARRAYS = ("backend", "mask")  # arguments of a class of fastoptim that are of no use for tensors
+# Arguments of a class of fastoptim that are of no use for tensors.
+OF_ARRAYS = ("backend", "mask", "state_path")
 
 
 class Made(type):

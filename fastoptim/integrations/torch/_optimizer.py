@@ -264,9 +264,24 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
 
         It loads into torch's optimizer of the same name, and that one's into this. Like torch's it
         refers to the state and does not copy it.
+
+        Raises
+        ------
+        ValueError
+            If there is state of tensors that are in no param group any more.
+        RuntimeError
+            Inside of `use_ema` or `use_average`.
         """
         self._refuse_while_averages_show("state_dict")
         self._catch_up()
+        there = {id(p) for group in self.param_groups for p in group["params"]}
+        gone = [p for p in self.state if isinstance(p, Tensor) and id(p) not in there]
+        if gone:  # torch would name them by numbers
+            raise ValueError(
+                "state: expected that of the parameters in param_groups, found that of "
+                f"{len(gone)} tensors that are there no more: put them back, or write "
+                "del optimizer.state[p]"
+            )
         found: dict[str, Any] = super().state_dict()
         return found
 
