@@ -2,9 +2,9 @@ r"""Gradients before the step: their norm, clipping in place, a look for NaN and
 
 All take one array, a sequence or a mapping of arrays, or containers within each other, float32 or
 float64 in any mixture and any layout; None is skipped, and of no arrays the norm is 0. What only
-reads them takes whatever `Optimizer.step` does, and adds up the values of `fastoptim.Rows` first. An
-optimizer with ``max_grad_norm``, ``max_grad_value`` and ``nonfinite`` does the same as it steps, and
-writes no gradient.
+reads them takes whatever `Optimizer.step` does, and adds up the values of `fastoptim.Rows` first.
+An optimizer with ``max_grad_norm``, ``max_grad_value`` and ``nonfinite`` does the same as it steps,
+and writes no gradient.
 """
 
 from __future__ import annotations
