@@ -31,6 +31,9 @@ class ForeignArray(Protocol):
 
 Array = NDArray[np.float32] | NDArray[np.float64]
 Nested: TypeAlias = "Array | Mapping[Any, Nested] | Iterable[Nested] | Dataclass"
+NestedGrads: TypeAlias = (  # of NumPy's arrays alone, which can be written
+    "Array | Mapping[Any, NestedGrads] | Iterable[NestedGrads] | Dataclass | None"
+)
 Params: TypeAlias = "Nested | Iterable[Mapping[str, Any]]"
 Grads = Array | Rows | ForeignArray | float | Mapping[Any, Any] | Iterable[Any] | Dataclass
 Mask = NDArray[np.bool_]

@@ -14,7 +14,7 @@ from collections.abc import Sized
 from typing import Any
 
 from . import _levels
-from ._containers import Container, Grads, Nested
+from ._containers import Container, Grads, NestedGrads
 from ._engine.foreign import is_alone
 from ._engine.memory import Gradients
 from ._engine.plan import clip, measure
@@ -108,7 +108,7 @@ def all_finite(grads: Grads) -> bool:
     return measure(_found(grads), _levels.loops[None])[1] is None
 
 
-def clip_grad_norm_(grads: Nested, max_norm: float) -> float:
+def clip_grad_norm_(grads: NestedGrads, max_norm: float) -> float:
     r"""Scale all gradients in place so that their norm together is at most max_norm.
 
     .. math:: g \leftarrow g \min(1, \mathrm{max\_norm} / (\lVert g \rVert + 10^{-6}))
@@ -159,7 +159,7 @@ def clip_grad_norm_(grads: Nested, max_norm: float) -> float:
     return norm
 
 
-def clip_grad_value_(grads: Nested, clip_value: float) -> None:
+def clip_grad_value_(grads: NestedGrads, clip_value: float) -> None:
     r"""Clip each element of all gradients in place.
 
     .. math:: g_i \leftarrow \min(\max(g_i, -\mathrm{clip\_value}), \mathrm{clip\_value})

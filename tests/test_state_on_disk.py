@@ -7,7 +7,6 @@ import errno
 import gc
 import os
 import pickle
-import re
 import stat
 import sys
 import threading
@@ -695,28 +694,6 @@ for key in range(2):
 print(ours.steps[0] > 1)
 """
         assert output(code) == "True"
-
-
-def test_the_page(path, tmp_path, monkeypatch):
-    """The blocks of docs/beyond_memory.md run: the second one when the disk of the first fails."""
-    pytest.importorskip("safetensors")
-    page = Path(__file__).parents[1] / "docs" / "beyond_memory.md"
-    section = page.read_text(encoding="utf-8").partition("\n## State on disk\n")[2]
-    first, second = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(first, names)
-    names["opt"].save("run.safetensors")
-    before = names["opt"].state_dict()
-    os.truncate("run.state", 4096)
-    grads = [np.ones_like(p) for p in names["params"]]
-    with pytest.raises(OSError, match="somebody has cut it short"):
-        names["opt"].step(grads)
-    exec(second, names)
-    assert names["opt"].steps == {0: 1, 1: 1}
-    after = names["opt"].state_dict()
-    assert all(same_bits(before["state"][k]["m"], after["state"][k]["m"]) for k in range(2))
-    names["opt"].step(grads)
 
 
 @pytest.fixture(scope="module")

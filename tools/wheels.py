@@ -478,32 +478,28 @@ def debian_source(package: str, folder: Path) -> None:
     run("tar", "xf", archive, "-C", folder, "--strip-components=1")
 
 
-def python_from_source(name: str, *options: str, **environment: str) -> Path:
-    """Return a CPython that is built here."""
-    folder = WORK / name
+def free_python() -> Path:
+    """Return a free-threaded CPython, which is built here."""
+    need("apt-get", "make", "cc")
+    folder = WORK / "free"
     if not (folder / "python").exists():
         shutil.rmtree(folder, ignore_errors=True)
         debian_source(f"python{CROSS}", folder / "source")
-        prefix = f"--prefix={folder / 'python'}"
-        configure = [folder / "source/configure", prefix, "--disable-test-modules", *options]
-        run(*configure, cwd=folder / "source", **environment)
+        options = f"--prefix={folder / 'python'}", "--disable-gil", "--disable-test-modules"
+        run(folder / "source/configure", *options, cwd=folder / "source")
         run("make", f"-j{os.cpu_count()}", cwd=folder / "source")
         run("make", "install", cwd=folder / "source")
-    return folder / "python" / "bin" / f"python{CROSS}"
+    return folder / "python" / "bin" / f"python{CROSS}t"
 
 
-def musl(tests: list[str]) -> None:
-    """Build for musl, and test with a CPython that is built for it here."""
+def musl(python: Path | None, tests: list[str]) -> None:
+    """Build for musl, and test with a CPython that is given, of Alpine or built with musl 1.2.4."""
     wheel = build(MUSL, cross_python())
-    need("musl-gcc", "apt-get", "make")
-    compiler = WORK / "musl-cc"
-    # As gcc's, its answer to this would be the folder of the other C library.
-    compiler.write_text('#!/bin/sh\n[ "$*" = --print-multiarch ] || exec musl-gcc "$@"\n')
-    compiler.chmod(0o755)
-    python = python_from_source("musl", "--without-ensurepip", CC=str(compiler), PKG_CONFIG="false")
-    site = foreign_packages(MUSL, wheel)
-    try_out([python], "-c", SMOKE, PYTHONPATH=str(site))
-    done = test([python], files(tests, str(source("tests"))), PYTHONPATH=str(site))
+    done = "none: built only"
+    if python:
+        site = foreign_packages(MUSL, wheel)
+        try_out([python], "-c", SMOKE, PYTHONPATH=str(site))
+        done = test([python], files(tests, str(source("tests"))), PYTHONPATH=str(site))
     row("musllinux x86-64", CROSS, megabytes(wheel), done)
 
 
@@ -549,8 +545,7 @@ def macos() -> None:
 def free_threaded(chosen: list[Path], tests: list[str]) -> None:
     """Build a free-threaded CPython, if there is none; test the wheel, also in parallel."""
     if not [python for python in pythons(chosen) if python.tag.endswith("t")]:
-        need("apt-get", "make", "cc")
-        chosen = [python_from_source("free", "--disable-gil").with_name(f"python{CROSS}t")]
+        chosen = [free_python()]
     free = [python for python in pythons(chosen) if python.tag.endswith("t")]
     linux([python.path for python in free], tests)
     for python in free:
@@ -572,7 +567,7 @@ def steps(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], obj
     yield "linux", lambda: linux(arguments.python, tests)
     yield "free-threaded", lambda: free_threaded(arguments.python, tests)
     yield "aarch64", aarch64
-    yield "musl", lambda: musl(tests)
+    yield "musl", lambda: musl(arguments.musl_python, tests)
     yield "windows", lambda: windows(tests)
     yield "macos", macos
     yield "check", check
@@ -600,6 +595,12 @@ def main() -> int:
         help="an interpreter to build for, as often as you like (default: all that are found)",
     )
     parser.add_argument(
+        "--musl-python",
+        type=Path,
+        metavar="PATH",
+        help=f"a Python {CROSS} of a system with musl, which this one can start",
+    )
+    parser.add_argument(
         "--tests",
         choices=["all", "slice", "smoke"],
         default="all",
@@ -612,6 +613,8 @@ def main() -> int:
             f"step: expected one of {', '.join(known)}, found {', '.join(sorted(unknown))}"
         )
     WORK.mkdir(parents=True, exist_ok=True)
+    # What the group has installed, whether or not its environment is active.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     failed = False
     for name, step in known.items():
         if name in (arguments.step or ["sdist", "linux"]):
