@@ -25,6 +25,7 @@ from . import (
 from ._config import __version__, show_config
 from ._groups import ParamGroup
 from ._optimizer import Optimizer
+from ._rows import Rows
 from .blas import share_blas_threads
 from .gradients import all_finite, clip_grad_norm_, clip_grad_value_, global_norm
 from .mixed import Mixed
@@ -37,6 +38,7 @@ __all__ = [
     "Mixed",
     "Optimizer",
     "ParamGroup",
+    "Rows",
     "__version__",
     "all_finite",
     "clip_grad_norm_",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._engine.arrays import are_plain, as_array
+from ._rows import Rows
 from ._trees import Tree, at, by_names, in_order, is_branch, is_sequence, sequence_of, written
 
 
@@ -34,7 +35,7 @@ NestedGrads: TypeAlias = (  # of NumPy's arrays alone, which can be written
     "Array | Mapping[Any, NestedGrads] | Iterable[NestedGrads] | Dataclass | None"
 )
 Params: TypeAlias = "Nested | Iterable[Mapping[str, Any]]"
-Grads = Array | ForeignArray | float | Mapping[Any, Any] | Iterable[Any] | Dataclass
+Grads = Array | Rows | ForeignArray | float | Mapping[Any, Any] | Iterable[Any] | Dataclass
 Mask = NDArray[np.bool_]
 Masks = Mask | Sequence[Any] | Mapping[Any, Any] | Dataclass
 

@@ -77,6 +77,14 @@ class ParamGroup(MutableMapping[str, Any]):
         """The names of the hyperparameters that are schedules."""
         return self.hyper.schedules
 
+    def takes_rows(self, masked: bool) -> bool | None:
+        """Tell whether a gradient may have but some rows; see `Hyper.takes_rows`."""
+        return self.hyper.takes_rows(masked)
+
+    def refuse_rows(self, label: str) -> None:
+        """Raise, as a gradient of this label may not have but some rows."""
+        self.hyper.refuse_rows(label)
+
     def setting(self, values: Mapping[str, Any]) -> Change:
         """Return what to change so that some hyperparameters have these values, once checked."""
         try:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 StepScalars: TypeAlias = tuple[Before, After, Scalars]
 ScalarsOfStep = Callable[..., tuple[Any, ...]]
 
+LAZY = "lazy"  # the hyperparameter that says what becomes of rows without a gradient
 EMA = "ema"  # the name, among the state arrays, of the average of the parameter
+
+
+# What moves elements without a gradient, whatever the rule is, and what it is if it does not.
+MOVING = {"weight_decay": 0.0, "l1": 0.0, "bounds": None, "ema_decay": None}
+INSTEAD = "set lazy=True, of the optimizer or of the group, to move the rows alone that have one"
+MOVED = f"beside {{}}, which moves also rows without a gradient, found Rows: {INSTEAD}"
 
 
 class Hyper(Mapping[str, Any]):
@@ -52,6 +59,7 @@ class Hyper(Mapping[str, Any]):
         "_counting",
         "_line",
         "_own",
+        "_refusal",
         "_values",
         "measured",
         "rule",
@@ -72,6 +80,7 @@ class Hyper(Mapping[str, Any]):
         self.schedules = schedules
         self._values = values
         self._own = tuple(values.values())[: len(self.rule.own)]
+        self._refusal: str | None = None  # why gradients of some rows are refused, once known
         self._line: StepScalars | None = None  # of all steps, if they have the same scalars
 
     def _make(self, names: Collection[str]) -> None:
@@ -127,13 +136,18 @@ class Hyper(Mapping[str, Any]):
             kind = rule.kinds.get(name)
             if kind is None:
                 raise TypeError(unknown(name, rule.name, rule.kinds))
-            if is_schedule(value):
+            if is_schedule(value) and name != LAZY:
                 values[name], scheduled = value, True
             else:
                 values[name] = checked(name, kind, value)
                 scheduled = scheduled or name in schedules
         if scheduled:
             schedules = tuple(name for name in values if is_schedule(values[name]))
+        if values[LAZY] and not rule.lazy:
+            raise ValueError(
+                f"lazy: expected False for {rule.name}, whose steps cannot leave out rows, "
+                f"found {values[LAZY]!r}"
+            )
         return self._with(values, schedules, given)
 
     def at(self, t: int) -> Hyper:
@@ -142,6 +156,37 @@ class Hyper(Mapping[str, Any]):
         for name in self.schedules:
             values[name] = checked(name, rule.kinds[name], value_at(values[name], t))
         return self._with(values, (), self.schedules)
+
+    def takes_rows(self, masked: bool) -> bool | None:
+        """Tell whether a gradient may have but some rows, the others being zero.
+
+        The parameter may be `masked`, which moves rows without a gradient, too. None says that it
+        may not, and False that it may; True that it may where the others are seen to rest.
+        """
+        if self._refusal is None:
+            self._refusal = self._why_no_rows()
+        lazy = self._values[LAZY]
+        if self._refusal or (masked and not lazy):
+            return None
+        return self.rule.settles and not lazy
+
+    def refuse_rows(self, label: str) -> None:
+        """Raise, as a gradient of this label may not have but some rows."""
+        why = self._refusal or MOVED.format("mask")
+        raise TypeError(f"{label}: expected an array {why}")
+
+    def _why_no_rows(self) -> str:
+        """Return why a gradient may not have but some rows, empty where it may."""
+        rule = self.rule
+        if self.measured:
+            return f"where a step depends on all elements, as of {rule.name} here, found Rows"
+        if self[LAZY]:
+            return ""
+        if rule.rests is None or not rule.rests(self):
+            why = f"for {rule.name}, which moves also rows without a gradient here, found Rows"
+            return f"{why}: {INSTEAD}, which is another algorithm" if rule.lazy else why
+        moving = [name for name, rest in MOVING.items() if self[name] != rest]
+        return MOVED.format(moving[0]) if moving else ""
 
     def scalars(self, t: int, numbers: Scalars = ()) -> tuple[Any, ...]:
         """Return the scalars of the t-th step, or raise if two hyperparameters do not go together.

@@ -21,7 +21,7 @@ from ._state import Wanted, keys_of, names_of
 RULE = "rule"  # the key of a rule's name in a group of a state dict
 FORMAT = 1  # the version of what is in a state dict
 # What groups of state dicts of older versions do not have
-SINCE = ("max_param_grad_norm", "cautious")
+SINCE = ("max_param_grad_norm", "cautious", "lazy")
 STEPS_BITS = 62
 STEPS = Count(0, bits=STEPS_BITS)  # the engine counts on from there
 

@@ -71,6 +71,7 @@ class Options(CommonOptions, total=False):
     """The keyword arguments that an optimizer with one rule takes beside those of the rule."""
 
     mask: Masks | None
+    lazy: bool
 
 
 class Optimizer(Stepper):
@@ -107,6 +108,13 @@ class Optimizer(Stepper):
         Where it is False the parameters are zero after every step. See `fastoptim.prune`. With
         param groups it belongs into each group, of which ``group["mask"] = ...`` changes it. It is
         copied.
+    lazy : bool, default False
+        What a step does with a gradient that is `fastoptim.Rows`: move the rows alone that have a
+        gradient, with the step count of the array, as torch's ``SparseAdam`` does. State and
+        averages of other rows then stay as they are, and ``weight_decay``, ``l1``, ``bounds``,
+        ``mask`` and ``ema_decay`` act on the rows that are moved, whenever they are. It is another
+        algorithm than that of the class; so without it a rule that would move the other rows, too,
+        refuses such a gradient. Gradients that are arrays move everything either way.
     ema_decay : float, optional
         :math:`0 \le d < 1`: keep an exponential moving average of the parameters:
         :math:`e = d e + (1 - d) p` after each step, then as `bounds` and `mask` let the parameters
@@ -210,6 +218,7 @@ class Optimizer(Stepper):
     maximize: FlagAttribute
     bounds: MaybePairAttribute
     ema_decay: MaybeNumberAttribute
+    lazy: Hyperparameter[bool, bool]
 
     def __init__(
         self,

@@ -58,6 +58,9 @@ def hyperparameters(
 
 _, BEFORE, BEFORE_DEFAULTS = hyperparameters(_stages.before_scalars)
 _, AFTER, AFTER_DEFAULTS = hyperparameters(_stages.after_scalars)
+# How gradients that have but some rows are taken, which no scalars are made of.
+ROWS: dict[str, Kind] = {"lazy": Flag()}
+ROWS_DEFAULTS = {"lazy": False}
 WEIGHT_DECAY = [*BEFORE].index("weight_decay")
 
 
@@ -69,6 +72,16 @@ class Fixed(NamedTuple):
     def scalars(self, t: int) -> StepScalars:
         """Return the scalars of the t-th step."""
         return self.step_scalars
+
+    def takes_rows(self, masked: bool) -> bool | None:
+        """Return None: only an optimizer takes gradients that have but some rows."""
+        return None
+
+    def refuse_rows(self, label: str) -> None:
+        """Raise, as a gradient has but some rows."""
+        raise TypeError(
+            f"{label}: expected a NumPy array, found Rows, which only an optimizer takes"
+        )
 
 
 class Rule:
@@ -112,6 +125,15 @@ class Rule:
         and the values before the first. The scalars' function takes them behind the step, in this
         order, and returns two tuples: the scalars, and the numbers after that step. What it says of
         their kinds, as in ``total: NonNegative``, holds for those that are loaded.
+    rests : function, optional
+        ``rests(hyper)``: whether a step with these hyperparameters leaves p and the state of an
+        element as they are where the gradient is zero, so that rows without a gradient need not be
+        looked at. Without the function no step does.
+    settles : bool, default False
+        Whether elements rest only where p is what the rule makes of their state, as it is after a
+        step. A plan looks at all of them before the first step that leaves rows out.
+    lazy : bool, default False
+        Whether ``lazy=True`` may leave out rows without a gradient, though a step would move them.
     average : function, optional
         ``average(hyper, p, *state)``: what is to be evaluated in the place of a parameter that has
         taken steps, by the hyperparameters of the last of them.
@@ -142,6 +164,9 @@ class Rule:
         measures: str | None = None,
         numbers: Mapping[str, float] | None = None,
         average: Callable[..., Any] | None = None,
+        rests: Callable[[Mapping[str, Any]], bool] | None = None,
+        settles: bool = False,
+        lazy: bool = False,
     ) -> None:
         leading, kinds, own_defaults = hyperparameters(scalars, numbers or ())
         step = next(iter(leading), None)
@@ -155,8 +180,9 @@ class Rule:
         self.name = name or update.__name__
         self.own = tuple(kinds)
         # The rule's own come first, and one that has a name of a stage's, weight_decay, is its own.
-        self.kinds = kinds | BEFORE | AFTER | kinds
-        self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | own_defaults
+        self.kinds = kinds | BEFORE | AFTER | ROWS | kinds
+        self.defaults = own_defaults | BEFORE_DEFAULTS | AFTER_DEFAULTS | ROWS_DEFAULTS
+        self.defaults |= own_defaults
         self.defaults |= defaults or {}
         arrays = [a.name for a in rest if a.kind is a.POSITIONAL_ONLY]
         self.state = tuple(arrays[:-1] if rescale else arrays)
@@ -167,6 +193,9 @@ class Rule:
         self.decoupled = decoupled
         self.measures = measures
         self.average = average
+        self.rests = rests
+        self.settles = settles
+        self.lazy = lazy or rests is not None
         self.rescaling = rescale
         self.twin = Twin(update, self._rescaled if rescale else None)
         self._scalar_names = [a.name for a in rest if a.kind is not a.POSITIONAL_ONLY]
@@ -229,7 +258,7 @@ class Rule:
             inspect.Parameter(name, KEYWORD, default=default)
             for name, default in self.defaults.items()
             # state comes from the caller, filled; and a call runs no stage after the rule
-            if name not in self.starts.values() and name not in AFTER
+            if name not in self.starts.values() and name not in AFTER | ROWS
         ]
         return inspect.Signature([*arrays, *keywords])
 

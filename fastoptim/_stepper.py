@@ -187,7 +187,8 @@ class Stepper(WithSettings):
             a buffer), whose memory is read where it is; a number of Python where the parameter
             has one element; or nested lists of numbers. Python's numbers take on the parameter's
             dtype, as everywhere in NumPy. An array has that dtype, or float32 where it is float64;
-            with `cast_grads` it may also be float64 where it is float32.
+            with `cast_grads` it may also be float64 where it is float32. It may be
+            `fastoptim.Rows` where the other rows of its parameter stay as they are.
         grad_scale : float, default 1
             Divide the gradients by this before all else: the loss scale, or the number of batches
             whose gradients were added up.

@@ -2,8 +2,9 @@ r"""Gradients before the step: their norm, clipping in place, a look for NaN and
 
 All take one array, a sequence or a mapping of arrays, or containers within each other, float32 or
 float64 in any mixture and any layout; None is skipped, and of no arrays the norm is 0. What only
-reads them takes whatever `Optimizer.step` does. An optimizer with ``max_grad_norm``,
-``max_grad_value`` and ``nonfinite`` does the same as it steps, and writes no gradient.
+reads them takes whatever `Optimizer.step` does, and adds up the values of `fastoptim.Rows` first.
+An optimizer with ``max_grad_norm``, ``max_grad_value`` and ``nonfinite`` does the same as it steps,
+and writes no gradient.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ._engine.foreign import is_alone
 from ._engine.memory import Gradients
 from ._engine.plan import clip, measure
 from ._kinds import Real, checked
+from ._rows import Rows
 from ._stages import clip_factor
 from ._trees import is_branch
 
@@ -193,7 +195,7 @@ def clip_grad_value_(grads: NestedGrads, clip_value: float) -> None:
 
 def _found(grads: Any, writing: bool = False) -> Gradients:
     """Return the gradients that there are, once all have proved fit to be read, or changed."""
-    if not is_branch(type(grads)) and is_alone(grads):
+    if isinstance(grads, Rows) or (not is_branch(type(grads)) and is_alone(grads)):
         return Gradients(("grads",), (grads,), writing)
     # An iterator that yields nothing has been used up before: that is no empty list.
     container = Container("grads", grads, at_least=0 if isinstance(grads, Sized) else 1)

@@ -57,6 +57,7 @@ from ._kinds import (
 from ._rule import Rule, rule
 from ._stages import Scalars, clipped, trust_ratio
 
+SMALLEST = float(np.finfo(np.float32).tiny)  # number that is normal in either type
 Form = Annotated[str, Choice(("averaged", "heavy_ball"))]
 
 
@@ -102,7 +103,11 @@ def _sgd_scalars(
     return mu, a, nu, lr, float(resting), float(cautious and not resting)
 
 
-@rule(_sgd_scalars, needs={"v": "momentum"}, **CAUTIOUS)
+def _sgd_rests(hyper):
+    return not callable(hyper["momentum"]) and hyper["momentum"] == 0
+
+
+@rule(_sgd_scalars, needs={"v": "momentum"}, rests=_sgd_rests, lazy=True, **CAUTIOUS)
 def sgd(p, g, v, u, /, mu, a, nu, lr, resting, cautious):
     """Gradient descent, with or without momentum; see `fastoptim.SGD`."""
     if resting != 0:
@@ -135,7 +140,7 @@ def _momentum_scalars(
 
 
 # The same update, with other scalars.
-momentum = Rule(sgd.update, _momentum_scalars, name="momentum", **CAUTIOUS)
+momentum = Rule(sgd.update, _momentum_scalars, name="momentum", lazy=True, **CAUTIOUS)
 
 
 def _inside_and_added(eps: float, eps_inside: bool) -> tuple[float, float]:
@@ -154,7 +159,7 @@ def _rmsprop_scalars(
     return alpha, 1 - alpha, momentum, lr, *_inside_and_added(eps, eps_inside)
 
 
-@rule(_rmsprop_scalars, needs={"g_avg": "centered", "b": "momentum"})
+@rule(_rmsprop_scalars, needs={"g_avg": "centered", "b": "momentum"}, lazy=True)
 def rmsprop(p, g, v, g_avg, b, /, alpha, a, mu, lr, inside, eps):
     """Gradient over its running root mean square; see `fastoptim.RMSprop`."""
     if mu == 0:  # as in torch, b stays as it is
@@ -184,7 +189,12 @@ def _adagrad_scalars(
     return lr / (1 + (step - 1) * lr_decay), *_inside_and_added(eps, eps_inside)
 
 
-@rule(_adagrad_scalars, starts={"h": "initial_accumulator_value"})
+def _adagrad_rests(hyper):
+    # 0 is divided by it where there were no gradients; a smaller one may be rounded to 0
+    return not callable(hyper["eps"]) and hyper["eps"] >= SMALLEST
+
+
+@rule(_adagrad_scalars, starts={"h": "initial_accumulator_value"}, rests=_adagrad_rests)
 def adagrad(p, g, h, /, lr, inside, eps):
     """Gradient over the root of the sum of its squares; see `fastoptim.Adagrad`."""
     h += g * g
@@ -212,7 +222,13 @@ def _adam_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr, r2, eps, float(cautious)
 
 
-@rule(_adam_scalars, needs={"v_max": "amsgrad"}, decoupled="decoupled_weight_decay", **CAUTIOUS)
+@rule(
+    _adam_scalars,
+    needs={"v_max": "amsgrad"},
+    decoupled="decoupled_weight_decay",
+    lazy=True,
+    **CAUTIOUS,
+)
 def adam(p, g, m, v, v_max, u, /, decay, b1, a1, b2, a2, lr, r2, eps, cautious):
     """Adam, with or without amsgrad; see `fastoptim.Adam` and `fastoptim.AdamW`."""
     m_new = b1 * m + a1 * g
@@ -235,6 +251,7 @@ adamw = Rule(
     needs=adam.needs,
     decoupled=adam.decoupled,
     name="adamw",
+    lazy=True,
     **CAUTIOUS,
     defaults={"weight_decay": 0.01, "decoupled_weight_decay": True},
 )
@@ -267,7 +284,7 @@ def _adamax_scalars(
     return b1, 1 - b1, b2, lr / (1 - b1**step), eps
 
 
-@rule(_adamax_scalars)
+@rule(_adamax_scalars, lazy=True)
 def adamax(p, g, m, u, /, b1, a1, b2, lr, eps):
     """Adam with a running maximum for its root mean square; see `fastoptim.Adamax`."""
     m[...] = b1 * m + a1 * g
@@ -327,7 +344,7 @@ def _nadam_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, *rates, r2, eps
 
 
-@rule(_nadam_scalars, decoupled="decoupled_weight_decay")
+@rule(_nadam_scalars, decoupled="decoupled_weight_decay", lazy=True)
 def nadam(p, g, m, v, /, decay, b1, a1, b2, a2, lr_g, lr_m, r2, eps):
     """Adam with Nesterov's momentum; see `fastoptim.NAdam`."""
     m[...] = b1 * m + a1 * g
@@ -356,7 +373,7 @@ def _radam_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr, float(rectified), eps
 
 
-@rule(_radam_scalars, decoupled="decoupled_weight_decay")
+@rule(_radam_scalars, decoupled="decoupled_weight_decay", lazy=True)
 def radam(p, g, m, v, /, decay, b1, a1, b2, a2, lr, rectified, eps):
     """Adam that waits until its mean square can be relied upon; see `fastoptim.RAdam`."""
     m[...] = b1 * m + a1 * g
@@ -427,7 +444,7 @@ def _lion_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr, float(cautious)
 
 
-@rule(_lion_scalars, decoupled="decoupled_weight_decay", **CAUTIOUS)
+@rule(_lion_scalars, decoupled="decoupled_weight_decay", lazy=True, **CAUTIOUS)
 def lion(p, g, m, u, /, decay, b1, a1, b2, a2, lr, cautious):
     """Sign of a momentum; see `fastoptim.Lion`."""
     c = b1 * m + a1 * g
@@ -454,7 +471,7 @@ def _adabelief_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**step), r2, eps, eps_root
 
 
-@rule(_adabelief_scalars, decoupled="decoupled_weight_decay")
+@rule(_adabelief_scalars, decoupled="decoupled_weight_decay", lazy=True)
 def adabelief(p, g, m, s, /, decay, b1, a1, b2, a2, lr, r2, eps, eps_root):
     """Adam with a variance for its mean square; see `fastoptim.AdaBelief`."""
     m[...] = b1 * m + a1 * g
@@ -478,6 +495,7 @@ def _yogi_scalars(
 @rule(
     _yogi_scalars,
     starts={"m": "initial_accumulator_value", "v": "initial_accumulator_value"},
+    lazy=True,
 )
 def yogi(p, g, m, v, /, b1, a1, a2, lr, r2, eps):
     """Adam whose mean square moves by what the square of the gradient is; see `fastoptim.Yogi`."""
@@ -502,7 +520,7 @@ def _ademamix_scalars(
     return decay, b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, lr1, lr2, r2, eps
 
 
-@rule(_ademamix_scalars, decoupled="decoupled_weight_decay")
+@rule(_ademamix_scalars, decoupled="decoupled_weight_decay", lazy=True)
 def ademamix(p, g, m1, m2, v, /, decay, b1, a1, b2, a2, b3, a3, lr1, lr2, r2, eps):
     """Adam with a second, slow momentum; see `fastoptim.AdEMAMix`."""
     m1[...] = b1 * m1 + a1 * g
@@ -581,7 +599,16 @@ def _ftrl_scalars(
     return 1 / lr, l1_regularization_strength, 2 * l2_regularization_strength + beta / lr
 
 
-@rule(_ftrl_scalars, starts={"h": "initial_accumulator_value"})
+def _ftrl_rests(hyper):
+    return not any(map(callable, hyper.values()))  # p is what the scalars make of its state
+
+
+@rule(
+    _ftrl_scalars,
+    starts={"h": "initial_accumulator_value"},
+    rests=_ftrl_rests,
+    settles=True,
+)
 def ftrl(p, g, z, h, /, inverse, l1, l2):
     """Leader of all linear losses so far, regularised for sparsity; see `fastoptim.FTRL`."""
     old = np.sqrt(h)

@@ -36,10 +36,12 @@ LAYERS = {
     "values": Layer("schedules schedules.* init _files", "kinds"),
     # The stages around every rule, in NumPy.
     "stages": Layer("_stages", "kinds"),
+    # Gradients that have but some rows.
+    "rows": Layer("_rows", "kinds"),
     # Loops over floats or doubles, which know no layout and no thread.
     "loops": Layer("_loop _loops"),
     # Takes steps on arrays. It knows no rule and no optimizer.
-    "engine": Layer("_engine _engine.*", "stages loops"),
+    "engine": Layer("_engine _engine.*", "stages rows loops"),
     # Which loops this CPU runs.
     "levels": Layer("_levels", "kinds loops engine"),
     # For the whole process: versions, the limits of threads, and whose threads they are.
@@ -50,7 +52,7 @@ LAYERS = {
     "optimizer": Layer(
         "_trees _containers _settings _groups _state _disk _loading _stepper _mirror checkpoint "
         "_optimizer _base",
-        "kinds values stages engine levels rules",
+        "kinds values stages rows engine levels rules",
     ),
     # One class for each rule, and one for several.
     "optimizers": Layer("_docs optimizers mixed", "kinds rules optimizer"),
@@ -59,17 +61,17 @@ LAYERS = {
     # For arrays and gradients without an optimizer.
     "functions": Layer(
         "functional gradients prune",
-        "kinds stages engine levels rules optimizer optimizers",
+        "kinds stages rows engine levels rules optimizer optimizers",
     ),
     # What `import fastoptim` gives.
     "face": Layer(
         "fastoptim typing",
-        "kinds values process rules optimizer optimizers functions own_rules",
+        "kinds values rows process rules optimizer optimizers functions own_rules",
     ),
     # Other libraries with our steps. They know what they need, and only programs know them.
     "integrations": Layer(
         "integrations integrations.*",
-        "kinds stages engine levels process rules optimizer optimizers functions face",
+        "kinds stages rows engine levels process rules optimizer optimizers functions face",
     ),
     "programs": Layer(
         "__main__ cli bench bench.* demo demo.* examples examples.*",

@@ -91,8 +91,8 @@ RULES = [
     if isinstance(rule, Rule) and not rule.numbers  # with which there is no function
 ]
 # Optimizers make the groups, which are public for isinstance and for annotations.
-# Those of rules are NumPy's.
-NOT_CALLED = {"Optimizer", "ParamGroup", "Schedule", "where", "sqrt"}
+# Those of rules are NumPy's; what rows may be is in tests/test_rows.py.
+NOT_CALLED = {"Optimizer", "ParamGroup", "Rows", "Rows.from_csr", "Schedule", "where", "sqrt"}
 CALLABLES = {name: value for name, value in callables().items() if name not in NOT_CALLED}
 
 # What the methods are called on, and calls that are more than a call.
@@ -527,6 +527,8 @@ ROWS: dict[str, tuple[Any, Kind]] = {
             "eps_inside",
             "eps_hat",
             "cautious",
+            "lazy",
+            "rests",
             "maximize",
             "flush_denormals",
             "cast_grads",
@@ -663,6 +665,15 @@ ROWS: dict[str, tuple[Any, Kind]] = {
     "loops": (None, Kind(loops)),
     "rule": (lambda: DRIFT, Kind(lambda value: TypeError)),
     "optimizer.name": (None, Kind(name_of_class)),
+    # of rules whose steps cannot leave out rows
+    **{
+        f"{cls.__name__}.lazy": (
+            False,
+            Kind(lambda value: ValueError if (made := FLAG.outcome(value)) is True else made),
+        )
+        for cls in OPTIMIZERS
+        if not cls.rule.lazy
+    },
     # the process
     "n": (1, count(1, 31)),
     "set_num_threads.n": (None, maybe(count(1, 31))),

@@ -33,6 +33,7 @@ from fastoptim.bench import (
     numpy_plain,
     report,
     rivals,
+    rows,
     sections,
     timing,
     variants,
@@ -780,6 +781,59 @@ def test_the_record_of_the_other_sections(tiny, without_rivals, tmp_path, capsys
         assert result["matrix_seconds"].keys() == {"no step", "fastoptim", *others}
         assert result["matrix_slowdown"].keys() == {"fastoptim", *others}
         assert result["speedup_over"].keys() == others
+
+
+@pytest.mark.parametrize("with_torch", [False, True])
+def test_the_record_of_rows(monkeypatch, with_torch, tmp_path, capsys):
+    if with_torch:
+        pytest.importorskip("torch")
+    else:
+        monkeypatch.setitem(sys.modules, "torch", None)
+    tables = [rows.Table(50, 8, 16), rows.Table(3000, 66, 40, skewed=True)]
+    monkeypatch.setattr(rows, "TABLES", tables)
+    monkeypatch.setattr(rows, "MOST_DENSE", tables[0].nbytes)
+    record = recorded("--rows", file=tmp_path / "record.json")
+    found = {(r["optimizer"], r["rows"]): r for r in record["rows"]}
+    assert [*found] == [(rule, table.rows) for rule in rows.RULES for table in tables]
+    for (rule, count), result in found.items():
+        dense = {"Adagrad": {50: None, 3000: "slow"}}.get(rule, {}).get(count, "none")
+        without = {rows.NUMPY: dense} if dense else {}
+        without |= {} if with_torch else {rows.TORCH: "absent"}
+        assert result["left_out"] == without
+        others = {"probe", rows.NUMPY, rows.TORCH} - without.keys()
+        assert result["ratio"].keys() == others
+        assert result["median_seconds"].keys() == {"fastoptim", *others}
+        assert result["rounds"] >= 5
+        assert result["bytes"] > 0
+    out = capsys.readouterr().out
+    assert "Some rows, lazy Adam, float32" in out
+    assert "40 skewed of 3,000 x 66" in out
+    monkeypatch.setattr(rows, "free_memory", lambda: 100_000)
+    assert [cell.table for cell in rows.cells(False)] == [tables[0]] * 2
+    assert [*rows.left_out()] == ["rows: 40 skewed of 3,000 x 66"]
+
+
+def test_wrong_rows_are_not_timed(monkeypatch):
+    make = rows.optimizer
+    monkeypatch.setattr(rows, "optimizer", lambda rule, p: make("Adagrad", p))
+    cell = rows.RowsCell("lazy Adam", rows.Table(50, 8, 16))
+    with pytest.raises(contenders.WrongResultError, match=r"^fastoptim, lazy Adam, 16 of 50 x 8"):
+        rows.measure(cell, 0)
+
+
+def test_the_probe_of_rows_adds_to_the_rows():
+    for level in _yardsticks.levels():
+        for threads in (1, 3):
+            a, b = (np.zeros((20, 4), np.uint64) for _ in range(2))
+            values = np.arange(12, dtype=np.uint64).reshape(3, 4)
+            _yardsticks.RowStream(values, np.array([3, 7, 19]), [a, b], level, threads).step()
+            for changed in (a, b):
+                assert changed[[3, 7, 19]].tolist() == values.tolist()
+                assert changed.sum() == values.sum()
+    with pytest.raises(ValueError, match=r"^numbers: "):
+        _yardsticks.RowStream(values, np.array([3, 7, 20]), [a], level, 1)
+    with pytest.raises(ValueError, match="rows of whole words"):
+        _yardsticks.RowStream(values, np.array([3]), [a], level, 1)
 
 
 def test_what_does_not_fit_into_memory_is_left_out(tiny, monkeypatch, tmp_path, capsys):

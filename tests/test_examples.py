@@ -19,6 +19,7 @@ def test_every_example_is_run_here():
     assert {name for name in found if not name.startswith("mpi_")} == {
         "autograd_digits",
         "evolution",
+        "hashed_text",
         "muon",
     }  # the others are run by tests/test_mpi.py, under mpiexec
 
@@ -125,3 +126,36 @@ def test_autograd_digits():
     assert found > 0.95
     assert found == example.main(epochs=11, optimize=peers.adam, report=said.append)
     assert len(said) == 6
+
+
+def test_hashed_text():
+    pytest.importorskip("sklearn")
+    example = import_module("fastoptim.examples.hashed_text")
+    said = []
+    ours, theirs = example.main(report=said.append)
+    assert len(said) == 3
+    assert ours > theirs - 0.01
+    assert ours > 0.8
+
+
+def test_the_gradient_of_hashed_text():
+    """Against differences of the loss."""
+    pytest.importorskip("sklearn")
+    sparse = pytest.importorskip("scipy.sparse")
+    example = import_module("fastoptim.examples.hashed_text")
+    rng = np.random.default_rng(0)
+    x = sparse.csr_matrix(rng.random((5, 7)) * (rng.random((5, 7)) < 0.5))
+    labels, table = rng.integers(0, 3, 5), rng.standard_normal((7, 3))
+
+    def loss(table):
+        scores = x @ table
+        return np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(5), labels])
+
+    rows = example.gradient(x, labels, table)
+    g = np.zeros_like(table)
+    np.add.at(g, rows.indices, rows.values)
+    for index in np.ndindex(table.shape):
+        up, down = table.copy(), table.copy()
+        up[index] += 1e-6
+        down[index] -= 1e-6
+        assert g[index] == pytest.approx((loss(up) - loss(down)) / 2e-6, abs=1e-8)

@@ -340,3 +340,17 @@ def test_codes_that_are_not_finite(codes, backend):
     optimizer = fo.SGD(list(p), nonfinite="raise", backend=backend)
     with pytest.raises(FloatingPointError, match=r"grads\[1\]"):
         optimizer.step([p[0].copy(), bad])
+
+
+@pytest.mark.parametrize("width", [1, 6, 70, TILE + 9])
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_gradients_of_some_rows(width, backend):
+    params = numbers((40, width))
+    chosen = {"mask": [RNG.random((40, width)) < 0.8], "ema_decay": 0.9, "lazy": True}
+    pairs = [[a.astype(dtype) for a in params] for dtype in (SWAPPED, np.float32)]
+    swapped, expected = (fo.Adam(p, backend=backend, max_grad_norm=1.0, **chosen) for p in pairs)
+    for _ in range(3):
+        indices, (values,) = RNG.integers(0, 40, 30), numbers((30, width))
+        swapped.step([fo.Rows(indices, values.astype(SWAPPED))])
+        expected.step([fo.Rows(indices, values)])
+    assert_same_numbers(swapped, expected)

@@ -927,10 +927,9 @@ class TestParameters:
             assert_equal(params, twins)
 
     def test_gradients_that_are_refused(self):
-        embedding = torch.nn.Embedding(4, 3, sparse=True)
-        optimizer = SGD(embedding.named_parameters(), lr=0.1)
-        embedding(torch.tensor([1])).sum().backward()
-        with pytest.raises(TypeError, match=r"^grads\['weight'\]: .*found .*torch.sparse_coo"):
+        optimizer = SGD([w := torch.nn.Parameter(torch.zeros(3, 2))], lr=0.1)
+        w.grad = torch.ones(3, 2).to_sparse()  # of which both axes are sparse
+        with pytest.raises(TypeError, match=r"^grads\[0\]: .*found .*torch.sparse_coo"):
             optimizer.step()
         params, optimizer = small()
         before = values(params)
@@ -2010,3 +2009,80 @@ class TestAverage:
             with optimizer.use_ema():
                 assert all((p >= 0).all() for p in params)
             optimizer.step()
+
+
+def bags(dtype, count=2, width=5):
+    """Return embedding bags with sparse gradients that begin alike."""
+    torch.manual_seed(5)
+    first = torch.nn.EmbeddingBag(60, width, sparse=True, dtype=dtype)
+    others = [torch.nn.EmbeddingBag(60, width, sparse=True, dtype=dtype) for _ in range(count - 1)]
+    for other in others:
+        other.load_state_dict(first.state_dict())
+    return first, *others
+
+
+def train_bags(bags, optimizers, steps=25, coalesced=False):
+    """Train on words of which some come several times, and some never."""
+    torch.manual_seed(6)
+    for _ in range(steps):
+        words = torch.randint(0, 50, (8, 4))
+        for bag, optimizer in zip(bags, optimizers, strict=True):
+            optimizer.zero_grad()
+            bag(words).square().sum().backward()
+            assert not bag.weight.grad.is_coalesced()
+            if coalesced:
+                bag.weight.grad = bag.weight.grad.coalesce()
+            optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+class TestSparseGradients:
+    @pytest.mark.parametrize("coalesced", [False, True])
+    def test_the_steps_of_torch(self, coalesced):
+        for ours, theirs in [
+            (
+                lambda w: optimizer_of(fo.Adam)(w, lr=0.01, lazy=True, eps_hat=True),
+                lambda w: torch.optim.SparseAdam(w, lr=0.01),
+            ),
+            (lambda w: integration.Adagrad(w, lr=0.1), lambda w: torch.optim.Adagrad(w, lr=0.1)),
+            (lambda w: SGD(w, lr=0.01), lambda w: torch.optim.SGD(w, lr=0.01)),
+        ]:
+            a, b = bags(torch.float64)
+            before = a.weight.detach().clone()
+            train_bags((a, b), (ours([a.weight]), theirs([b.weight])), coalesced=coalesced)
+            assert_close(a, b, 1e-12)
+            assert torch.equal(a.weight[50:], before[50:])
+
+    def test_the_bits_of_arrays(self):
+        a, b = bags(torch.float32)
+        optimizer = Adam([a.weight], lr=0.01, lazy=True, max_grad_norm=1.0)
+        table = b.weight.detach().numpy().copy()
+        opt = fo.Adam(table, lr=0.01, lazy=True, max_grad_norm=1.0)
+        for _ in range(5):
+            optimizer.zero_grad()
+            a(torch.randint(0, 50, (8, 4))).square().sum().backward()
+            g = a.weight.grad
+            opt.step(fo.Rows(g._indices()[0].numpy(), g._values().numpy()))
+            optimizer.step()
+        assert a.weight.detach().numpy().tobytes() == table.tobytes()
+        assert optimizer.grad_norm == opt.grad_norm
+
+    def test_rules_that_move_other_rows_ask_for_lazy(self):
+        (a,) = bags(torch.float32, 1)
+        optimizer = Adam(a.named_parameters())
+        a(torch.tensor([[1, 2]])).sum().backward()
+        before = values(a.parameters())
+        with pytest.raises(TypeError, match=r"^grads\['weight'\]: .*set lazy=True"):
+            optimizer.step()
+        assert_equal(a.parameters(), before)
+        optimizer.param_groups[0]["lazy"] = True
+        optimizer.step()
+
+    def test_state_dicts_have_it(self):
+        a, b = bags(torch.float32)
+        optimizer, other = Adam([a.weight], lazy=True), Adam([b.weight])
+        train_bags((a,), (optimizer,), 3)
+        other.load_state_dict(optimizer.state_dict())
+        b.load_state_dict(a.state_dict())
+        train_bags((a, b), (optimizer, other), 3)
+        assert_equal([a.weight], [b.weight])

@@ -88,6 +88,10 @@ def several(table: Array, dense: dict[str, Array]) -> None:
     groups.append({"optimizer": fo.AdamW, "params": dense})
     opt = fo.Mixed(groups, max_grad_norm=1.0, weight_decay=0.1, ema_decay=lambda t: 0.9)
     opt.step([table, dense])
+    opt.step([fo.Rows(np.array([1, 2]), table), None])
+    opt.step([fo.Rows.from_csr(table), dense])
+    fo.Adam(table, lazy=True).lazy = False
+    fo.Adam(table, lazy="always")  # wrong
     opt.lr = opt.lr * 0.5
     fo.Mixed(groups, lr=0.1)  # wrong
 

@@ -16,6 +16,7 @@ changes   what happens to several objects or arrays at once, or to none of them
 parts     how all arrays are cut where a plan steps a part of them, and what its clients do then
 entry     what the engine is told of a parameter
 staging   how elements that a loop cannot compute on where they are reach it, and go back
+rows      which rows a gradient has that has but some, and where their values are
 memory    the arrays of an optimizer, where they are, and whether they still are there
 ring      how parts of a file go round through a few buffers, read ahead and written behind
 scratch   a file for state: made, locked, its room reserved, and removed
@@ -45,6 +46,7 @@ from . import (
     passes,
     plan,
     ring,
+    rows,
     scalars,
     scratch,
     staging,
@@ -68,6 +70,7 @@ __all__ = [
     "passes",
     "plan",
     "ring",
+    "rows",
     "scalars",
     "scratch",
     "staging",

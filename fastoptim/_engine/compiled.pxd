@@ -25,6 +25,7 @@ cdef struct Tile:
     # Where a tile of the sums begins.
     Py_ssize_t tensor
     Py_ssize_t start
+    Py_ssize_t row  # of a gradient that has but some rows, the first of these in the tile
 
 cdef struct Cut:
     # Which tasks and which tiles are those of a wave: the first ones, and how many.
@@ -65,7 +66,10 @@ cdef class RuleLoops:
 cdef class CompiledPasses(Passes):
     cdef Work work
     cdef Task* tasks  # NULL until they are needed, as are the tiles
+    cdef Py_ssize_t task_capacity
+    cdef bint tasks_by_rows  # whether they are cut for gradients that have but some rows
     cdef Tile* tiles
+    cdef Py_ssize_t table_capacity  # of tiles
     cdef Cut* cuts  # of the waves
     cdef Cut all  # of what is in no wave: all elements, and all tiles
     cdef RuleLoops loops
@@ -80,4 +84,5 @@ cdef class CompiledPasses(Passes):
     cdef clip(self, double factor, double limit)
     cdef cut_tasks(self)
     cdef cut_tiles(self)
+    cdef void cut_tiles_of(self, Py_ssize_t i, Py_ssize_t tile) noexcept
     cdef cut_waves(self)

@@ -21,12 +21,15 @@ from fastoptim._engine.layouts cimport (
 )
 from fastoptim._engine.machine cimport is_flushing
 from fastoptim._engine.memory cimport Tensors
-from fastoptim._engine.passes cimport CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE
+from fastoptim._engine.passes cimport (
+    CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE, tiles_of
+)
+from fastoptim._engine.rows cimport fo_prefetch, put_back, sum_row, take_in
 from fastoptim._engine.scalars cimport (
     AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
 )
 from fastoptim._engine.staging cimport (
-    ARRAYS, EMA, STATE, TILE, Gathered, Tensor, array, gathered, load, store
+    ARRAYS, EMA, STATE, TILE, Gathered, Tensor, Touched, array, gathered, load, store
 )
 from fastoptim._engine.threads cimport allowed_threads, run, task_t
 from fastoptim._engine.tuning cimport GATHERED, MOST_LEVELS, Tuned, Way
@@ -50,6 +53,9 @@ cdef enum:
     # one, and many rows where they are transposed.
     COPIED = 1024
     TRANSPOSED = 4096
+    WIDE = 64  # elements of a row from which on it is computed on where it is
+    LANES = 16  # running sums of a tile, as in _loops.pxi
+    AHEAD = 8  # rows of which the memory is asked for ahead
 
 tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles and tasks
 
@@ -173,19 +179,19 @@ cdef class CompiledPasses(Passes):
 
     cdef update(self, ScalarTable table, bint flush):
         self.torn = False
-        if not self.tasks and self.waves is None:
+        if self.waves is None and (not self.tasks or self.tasks_by_rows or self.memory.by_rows):
             self.cut_tasks()
         self.work.doubles, self.work.singles = table.doubles, table.singles
         self.go(UPDATE, update_task, self.memory.traffic, flush, self.waves is not None)
 
     cdef sum_gradients(self, double scale, bint flush):
-        if not self.tiles:
+        if not self.tiles or self.tiles_by_rows or self.memory.by_rows:
             self.cut_tiles()
         self.work.scale = scale
         self.go(NORM, sum_tiles, self.memory.traffic, flush)
 
     cdef sum_directions(self, ScalarTable table, bint flush):
-        if not self.tiles:
+        if not self.tiles or self.tiles_by_rows or self.memory.by_rows:
             self.cut_tiles()
         self.work.doubles, self.work.singles = table.doubles, table.singles
         self.go(TRUST_RATIO, sum_direction_tiles, self.memory.traffic, flush)
@@ -223,13 +229,17 @@ cdef class CompiledPasses(Passes):
         """Cut the flat space of all elements into tasks."""
         cdef Py_ssize_t i, size, task = 0, start = 0, total = 0
         for i in range(self.memory.count):
-            total += self.memory.tensors[i].size
+            total += self.memory.tensors[i].extent
         self.work.total, self.work.task_count = total, (total + TASK - 1) // TASK
-        self.work.tasks = self.tasks = <Task*> PyMem_Calloc(self.work.task_count + 1, sizeof(Task))
-        if not self.tasks:
-            raise MemoryError
+        if not self.tasks or self.work.task_count > self.task_capacity:
+            PyMem_Free(self.tasks)
+            self.task_capacity = self.work.task_count
+            self.tasks = <Task*> PyMem_Calloc(self.task_capacity + 1, sizeof(Task))
+            if not self.tasks:
+                raise MemoryError
+        self.work.tasks, self.tasks_by_rows = self.tasks, self.memory.by_rows
         for i in range(self.memory.count):
-            size = self.memory.tensors[i].size
+            size = self.memory.tensors[i].extent
             while task * TASK < start + size:
                 self.tasks[task] = Task(i, task * TASK - start)
                 task += 1
@@ -237,17 +247,38 @@ cdef class CompiledPasses(Passes):
 
     cdef cut_tiles(self):
         """Cut each array into tiles."""
-        cdef Py_ssize_t i, start, tile = 0
+        cdef Py_ssize_t i, tile = 0
         self.count_tiles()
-        self.work.tiles = self.tiles = <Tile*> PyMem_Malloc((self.tile_count + 1) * sizeof(Tile))
-        if not self.tiles:
-            raise MemoryError
+        if not self.tiles or self.tile_count > self.table_capacity:
+            PyMem_Free(self.tiles)
+            self.table_capacity = self.tile_capacity
+            self.tiles = <Tile*> PyMem_Malloc(
+                (self.table_capacity + 1) * sizeof(Tile)
+            )
+            if not self.tiles:
+                raise MemoryError
         self.work.tile_count = self.all.tile_count = self.tile_count
-        self.work.sums = self.tile_sums
+        self.work.tiles, self.work.sums = self.tiles, self.tile_sums
         for i in range(self.memory.count):
-            start = 0
-            while start < self.memory.tensors[i].size:
-                self.tiles[tile] = Tile(i, start)
+            self.cut_tiles_of(i, tile)
+            tile += tiles_of(&self.memory.tensors[i], False)
+
+    cdef void cut_tiles_of(self, Py_ssize_t i, Py_ssize_t tile) noexcept:
+        """Cut one array into tiles, of which the first has this number."""
+        cdef const Tensor* tensor = &self.memory.tensors[i]
+        cdef Py_ssize_t j, start = 0, end, width
+        if not tensor.in_rows:
+            while start < tensor.size:
+                self.tiles[tile] = Tile(i, start, 0)
+                tile += 1
+                start += SQUARES_TILE
+            return
+        width = tensor.touched.width
+        for j in range(tensor.touched.count if width > 0 else 0):
+            end = (tensor.touched.numbers[j] + 1) * width
+            start = max(start, (end - width) // SQUARES_TILE * SQUARES_TILE)
+            while start < end:
+                self.tiles[tile] = Tile(i, start, j)
                 tile += 1
                 start += SQUARES_TILE
 
@@ -295,7 +326,7 @@ cdef void update_task(void* work, Py_ssize_t task) noexcept nogil:
     cdef const Tensor* tensor
     while left > 0:
         tensor = &w.tensors[i]
-        n = min(tensor.size - start, left)
+        n = min(tensor.extent - start, left)
         if tensor.line >= 0 and n > 0:
             if tensor.single:
                 update_range(<f32> &w.singles[tensor.line * SCALARS], w, tensor, start, n)
@@ -326,6 +357,8 @@ cdef inline void update_range(
         if not tensor.gathered:
             g = tensor.g + start * tensor.stored.itemsize
             update_tiles(line, loops, tensor, start, n, g, tensor.stored, more)
+        elif tensor.in_rows:
+            update_touched(line, loops, tensor, start, n, more)
         elif tensor.route.in_order:
             update_in_order(line, loops, tensor, start, n, more)
         else:
@@ -447,25 +480,125 @@ cdef void update_tiles(
 ) noexcept nogil:
     """Step n elements tile by tile, with their gradients one behind the other."""
     cdef double[TILE] g_tile
-    cdef double[ARRAYS][TILE] tiles
-    cdef array[ARRAYS] at
     cdef array g
     cdef Py_ssize_t end = start + n
-    cdef int k
     while start < end:
         n = min(<Py_ssize_t> TILE, end - start)
         g = load(<array> &g_tile[0], g_at, g_stored, 0, n)
-        for k in range(ARRAYS):
-            at[k] = load(<array> &tiles[k][0], tensor.data[k], tensor.stored, start, n)
-        call(line, loops, n, at[0], g, at[1], at[2], at[3], at[4])
+        update_tile(line, loops, tensor, start, n, g, more)
         if tensor.zeroing and not tensor.gathered:
             memset(g_at, 0, n * g_stored.itemsize)
-        if more:
-            finish(line + BEFORE, loops, tensor, start, n, at[0], at[EMA])
-        for k in range(ARRAYS):
-            store(at[k], tensor.data[k], tensor.stored, start, n)
         start += n
         g_at += n * g_stored.itemsize
+
+
+cdef inline void update_tile(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, array g,
+    bint more,
+) noexcept nogil:
+    """Step n elements, at most a tile, by the gradients that are at g."""
+    cdef double[ARRAYS][TILE] tiles
+    cdef array[ARRAYS] at
+    cdef int k
+    for k in range(ARRAYS):
+        at[k] = load(<array> &tiles[k][0], tensor.data[k], tensor.stored, start, n)
+    call(line, loops, n, at[0], g, at[1], at[2], at[3], at[4])
+    if more:
+        finish(line + BEFORE, loops, tensor.mask, start, n, at[0], at[EMA])
+    for k in range(ARRAYS):
+        store(at[k], tensor.data[k], tensor.stored, start, n)
+
+
+cdef void update_touched(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n, bint more
+) noexcept nogil:
+    """Step n elements of the rows that a gradient has, counted from the first of these rows.
+
+    Wide rows are computed on where they are. Of others several are copied into tiles, on which a
+    loop runs once, and back.
+    """
+    cdef double[TILE] g_tile
+    cdef array g = <array> &g_tile[0]
+    cdef const Touched* touched = tensor.touched
+    cdef Py_ssize_t width = touched.width, row = start // width, column = start % width
+    cdef Py_ssize_t end = start + n
+    while start < end:
+        if width < WIDE:
+            start += update_few_rows(line, loops, tensor, row, column, end - start, more)
+            row, column = start // width, start % width
+        else:
+            n = min(min(width - column, end - start), <Py_ssize_t> TILE)
+            sum_row(g, tensor, row, column, n)
+            if row + 1 < touched.count:
+                ask_for_row(tensor, row + 1, column, n)
+            update_tile(
+                line, loops, tensor, touched.numbers[row] * width + column, n, g, more
+            )
+            start += n
+            column += n
+            if column == width:
+                row += 1
+                column = 0
+
+
+cdef Py_ssize_t update_few_rows(
+    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t row, Py_ssize_t column,
+    Py_ssize_t n, bint more,
+) noexcept nogil:
+    """Step the first of n elements, as many as tiles have room for; return how many these were."""
+    cdef double[TILE] g_tile
+    cdef double[ARRAYS][TILE] tiles
+    cdef unsigned char[TILE] mask_tile
+    cdef array[ARRAYS] at
+    cdef array g = <array> &g_tile[0]
+    cdef const Touched* touched = tensor.touched
+    cdef Py_ssize_t j = row, first = column, count = 0, width = touched.width, place, m
+    cdef int k
+    for k in range(ARRAYS):
+        at[k] = <array> &tiles[k][0] if tensor.data[k] != NULL else NULL
+    n = min(n, <Py_ssize_t> TILE)
+    while count < n:
+        m = min(width - column, n - count)
+        place = touched.numbers[j] * width + column
+        if j + AHEAD < touched.count:
+            ask_for_row(tensor, j + AHEAD, 0, width)
+        sum_row(g + count, tensor, j, column, m)
+        for k in range(ARRAYS):
+            take_in(shifted(at[k], count), tensor.data[k], tensor.stored, place, m)
+        if tensor.mask:
+            memcpy(mask_tile + count, tensor.mask + place, m)
+        count += m
+        column = 0
+        j += 1
+    call(line, loops, n, at[0], g, at[1], at[2], at[3], at[4])
+    if more:
+        finish(line + BEFORE, loops, mask_tile if tensor.mask else NULL, 0, n, at[0], at[EMA])
+    j, column, count = row, first, 0
+    while count < n:
+        m = min(width - column, n - count)
+        place = touched.numbers[j] * width + column
+        for k in range(ARRAYS):
+            put_back(shifted(at[k], count), tensor.data[k], tensor.stored, place, m)
+        count += m
+        column = 0
+        j += 1
+    return n
+
+
+cdef inline void ask_for_row(
+    const Tensor* tensor, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n
+) noexcept nogil:
+    """Let n elements of a row come from memory, while others are computed on."""
+    cdef const Touched* touched = tensor.touched
+    cdef Py_ssize_t itemsize = tensor.stored.itemsize
+    cdef Py_ssize_t start = (touched.numbers[row] * touched.width + column) * itemsize
+    cdef const char* values = tensor.g + touched.places[touched.first[row]] * touched.stride
+    cdef int k
+    for k in range(ARRAYS):
+        if tensor.data[k] != NULL:
+            fo_prefetch(tensor.data[k] + start, tensor.data[k] + start + n * itemsize)
+    values += column * tensor.g_stored.itemsize
+    fo_prefetch(values, values + n * tensor.g_stored.itemsize)
 
 
 cdef void average(
@@ -483,7 +616,7 @@ cdef void average(
         if load(p, tensor.data[0], tensor.stored, start, n) != p:
             memcpy(p, <array> tensor.data[0] + start, n * sizeof(p[0]))
         ema = load(<array> &ema_tile[0], tensor.data[EMA], tensor.stored, start, n)
-        finish(line + BEFORE, loops, tensor, start, n, p, ema)
+        finish(line + BEFORE, loops, tensor.mask, start, n, p, ema)
         store(ema, tensor.data[EMA], tensor.stored, start, n)
         start += n
 
@@ -546,11 +679,12 @@ cdef inline array shifted(array data, Py_ssize_t start) noexcept nogil:
 
 
 cdef inline void finish(
-    array line, const Loops* loops, const Tensor* tensor, Py_ssize_t start, Py_ssize_t n,
+    array line, const Loops* loops, const unsigned char* mask, Py_ssize_t start, Py_ssize_t n,
     array p, array ema,
 ) noexcept nogil:
-    """Run the stage after the rule on n elements."""
-    cdef const unsigned char* mask = tensor.mask + start if tensor.mask else NULL
+    """Run the stage after the rule on n elements, whose mask begins at `start` of it."""
+    if mask:
+        mask += start
     if array is f32:
         (<after32> loops.after)(n, p, ema, mask, line)
     else:
@@ -579,6 +713,11 @@ cdef void sum_tiles(void* work, Py_ssize_t block) noexcept nogil:
         tensor = &w.tensors[tile.tensor]
         if not tensor.stepped:
             sums[k] = 0
+        elif tensor.in_rows:
+            if tensor.single:
+                sums[k] = sum_touched(<f32> NULL, tensor, tile, w.scale)
+            else:
+                sums[k] = sum_touched(<f64> NULL, tensor, tile, w.scale)
         elif tensor.single:
             sums[k] = sum_gradient(<f32> NULL, w, tensor, tile.start, end - k, &held)
         else:
@@ -594,6 +733,42 @@ cdef double sum_gradient(
     cdef Py_ssize_t n = min(<Py_ssize_t> SQUARES_TILE, tensor.size - start)
     cdef array g = gradient(<array> &g_tile[0], tensor, start, n, tiles, held)
     return squares_of(g, &w.loops[tensor.loops], n, w.scale)
+
+
+cdef double sum_touched(
+    array _, const Tensor* tensor, const Tile* tile, double scale
+) noexcept nogil:
+    """Sum the squares of the elements in one tile of a gradient that has but some rows.
+
+    The sum has the bits that `squares` in _loops.pxi gives it: to leave out a zero changes nothing.
+    """
+    cdef double[LANES] lanes
+    cdef double[TILE] g_tile
+    cdef array g = <array> &g_tile[0]
+    cdef const Touched* touched = tensor.touched
+    cdef Py_ssize_t row = tile.row, width = touched.width, place, start, end, k, n
+    cdef double x
+    for k in range(LANES):
+        lanes[k] = 0
+    while row < touched.count:
+        place = touched.numbers[row] * width
+        start, end = max(place, tile.start), min(place + width, tile.start + SQUARES_TILE)
+        if start >= end:
+            break
+        while start < end:
+            n = min(<Py_ssize_t> TILE, end - start)
+            sum_row(g, tensor, row, start - place, n)
+            for k in range(n):
+                x = scale * <double> g[k]
+                lanes[(start - tile.start + k) % LANES] += x * x
+            start += n
+        row += 1
+    n = LANES // 2
+    while n > 0:
+        for k in range(n):
+            lanes[k] += lanes[k + n]
+        n //= 2
+    return lanes[0]
 
 
 cdef inline array gradient(

@@ -62,12 +62,12 @@ def unwritten(value: Any) -> str:
     return f"{_found(value)}: write g = {how}, and step by that g"
 
 
-def instead(dtype: np.dtype[Any], real: np.dtype[Any]) -> str:
+def instead(dtype: np.dtype[Any], real: np.dtype[Any], name: str = "g") -> str:
     """Return what a message says to write for a gradient of a dtype that is not taken."""
     if dtype.kind == "c":
-        return f": write g.real.astype(np.{real})"
+        return f": write {name}.real.astype(np.{real})"
     if dtype.kind == "O" or np.can_cast(dtype, real, "same_kind"):
-        return f": write g.astype(np.{real})"
+        return f": write {name}.astype(np.{real})"
     return f"; {ALLOWED}"
 
 

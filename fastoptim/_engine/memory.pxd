@@ -21,10 +21,12 @@ cdef class Tensors:
     cdef Py_ssize_t traffic  # of the pass under way, in bytes
     cdef int kind  # of the work of that pass, as in tuning.pxd
     cdef int kinds  # what there is of each tensor, whatever its gradient is like
+    cdef bint by_rows  # whether gradients of the pass under way have but some rows
     cdef readonly list formats, grads
 
     cdef allocate(self, Py_ssize_t count)
     cdef bind(self, bint in_order)
+    cdef cnp.ndarray place_rows(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray values)
     cdef void note_kind(self, bint gathered) noexcept
     cdef bint is_fresh(self) noexcept
     cdef gradient_label(self, Py_ssize_t i)
@@ -36,6 +38,7 @@ cdef class Gradients(Tensors):
     cdef add(self, Py_ssize_t i, cnp.ndarray g, bint writing)
     cdef raise_unwritable(self, Py_ssize_t i, g)
     cdef raise_unknown(self, Py_ssize_t i, g)
+    cdef add_rows(self, Py_ssize_t i, g)
     cdef check_apart(self)
     cdef check_two_apart(self, Py_ssize_t other, Py_ssize_t i)
 
@@ -73,13 +76,21 @@ cdef class Memory(Tensors):
     cdef int check_placed(self, list pieces) except -1
     cdef collect(self, grads, casting)
     cdef as_gradient(self, Py_ssize_t i, g)
+    cdef note_rows(self, Py_ssize_t i, g)
+    cdef refuse_rows(self, Py_ssize_t i)
+    cdef forget_rows(self)
+    cdef tuple rows(self, Py_ssize_t i)
+    cdef int bind_rows(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray values) except -1
+    cdef cnp.ndarray shaped_rows(self, Py_ssize_t i, cnp.ndarray values, cnp.ndarray p)
     cdef int check_owned(self, Py_ssize_t i, bint writing) except -1
     cdef raise_changed(self, Owned* owned, bint writing)
     cdef int bind_gradient(
         self, Py_ssize_t i, Tensor* tensor, cnp.ndarray g, bint in_order
     ) except -1
     cdef cnp.ndarray shaped(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p)
-    cdef const Stored* stored_as(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p) except NULL
+    cdef const Stored* stored_as(
+        self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p, str name
+    ) except NULL
     cdef int find_gap(
         self, Py_ssize_t i, Tensor* tensor, uintptr_t low, uintptr_t high
     ) except -1

@@ -18,13 +18,15 @@ from fastoptim._engine.arrays cimport (
 )
 from fastoptim._engine.formats cimport Format, Stored, format_of, known_format, read_as
 from fastoptim._engine.layouts cimport find_route, new_route
-from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor
-from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, STAGED
+from fastoptim._engine.rows cimport free_touched, new_touched, raise_outside, sort_out
+from fastoptim._engine.staging cimport ARRAYS, EMA, STATE, Tensor, Touched
+from fastoptim._engine.tuning cimport DOUBLE, GATHERED, SINGLE, SMALL, SOME_ROWS, STAGED
 
 import numpy as np
 
 from fastoptim._engine.foreign import as_ndarray, instead, unwritten
 from fastoptim._engine.parts import ELSEWHERE
+from fastoptim._rows import Rows, checked_rows
 from fastoptim._stages import SQUARES_TILE
 
 cnp.import_array()
@@ -41,6 +43,7 @@ DOUBLES = np.dtype(np.float64)
 COPY = ": write g = g.copy(), and step by that g"  # instead of what cannot be changed where it is
 
 cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
     # Borrowed: our own lists keep their items.
     PyObject* PyList_GET_ITEM(list items, Py_ssize_t i)
     PyObject** items_of "PySequence_Fast_ITEMS"(list items)
@@ -54,6 +57,7 @@ cdef class Tensors:
         if self.tensors:
             for i in range(self.count):
                 PyMem_Free(self.tensors[i].route)
+                free_touched(self.tensors[i].touched)
         PyMem_Free(self.tensors)
 
     cdef allocate(self, Py_ssize_t count):
@@ -71,11 +75,21 @@ cdef class Tensors:
         """
         raise NotImplementedError
 
+    cdef cnp.ndarray place_rows(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray values):
+        """Note where the values of rows are, and return them: as they are, or each row dense."""
+        if not (cnp.PyArray_ISALIGNED(values) and are_rows_dense(values)):
+            values = self.grads[i] = np.ascontiguousarray(values)
+        tensor.g, tensor.gathered = cnp.PyArray_BYTES(values), True
+        tensor.touched.stride = cnp.PyArray_STRIDE(values, 0)
+        return values
+
     cdef void note_kind(self, bint gathered) noexcept:
         """Note what tells the work of the pass under way from that of others."""
         self.kind = self.kinds
         if gathered:
             self.kind |= GATHERED
+        if self.by_rows:
+            self.kind |= SOME_ROWS
         if self.traffic < self.count * LEAST:
             self.kind |= SMALL
 
@@ -123,6 +137,9 @@ cdef class Gradients(Tensors):
             if g is None:
                 self.formats.append(None)
                 continue
+            if type(g) is Rows and not writing:
+                self.add_rows(i, g)
+                continue
             if not cnp.PyArray_CheckExact(g):
                 if writing and not cnp.PyArray_Check(g):
                     raise TypeError(f"{labels[i]}: {unwritten(g)}")
@@ -142,7 +159,8 @@ cdef class Gradients(Tensors):
         tensor.stored = tensor.g_stored = &found.stored
         tensor.single, tensor.stepped = found.single, True
         tensor.loops = tensor.single
-        tensor.size, tensor.g = size_of(g), cnp.PyArray_BYTES(g)
+        tensor.size = tensor.extent = size_of(g)
+        tensor.g = cnp.PyArray_BYTES(g)
         tensor.gathered = not (cnp.PyArray_ISALIGNED(g) and dense)
         if tensor.gathered:
             lay_route(tensor, g, g, True)
@@ -166,6 +184,25 @@ cdef class Gradients(Tensors):
             format_of(self.labels[i], g)
         except TypeError as error:
             raise TypeError(f"{error}{instead(g.dtype, DOUBLES)}") from None
+
+    cdef add_rows(self, Py_ssize_t i, g):
+        """Add a gradient that has but some rows, of a parameter that has any number of them."""
+        cdef Tensor* tensor = &self.tensors[i]
+        cdef Py_ssize_t width = 1
+        cdef cnp.ndarray values
+        indices, found = checked_rows(self.labels[i], g.indices, g.values)
+        values = as_array(f"{self.labels[i]}.values", found)
+        for n in (<object> values).shape[1:]:
+            width *= n
+        self.grads[i] = values
+        self.add(i, values, False)
+        tensor.touched = new_touched()
+        count = PY_SSIZE_T_MAX // 2 // max(width, 1)
+        bad = sort_out(tensor.touched, indices, count, width)
+        if bad >= 0:
+            raise_outside(self.labels[i], "its parameter", indices, bad, tensor.touched, count)
+        self.place_rows(i, tensor, values)
+        tensor.in_rows = self.by_rows = True
 
     cdef bind(self, bint in_order):
         self.note_kind(False)  # all else was done when they came here
@@ -298,6 +335,7 @@ cdef class Memory(Tensors):
             raise ValueError(f"{self.label(i, 0)}: expected a range of it, found None")
         elif tensor.size >= LONG:
             tensor.head = -<uintptr_t> tensor.data[0] % LINE // found.stored.itemsize
+        tensor.extent = tensor.size
         for k in range(tensor.states):
             self.own_state(states[k], stepped, i, k + 1)
         self.own_state(ema, stepped, i, EMA)
@@ -413,6 +451,25 @@ cdef class Memory(Tensors):
             return None
         return flat_over(<void*> (self.tensors[i].mask + start), stop - start, mask, mask)
 
+    cdef tuple rows(self, Py_ssize_t i):
+        """Return where the elements of a row gradient are in their parameter, and these elements.
+
+        This is the specification of what rows mean: the elements are those of zeros of the shape of
+        the parameter, to which the values are added.
+        """
+        cdef Format own = self.formats[i]
+        cdef const Touched* touched = self.tensors[i].touched
+        cdef Py_ssize_t k
+        values = self.grads[i]
+        values = own.decoded(values) if values.dtype == own.dtype else values.astype(own.real)
+        numbers = np.empty(touched.given, np.intp)
+        for k in range(touched.given):
+            numbers[touched.places[k]] = touched.rows[k]
+        g = np.zeros(self.params[i].shape, own.real)
+        np.add.at(g, numbers, values)
+        places = np.unique(numbers)[:, None] * touched.width + np.arange(touched.width)
+        return places.reshape(-1), g.reshape(-1)[places.reshape(-1)]
+
     cdef flat_gradient(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
         """Return some elements of a gradient in the type that they are computed on in."""
         cdef Format own = self.formats[i]
@@ -446,23 +503,71 @@ cdef class Memory(Tensors):
         cdef PyObject** items = items_of(found)
         if len(found) != count:
             raise ValueError(f"grads: expected {count} gradients, found {len(found)}")
+        if self.by_rows:
+            self.forget_rows()
         for i in range(count):
             tensor = &tensors[i]
             tensor.stepped = items[i] != <PyObject*> None
             if tensor.stepped:
-                traffic += tensor.traffic
                 if not is_ndarray(items[i]):
                     found[i] = self.as_gradient(i, found[i])
+                traffic += tensor.traffic if not tensor.in_rows else traffic_of_rows(tensor)
             elif tensor.data[EMA]:  # the average is read and written, p is read
                 traffic += 3 * tensor.size * tensor.stored.itemsize
         self.grads, self.traffic, self.casting = found, traffic, casting
 
     cdef as_gradient(self, Py_ssize_t i, g):
         """Return the ndarray of a gradient that is of a subclass, or no array of NumPy's."""
+        if type(g) is Rows:
+            return self.note_rows(i, g)
         label = self.labels[i][1]
         if self.zeroing:
             return as_array(label, g)
         return gradient_of(label, g, (<Format> self.formats[i]).real)
+
+    cdef note_rows(self, Py_ssize_t i, g):
+        """Note which rows a gradient has, and return their values."""
+        cdef Tensor* tensor = &self.tensors[i]
+        cdef cnp.ndarray p = self.params[i], values
+        cdef Py_ssize_t count, bad
+        indices, given = g.indices, g.values
+        if not are_plain_rows(indices, given):
+            indices, given = checked_rows(self.labels[i][1], indices, given)
+            given = np.asarray(given)
+        if self.zeroing or self.in_parts or self.in_waves or not (
+            cnp.PyArray_NDIM(p) > 0 and cnp.PyArray_IS_C_CONTIGUOUS(p)
+        ):
+            self.refuse_rows(i)
+        if not tensor.touched:
+            tensor.touched = new_touched()
+        count = cnp.PyArray_DIM(p, 0)
+        bad = sort_out(tensor.touched, indices, count, tensor.size // max(count, 1))
+        if bad >= 0:
+            raise_outside(self.labels[i][1], self.labels[i][0], indices, bad, tensor.touched, count)
+        tensor.in_rows = self.by_rows = True
+        tensor.extent = tensor.touched.count * tensor.touched.width
+        values = given
+        return array_over(cnp.PyArray_DATA(values), values, values)
+
+    cdef refuse_rows(self, Py_ssize_t i):
+        """Raise, as this parameter has no rows by which it could be stepped."""
+        cdef cnp.ndarray p = self.params[i]
+        label, p_label = self.labels[i][1], self.labels[i][0]
+        if self.zeroing or self.in_parts or self.in_waves:
+            raise TypeError(f"{label}: expected an array here, found Rows")
+        if cnp.PyArray_NDIM(p) == 0:
+            raise ValueError(f"{label}: expected a number for {p_label} without axes, found Rows")
+        raise ValueError(
+            f"{label}: expected an array, or {p_label} in C order beside Rows, found strides "
+            f"{(<object> p).strides}: make the optimizer of np.ascontiguousarray({p_label})"
+        )
+
+    cdef forget_rows(self):
+        """Let all gradients be such as have all elements, until others come."""
+        cdef Py_ssize_t i
+        self.by_rows = False
+        for i in range(self.count):
+            self.tensors[i].in_rows, self.tensors[i].extent = False, self.tensors[i].size
 
     cdef bind(self, bint in_order):
         self.bind_some(0, self.count, in_order or self.in_parts)
@@ -487,7 +592,9 @@ cdef class Memory(Tensors):
             tensor = &tensors[i]
             if tensor.line >= 0 and tensor.stepped:
                 g = grads[i]
-                if is_laid_out_as_param(tensor, g) and is_in_gap(tensor, g):
+                if tensor.in_rows:
+                    self.bind_rows(i, tensor, <cnp.ndarray> g)
+                elif is_laid_out_as_param(tensor, g) and is_in_gap(tensor, g):
                     tensor.g, tensor.gathered = address_of(g) + tensor.shift, False
                 else:
                     self.bind_gradient(i, tensor, <cnp.ndarray> g, in_order)
@@ -565,7 +672,7 @@ cdef class Memory(Tensors):
         cdef Range r
         tensor.g_stored = tensor.stored
         if not fits(g, p):
-            tensor.g_stored = self.stored_as(i, g, p)
+            tensor.g_stored = self.stored_as(i, g, p, "g")
             g = self.shaped(i, g, p)
         tensor.g = cnp.PyArray_BYTES(g) + tensor.shift
         tensor.gathered = tensor.g_stored != tensor.stored or not (
@@ -580,7 +687,35 @@ cdef class Memory(Tensors):
             self.find_gap(i, tensor, low, high)
         return 0
 
-    cdef const Stored* stored_as(self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p) except NULL:
+    cdef int bind_rows(self, Py_ssize_t i, Tensor* tensor, cnp.ndarray values) except -1:
+        """Check the values of rows, and note where they are."""
+        cdef cnp.ndarray p = <cnp.ndarray> PyList_GET_ITEM(self.params, i)
+        cdef Range r
+        tensor.g_stored = tensor.stored
+        if descr_of(values) != tensor.descr:
+            tensor.g_stored = self.stored_as(i, values, p, "values")
+        if not have_rows_of(values, p):
+            values = self.shaped_rows(i, values, p)
+        values = self.place_rows(i, tensor, values)
+        r = memory_of(values, i, 0)
+        if r.low < tensor.gap_low or r.high > tensor.gap_high:
+            self.find_gap(i, tensor, r.low, r.high)
+        return 0
+
+    cdef cnp.ndarray shaped_rows(self, Py_ssize_t i, cnp.ndarray values, cnp.ndarray p):
+        """Return values of rows in the shape of these rows, but for axes of length 1 their own."""
+        shape, wanted = (<object> values).shape, (<object> p).shape[1:]
+        if [n for n in shape[1:] if n != 1] != [n for n in wanted if n != 1]:
+            raise ValueError(
+                f"{self.labels[i][1]}.values: expected shape {(shape[0], *wanted)}, as the rows of "
+                f"{self.labels[i][0]} have, found {shape}"
+            )
+        values = self.grads[i] = (<object> values).reshape((shape[0], *wanted))
+        return values
+
+    cdef const Stored* stored_as(
+        self, Py_ssize_t i, cnp.ndarray g, cnp.ndarray p, str name
+    ) except NULL:
         """Return how a gradient is stored; raise if its parameter cannot be stepped by it.
 
         One that is zeroed comes from a client that has made it for its parameter.
@@ -589,10 +724,10 @@ cdef class Memory(Tensors):
         cdef Format found = known_format(g)
         cdef const Stored* stored = read_as(found, own)
         if stored == NULL or self.zeroing:
-            how = "" if self.zeroing else instead((<object> g).dtype, own.real)
+            how = "" if self.zeroing else instead((<object> g).dtype, own.real, name)
             raise_unfit(self.labels[i][1], self.labels[i][0], g, p, how)
         if own.single and not found.single and not self.casting:
-            how = f", which would be rounded: pass g.astype(np.{own.real})"
+            how = f", which would be rounded: pass {name}.astype(np.{own.real})"
             if self.casting is not None:
                 how += ", or let the optimizer do so by cast_grads=True"
             raise_unfit(self.labels[i][1], self.labels[i][0], g, p, how)
@@ -647,6 +782,48 @@ cdef class Memory(Tensors):
                     f"{self.labels[other][1]}: expected memory apart from all gradients, which the "
                     f"step zeroes, found memory shared with {self.labels[i][1]}"
                 )
+
+
+cdef bint are_plain_rows(indices, values):
+    """Tell, quickly, whether these are numbers of rows, and as many rows."""
+    return (
+        cnp.PyArray_CheckExact(indices)
+        and cnp.PyArray_CheckExact(values)
+        and cnp.PyArray_NDIM(<cnp.ndarray> indices) == 1
+        and cnp.PyArray_NDIM(<cnp.ndarray> values) > 0
+        and cnp.PyArray_ISINTEGER(<cnp.ndarray> indices)
+        and (
+            cnp.PyArray_DIM(<cnp.ndarray> indices, 0) == cnp.PyArray_DIM(<cnp.ndarray> values, 0)
+        )
+    )
+
+
+cdef bint have_rows_of(cnp.ndarray values, cnp.ndarray p) noexcept:
+    """Tell whether values have the axes of p, and the lengths of all but the first."""
+    cdef int axis
+    if cnp.PyArray_NDIM(values) != cnp.PyArray_NDIM(p):
+        return False
+    for axis in range(1, cnp.PyArray_NDIM(p)):
+        if cnp.PyArray_DIM(values, axis) != cnp.PyArray_DIM(p, axis):
+            return False
+    return True
+
+
+cdef bint are_rows_dense(cnp.ndarray values) noexcept:
+    """Tell whether the elements of each row lie one behind the other, rows anywhere."""
+    cdef Py_ssize_t expected = cnp.PyArray_ITEMSIZE(values)
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(values) - 1, 0, -1):
+        if cnp.PyArray_DIM(values, axis) != 1 and cnp.PyArray_STRIDE(values, axis) != expected:
+            return False
+        expected *= cnp.PyArray_DIM(values, axis)
+    return True
+
+
+cdef Py_ssize_t traffic_of_rows(const Tensor* tensor) noexcept:
+    """Return the bytes that a step moves of a parameter whose gradient has but some rows."""
+    cdef Py_ssize_t given = tensor.touched.given * tensor.touched.width
+    return (given + 2 * arrays_of(tensor) * tensor.extent) * tensor.stored.itemsize
 
 
 cdef in_memory_order(g, like):

@@ -98,13 +98,17 @@ cdef class Passes:
         """Count the tiles of the sums, and make room for these."""
         cdef Py_ssize_t i, count = 0
         cdef const Tensor* tensors = self.memory.tensors
-        if self.tile_sums == NULL:
-            for i in range(self.memory.count):
-                count += tiles_in(tensors[i].size)
-            self.tile_count = count
-            self.tile_sums = <double*> PyMem_Malloc((2 * self.tile_count + 1) * sizeof(double))
+        if self.tile_sums != NULL and not (self.tiles_by_rows or self.memory.by_rows):
+            return
+        for i in range(self.memory.count):
+            count += tiles_of(&tensors[i], False)
+        if self.tile_sums == NULL or count > self.tile_capacity:
+            PyMem_Free(self.tile_sums)
+            self.tile_capacity = max(count, 2 * self.tile_capacity if self.memory.by_rows else 0)
+            self.tile_sums = <double*> PyMem_Malloc((2 * self.tile_capacity + 1) * sizeof(double))
             if not self.tile_sums:
                 raise MemoryError
+        self.tile_count, self.tiles_by_rows = count, self.memory.by_rows
 
     cdef int join(self, int columns) except -1:
         """Note the sums of the tiles of all whole arrays, which the hook may have to join."""
@@ -112,7 +116,7 @@ cdef class Passes:
         self.summed = self.tile_sums
         if self.hook is not None:
             for i in range(self.memory.count):
-                count += tiles_in(self.memory.tensors[i].whole)
+                count += tiles_of(&self.memory.tensors[i], True)
             self.joined = self.rows(self.hook.each, columns, count)
             self.summed = <const double*> cnp.PyArray_DATA(<cnp.ndarray> self.joined)
         return 0
@@ -135,7 +139,7 @@ cdef class Passes:
         sums = []
         for i in range(self.memory.count):
             tensor = &self.memory.tensors[i]
-            total, end = 0, tile + tiles_in(tensor.whole if joined else tensor.size)
+            total, end = 0, tile + tiles_of(tensor, joined)
             while tile < end:
                 total += self.summed[tile]
                 tile += 1
@@ -211,7 +215,7 @@ cdef class Passes:
         for i in range(self.memory.count):
             p_squares = u_squares = 0
             tensor = &self.memory.tensors[i]
-            end = tile + tiles_in(tensor.size if self.hook is None else tensor.whole)
+            end = tile + tiles_of(tensor, self.hook is not None)
             while tile < end:
                 p_squares += self.summed[2 * tile]
                 u_squares += self.summed[2 * tile + 1]
@@ -252,8 +256,3 @@ cdef class Passes:
         if bad is None:  # only the squares were too large
             norm = ldexp(1.0, 600) * sqrt(self.squares(scale * ldexp(1.0, -600), flush))
         return norm, bad
-
-
-cdef inline Py_ssize_t tiles_in(Py_ssize_t size) noexcept:
-    """Return how many tiles an array of so many elements has."""
-    return <size_t> (size + SQUARES_TILE - 1) // SQUARES_TILE

@@ -26,7 +26,7 @@ from fastoptim._engine.passes cimport Passes
 from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport EMA, STATE, Tensor
 from fastoptim._engine.threads cimport forks
-from fastoptim._engine.twins cimport NumPyPasses, typed
+from fastoptim._engine.twins cimport NumPyPasses, check_settled, typed
 
 import numpy as np
 
@@ -121,6 +121,7 @@ cdef class Plan:
     cdef list upcoming  # these numbers, once the step under way is taken
     cdef bint rescales  # whether a parameter has scalars that depend on its own elements
     cdef tuple watched
+    cdef dict settled  # scalars with which elements rest, by the numbers of parameters
     cdef Py_ssize_t unstarted_count
     cdef bint busy
     # ``agree(lines, grads)`` is told the scalars of a step, line by line, and the gradients as
@@ -210,7 +211,8 @@ cdef class Plan:
             ``groups[k].scalars(t)``: the scalars of the t-th step of group k, three tuples: those
             of the stage before the rule, of the stage after it, and of the rule. For parameters
             with numbers it is ``groups[k].scalars(t, numbers)``, and what the numbers will be is a
-            fourth tuple.
+            fourth tuple. ``groups[k].takes_rows(masked)`` tells whether it takes gradients that
+            have but some rows, as `Hyper.takes_rows` does, else ``refuse_rows(label)`` raises.
         scale : float, optional
             What all gradients are multiplied by.
         changes : sequence, optional
@@ -234,6 +236,7 @@ cdef class Plan:
             end in the middle, by whatever its client raises. Then some parameters have changed, and
             every further call raises.
         """
+        cdef list unsettled = None  # parameters of which rows may be left out only where they rest
         self.enter()
         try:
             for held, check in self.watched:
@@ -242,6 +245,8 @@ cdef class Plan:
                         check()
                         break
             self.memory.collect(grads, casting)
+            if self.memory.by_rows:
+                unsettled = self.check_rows(groups)
             self.ask_scalars(groups)
             if self.agree is not None:
                 self.ask_others()
@@ -256,6 +261,8 @@ cdef class Plan:
                 scale *= <double> factor
                 changes = [*changes, *judged]
             self.table.round(scale, flush)
+            if unsettled or self.settled:
+                self.settle(unsettled, flush)
             limited = self.table.limits_norms()
             if self.rescales or limited:
                 self.separate_lines(scale, flush)
@@ -302,6 +309,41 @@ cdef class Plan:
         self.memory.collect(grads, casting)
         for i in range(self.memory.count):  # a line below 0 would tell `bind` to leave one out
             self.memory.tensors[i].line = 0 if self.memory.tensors[i].stepped else -1
+
+    cdef list check_rows(self, groups):
+        """Raise unless gradients that have but some rows come to groups that take them.
+
+        Return the numbers of parameters whose other rows are yet to be looked at.
+        """
+        cdef Py_ssize_t i
+        cdef list found = []
+        for i in range(self.memory.count):
+            if self.memory.tensors[i].in_rows:
+                group = groups[self.memory.tensors[i].group]
+                masked = self.memory.tensors[i].mask != NULL
+                looked_at = group.takes_rows(masked)
+                if looked_at is None:
+                    group.refuse_rows(self.memory.gradient_label(i))
+                if looked_at:
+                    found.append(i)
+        return found
+
+    cdef settle(self, list unsettled, bint flush):
+        """Raise unless the elements of some parameters rest where their gradient is zero.
+
+        All of them are looked at once, and again after a step with other scalars, or with a
+        gradient that has all rows.
+        """
+        cdef Memory memory = self.memory
+        cdef Py_ssize_t i
+        known, self.settled = self.settled or {}, {}
+        for i in unsettled or ():
+            real = (<Format> memory.formats[i]).real
+            own = self.table.rounded(memory.tensors[i].line, real)[2]
+            if known.get(i) != own:
+                check_settled(memory, i, self.twins[memory.tensors[i].rule].update, own, flush)
+            self.settled[i] = own
+
 
     cdef ask_scalars(self, groups):
         """Ask for the scalars of this step, once for each group, step count and numbers."""

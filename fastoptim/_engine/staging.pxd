@@ -15,6 +15,19 @@ ctypedef fused array:
     f32
     f64
 
+cdef struct Touched:
+    # Which rows of a parameter a gradient has: see `fastoptim._engine.rows`.
+    Py_ssize_t count  # of rows, each counted once
+    Py_ssize_t width  # elements of a row
+    Py_ssize_t given  # of rows, as they were given
+    Py_ssize_t stride  # bytes from the values of one to those of the next, as they were given
+    Py_ssize_t* numbers  # of the rows, ascending
+    Py_ssize_t* first  # where the places of each begin; and the end of the last
+    Py_ssize_t* places  # of values, row by row, those of each in the order in which they were given
+    Py_ssize_t* rows  # the number of the row at each place
+    Py_ssize_t* room
+    Py_ssize_t capacity
+
 cdef struct Tensor:
     # What the engine knows of one parameter: where its arrays are, and what a step does with them.
     # What a step of many small arrays reads comes first, in the order in which it is read: these
@@ -34,6 +47,7 @@ cdef struct Tensor:
     const Py_ssize_t* shape
     void* descr
     Py_ssize_t size  # elements that are stepped; where that is a part, all counts begin with it
+    Py_ssize_t extent  # elements that the step goes over: of the rows that g has, or all
     Py_ssize_t nbytes  # from the first byte of g to the last, if it is as dense as p
     Py_ssize_t shift  # bytes of such a g before the first element that is stepped
     const Stored* stored  # how the elements of all its arrays are stored
@@ -52,6 +66,8 @@ cdef struct Tensor:
     Py_ssize_t start  # of the whole parameter, the first element that is stepped
     Py_ssize_t whole  # elements of the whole parameter
     int elsewhere  # which of the arrays are in memory only in waves: a bit for each of `data`
+    bint in_rows  # in the step under way: whether g has but some rows, which are `touched`
+    Touched* touched  # allocated when a gradient first needs it
     bint unstarted  # whether the average is to start at the next step, as the parameter is then
 
 cdef struct Gathered:

@@ -10,6 +10,7 @@ cdef enum:
     GATHERED = 4
     STAGED = 8
     SMALL = 16
+    SOME_ROWS = 32
 
 cdef struct Way:
     # How to run a pass: the number of a level, lowest first, and that of threads.

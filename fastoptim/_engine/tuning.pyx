@@ -286,7 +286,7 @@ cdef str kind_name(int kind):
     """Return what people call a kind."""
     words = {
         SINGLE: "float32", DOUBLE: "float64", GATHERED: "gathered", STAGED: "staged",
-        SMALL: "small arrays",
+        SMALL: "small arrays", SOME_ROWS: "rows",
     }
     return ", ".join(word for bit, word in words.items() if kind & bit)
 

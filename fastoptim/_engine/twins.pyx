@@ -12,12 +12,16 @@ from fastoptim._engine.memory cimport Memory
 from fastoptim._engine.scalars cimport ScalarTable
 from fastoptim._engine.staging cimport ARRAYS, EMA, STATE
 from fastoptim._engine.machine cimport flushing, fo_get_mode, fo_mode, fo_set_mode
+from fastoptim._engine.passes cimport SQUARES_TILE
 
 import numpy as np
 
 from fastoptim._stages import after, before, sum_of_squares
 
 cnp.import_array()
+
+cdef enum:
+    LOOKED_AT = 1 << 16  # elements that are looked at together
 
 
 cdef class FloatingPoint:
@@ -74,6 +78,9 @@ cdef class NumPyPasses(Passes):
                 for k in range(ARRAYS):
                     if arrays[k] is not None:
                         a = <cnp.ndarray> arrays[k]
+                        if memory.tensors[i].in_rows:
+                            memory.flat(i, k, start, stop)[arrays[ARRAYS]] = a
+                            continue
                         at = memory.tensors[i].data[k] + start * memory.tensors[i].stored.itemsize
                         memcpy(at, cnp.PyArray_BYTES(a), cnp.PyArray_NBYTES(a))
                 if memory.zeroing and memory.tensors[i].stepped:
@@ -84,6 +91,8 @@ cdef class NumPyPasses(Passes):
         """Return what is written to p, the state arrays and the average, None for what stays."""
         cdef Memory memory = <Memory> self.memory
         cdef Format stored = memory.formats[i]
+        if memory.tensors[i].in_rows:
+            return self.updated_rows(i, scalars)
         p, *state, ema = self.copies(i, start, stop)
         if memory.tensors[i].stepped:
             self.update_one(i, p, memory.flat_gradient(i, start, stop), state, None, scalars)
@@ -92,6 +101,19 @@ cdef class NumPyPasses(Passes):
             p, state = None, [None] * len(state)
         arrays = p, *state, *[None] * (STATE - len(state)), ema
         return [None if a is None else stored.encoded(a) for a in arrays]
+
+    cdef list updated_rows(self, Py_ssize_t i, list scalars):
+        """Return what is written to the rows that a gradient has, and where these elements are."""
+        cdef Memory memory = <Memory> self.memory
+        cdef Format stored = memory.formats[i]
+        places, g = memory.rows(i)
+        size = memory.tensors[i].size
+        p, *state, ema = [a if a is None else a[places] for a in self.copies(i, 0, size)]
+        mask = memory.flat_mask(i, 0, size)
+        self.update_one(i, p, g, state, None, scalars)
+        after(p, ema, mask if mask is None else mask[places], *scalars[1])
+        arrays = p, *state, *[None] * (STATE - len(state)), ema
+        return [*(None if a is None else stored.encoded(a) for a in arrays), places]
 
     cdef update_one(self, Py_ssize_t i, p, g, state, u, list scalars):
         """Update one parameter, or only write the direction of its step to u."""
@@ -122,6 +144,11 @@ cdef class NumPyPasses(Passes):
             pieces = self.begin(wave, "norm")
             with FloatingPoint(flush):
                 for i, start, stop in pieces:
+                    if memory.tensors[i].in_rows:
+                        for squares in self.squares_of_rows(i, stop, scale):
+                            self.tile_sums[tile] = squares
+                            tile += 1
+                        continue
                     if memory.tensors[i].stepped:
                         g = memory.flat_gradient(i, start, stop)
                     else:
@@ -130,6 +157,14 @@ cdef class NumPyPasses(Passes):
                         self.tile_sums[tile] = squares
                         tile += 1
             self.end(wave, "norm")
+
+    cdef list squares_of_rows(self, Py_ssize_t i, Py_ssize_t size, double scale):
+        """Return the sums of the tiles in which there are elements of the rows of a gradient."""
+        places, g = (<Memory> self.memory).rows(i)
+        dense = np.zeros(size, g.dtype)
+        dense[places] = g
+        squares = list(sum_of_squares(dense, scale))
+        return [squares[tile] for tile in np.unique(places // SQUARES_TILE)]
 
     cdef sum_directions(self, ScalarTable table, bint flush):
         cdef Memory memory = <Memory> self.memory
@@ -149,6 +184,27 @@ cdef class NumPyPasses(Passes):
                         self.tile_sums[2 * tile], self.tile_sums[2 * tile + 1] = both
                         tile += 1
             self.end(wave, "directions")
+
+
+cdef check_settled(Memory memory, Py_ssize_t i, update, list own, bint flush):
+    """Raise unless a step of a rule leaves all elements of a parameter whose gradient is zero."""
+    cdef Format stored = memory.formats[i]
+    cdef Py_ssize_t start, stop, k, size = memory.tensors[i].size
+    for start in range(0, size, LOOKED_AT):
+        memory.check_owned(i, False)
+        stop = min(start + LOOKED_AT, size)
+        old = [memory.flat(i, k, start, stop) for k in range(memory.tensors[i].states + 1)]
+        new = [None if a is None else stored.decoded_copy(a) for a in old]
+        with FloatingPoint(flush):
+            update(new[0], np.zeros_like(new[0]), *new[1:], *own)
+        for a, b in zip(old, new):
+            if a is not None and not np.array_equal(stored.decoded(a), b, equal_nan=True):
+                raise ValueError(
+                    f"{memory.gradient_label(i)}: expected an array, as a step moves also rows of "
+                    f"{memory.label(i, 0)} without a gradient, whose elements are not what its "
+                    "state makes of them, found Rows: let it start as zeros, or take a step with a "
+                    "dense gradient first, also when a hyperparameter was set"
+                )
 
 
 cdef list typed(numbers, dtype):

@@ -172,6 +172,68 @@ cdef void stream_share(int i, int threads, void* work) noexcept nogil:
     w.loops.stream(&w.of, begin(i, threads, w.words), begin(i + 1, threads, w.words))
 
 
+cdef struct RowStreams:
+    const fo_yardstick* loops
+    fo_streams of  # from the first row on
+    const Py_ssize_t* numbers
+    Py_ssize_t count
+    Py_ssize_t words  # of a row
+
+
+cdef class RowStream:
+    """A pass that adds the words of some rows to rows of other arrays, wherever these are.
+
+    Parameters
+    ----------
+    values : array
+        The rows that are read, one behind the other.
+    numbers : array of intp
+        The rows that are read and written, of each of the others.
+    changed : list of array
+        These others. A row has whole words of 8 bytes.
+    level, threads : str, int
+        As in `Stream`.
+    """
+
+    cdef RowStreams work
+    cdef int threads
+    cdef object arrays
+
+    def __init__(self, values, numbers, list changed, str level, int threads):
+        nbytes = changed[0].strides[0]
+        numbers = np.ascontiguousarray(numbers, np.intp)
+        if not 1 <= len(changed) <= FO_MOST_STREAMS or nbytes % 8 or len(values) != len(numbers):
+            raise ValueError(f"expected 1 to {FO_MOST_STREAMS} arrays, and rows of whole words")
+        if any(a.strides[0] != nbytes or not a.flags.c_contiguous for a in (values, *changed)):
+            raise ValueError("expected contiguous arrays with rows of as many bytes")
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < min(map(len, changed)):
+            raise ValueError("numbers: expected those of rows that there are")
+        self.threads, self.arrays = checked(threads), (values, numbers, changed)
+        self.work.loops, self.work.words = loops_of(level), nbytes // 8
+        self.work.numbers = <const Py_ssize_t*> cnp.PyArray_DATA(numbers)
+        self.work.count = len(numbers)
+        self.work.of.read = <const uint64_t*> cnp.PyArray_DATA(values)
+        self.work.of.count = len(changed)
+        for k, array in enumerate(changed):
+            self.work.of.changed[k] = <uint64_t*> cnp.PyArray_DATA(array)
+
+    def step(self):
+        """Take one pass."""
+        on_threads(row_share, self.threads, &self.work)
+
+
+cdef void row_share(int i, int threads, void* work) noexcept nogil:
+    cdef const RowStreams* w = <const RowStreams*> work
+    cdef fo_streams row = w.of
+    cdef Py_ssize_t j, end = w.count * (i + 1) // threads
+    cdef int k
+    for j in range(w.count * i // threads, end):
+        row.read = w.of.read + j * w.words
+        for k in range(row.count):
+            row.changed[k] = w.of.changed[k] + w.numbers[j] * w.words
+        w.loops.stream(&row, 0, w.words)
+
+
 cdef struct Sums:
     const fo_yardstick* loops
     const uint64_t* words

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 from fastoptim.cli import CommandError, check_plot, check_writable, writing
 
-from . import choice, clients, disk, loop, mpi, plot, report, sections, timing
+from . import choice, clients, disk, loop, mpi, plot, report, rows, sections, timing
 from .cases import CASES, Cell
 from .choice import ChoiceResult
 from .clients import ClientResult, Programs
 from .contenders import WrongResultError, one_line
 from .disk import DiskResult
 from .loop import LoopResult, Training
+from .rows import RowsCell, RowsResult
 from .sections import Section
 from .timing import BUDGET, Result
 
@@ -30,6 +31,7 @@ class Todo(NamedTuple):
     sections: list[Section]
     choices: list[Cell]
     trainings: list[Training]
+    rows: list[RowsCell]
     on_disk: list[Cell]
     programs: Programs
 
@@ -37,7 +39,7 @@ class Todo(NamedTuple):
     def left_out(self) -> dict[str, str]:
         """What cannot be measured, and why."""
         cells = {str(cell): why for s in self.sections for cell, why in s.left_out.items()}
-        return cells | self.programs.absent
+        return cells | self.programs.absent | (rows.left_out() if self.rows else {})
 
 
 class Found(NamedTuple):
@@ -46,6 +48,7 @@ class Found(NamedTuple):
     cells: dict[tuple[str, Any], Result]  # by a section's name and a cell
     choices: list[ChoiceResult]
     loops: list[LoopResult]
+    rows: list[RowsResult]
     on_disk: list[DiskResult]
     clients: list[ClientResult]
     failed: dict[Any, str]  # by a cell, a training, a client, or the name of a client's library
@@ -56,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Time the step of an optimizer beside a memory probe, NumPy and torch, in float32 and "
         "float64, and then the steps of all other rules. The options --rivals, --sizes, --choice, "
-        "--loop, --many, --scale, --disk and --clients measure something else instead, and can be "
-        "combined, and --mpi nothing else. Every result is checked before it is timed. What fails "
-        "is named and the rest goes on; then the exit status is 1, and 2 if the benchmark cannot "
-        "run."
+        "--loop, --many, --scale, --disk, --rows and --clients measure something else instead, and "
+        "can be combined, and --mpi nothing else. Every result is checked before it is timed. What "
+        "fails is named and the rest goes on; then the exit status is 1, and 2 if the benchmark "
+        "cannot run."
     )
     parser.add_argument(
         "--rivals",
@@ -96,6 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale",
         action="store_true",
         help="one tensor of 100 to 250,000,000 elements, as the memory allows: 2 minutes",
+    )
+    parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="Adagrad and lazy Adam on tables of which a gradient has 16 to 65,536 rows, beside a "
+        "probe, a dense step and torch's sparse optimizers: 3 minutes",
     )
     parser.add_argument(
         "--disk",
@@ -147,7 +156,7 @@ def main(args: argparse.Namespace) -> int:
         return _share(args)
     machine = report.environment()
     todo = _chosen(args)
-    found = Found({}, [], [], [], [], dict(todo.programs.failed))
+    found = Found({}, [], [], [], [], [], dict(todo.programs.failed))
     try:
         _measure(todo, args, found)
     finally:  # an interrupt does not lose what was measured before
@@ -172,6 +181,7 @@ def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, foun
     report.show(machine, todo.sections, found.cells, found.failed)
     report.show_choices(found.choices)
     report.show_loops(found.loops, found.failed)
+    report.show_rows(found.rows, found.failed)
     report.show_disk(found.on_disk)
     if args.clients:
         report.show_clients(found.clients, found.failed, todo.programs.absent)
@@ -180,6 +190,7 @@ def _publish(args: argparse.Namespace, machine: dict[str, Any], todo: Todo, foun
         "results": [{"section": name, **r.record()} for (name, _), r in found.cells.items()],
         "choices": [chosen.record() for chosen in found.choices],
         "loops": [loop.record() for loop in found.loops],
+        "rows": [result.record() for result in found.rows],
         "disk": [result.record() for result in found.on_disk],
         "clients": [client.record() for client in found.clients],
         "left_out": todo.left_out,
@@ -223,10 +234,11 @@ def _chosen(args: argparse.Namespace) -> Todo:
         found,
         choices if args.choice else [],
         trainings if args.loop else [],
+        rows.cells(quick) if args.rows else [],
         disk.cells(case, quick) if args.disk else [],
         clients.find(quick) if args.clients else Programs([], {}, {}),
     )
-    if any((found, args.choice, args.loop, args.disk, args.clients)):
+    if any((found, args.choice, args.loop, args.rows, args.disk, args.clients)):
         return todo
     return todo._replace(
         sections=sections.steps(case, quick) + ([] if asked else [sections.rules(case)])
@@ -245,7 +257,7 @@ def _measure(todo: Todo, args: argparse.Namespace, found: Found) -> None:
         console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
     ) as progress:
         cells = [(section, cell) for section in todo.sections for cell in section.cells]
-        rest = [*todo.choices, *todo.trainings, *todo.on_disk, *todo.programs.clients]
+        rest = [*todo.choices, *todo.trainings, *todo.rows, *todo.on_disk, *todo.programs.clients]
         total = len(cells) + len(rest)
         task = progress.add_task("", total=total)
 
@@ -273,6 +285,9 @@ def _measure(todo: Todo, args: argparse.Namespace, found: Found) -> None:
         for training in todo.trainings:
             with attempt(training):
                 found.loops.append(loop.measure(training, 0 if quick else BUDGET))
+        for cell_of_rows in todo.rows:
+            with attempt(cell_of_rows):
+                found.rows.append(rows.measure(cell_of_rows, 0 if quick else BUDGET))
         for cell in todo.on_disk:
             with attempt(cell):
                 found.on_disk.append(disk.measure(cell, args.disk, 0 if quick else disk.BUDGET))

@@ -21,6 +21,7 @@ from .clients import LONGEST_MODEL, Client, ClientResult
 from .contenders import REFERENCE, SUBJECT
 from .disk import MEMORY, PLAIN, DiskResult
 from .loop import ALONE, LoopResult, Training
+from .rows import NUMPY, TORCH, RowsCell, RowsResult
 from .sections import Section
 from .timing import PROBE, Result
 
@@ -57,6 +58,11 @@ GB/s: of state, read and written; plain loop: preadv and pwritev of as much, one
 after the other; of plain loop: its time as a share of that of the step; state
 in memory: the time of a step with that, as a multiple"""
 CPU_INFO = Path("/proc/cpuinfo")  # of Linux
+ROWS_NOTES = """
+probe: a loop that reads and writes the same rows, each once, and only adds, at the
+fastest of all levels and numbers of threads; of probe: the time that it takes as a
+share of that of fastoptim; NumPy scatter: np.add.at into zeros, and a dense step of
+fastoptim; torch sparse: torch's Adagrad, or SparseAdam; both times as long"""
 CLIENT_NOTES = """
 before, after: seconds of the training with the library's own update, and with
 fastoptim's; ratio: the median of the ratios of each round
@@ -166,6 +172,31 @@ def _print_failed(console: Console, failed: Mapping[Any, str], kind: type) -> No
     for thing, why in failed.items():
         if isinstance(thing, kind):
             console.print(f"failed: {thing}: {why}")
+
+
+def show_rows(results: Sequence[RowsResult], failed: Mapping[Any, str]) -> None:
+    """Print what steps by some rows take."""
+    console = _console()
+    for rule in dict.fromkeys(result.cell.rule for result in results):
+        block = [result for result in results if result.cell.rule == rule]
+        headings = [SUBJECT, "of\nprobe", *(name.replace(" ", "\n") for name in (NUMPY, TORCH))]
+        table = _table(f"Some rows, {rule}, float32", headings)
+        for result in block:
+            table.add_row(
+                str(result.cell.table),
+                duration(median(result.seconds[SUBJECT])),
+                f"{result.ratio(PROBE):.2f}",
+                *(
+                    result.left_out[name]
+                    if name in result.left_out
+                    else f"{result.ratio(name):.1f}x"
+                    for name in (NUMPY, TORCH)
+                ),
+            )
+        console.print("", table)
+    if results:
+        console.print(ROWS_NOTES)
+    _print_failed(console, failed, RowsCell)
 
 
 def show_clients(

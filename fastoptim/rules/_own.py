@@ -20,6 +20,9 @@ from ._grammar import formula_of
 
 # By what is neither state nor a hyperparameter in files and in groups, also those of `Mixed`
 TAKEN = ("p", "g", "step", EMA, "params", "mask", "rule", "optimizer")
+# By which a rule is seen to leave elements without a gradient as they are
+SAMPLES = np.array([0.0, -0.0, 1.0, -1.0, 0.3, -2.7e-5, 1e-30, 123.4, -1e12])
+SAMPLE_STEPS = 1, 2, 1000
 PLAIN = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -45,6 +48,7 @@ class OwnRule(Rule):
         starts: Mapping[str, str],
         decoupled: bool | str,
         name: str | None,
+        rests: bool,
         loops: Any,
     ) -> None:
         name = name or str(getattr(function, "__name__", "rule"))
@@ -57,6 +61,8 @@ class OwnRule(Rule):
             starts=starts,
             decoupled=decoupled,
             name=name,
+            rests=self._is_seen_to_rest if rests else None,
+            lazy=True,
         )
         # A loop would not notice other scalars in a later step, and read what is left of another.
         self.twin = self.twin._replace(adopt=self.adopted, scalars=len(names))
@@ -80,6 +86,31 @@ class OwnRule(Rule):
     def saved_as(self) -> str:
         """What files call the rule: the name of its function, with that of the module."""
         return f"{self.__module__}.{self.__qualname__}"
+
+    def _is_seen_to_rest(self, hyper: Any) -> bool:
+        """Return True; raise if samples show that a step moves what it was said to leave."""
+        for t in SAMPLE_STEPS:
+            own = self.adopted(hyper.scalars(t)[2])
+            for real in (np.float32, np.float64):
+                self._check_rests(hyper, t, [real(x) for x in own], real)
+        return True
+
+    def _check_rests(self, hyper: Any, t: int, own: Sequence[Any], real: Any) -> None:
+        """Raise if a step with these scalars moves a sample whose gradient is zero."""
+        p, state = (a.reshape(-1).astype(real) for a in np.meshgrid(SAMPLES, np.abs(SAMPLES)))
+        found: dict[str, Any] = {"p": p.copy()}
+        found |= {s: state.copy() if s in hyper.state_names else None for s in self.state}
+        with np.errstate(all="ignore"):
+            new_p, *new_state = found.values()
+            self.update(new_p, np.zeros(len(p), real), *new_state, *own)
+        for name, new in found.items():
+            old = p if name == "p" else state
+            for a, b in zip(old, () if new is None else new, strict=new is not None):
+                if a.tobytes() != b.tobytes():
+                    raise ValueError(
+                        f"{self.name}: expected a step that changes nothing where the gradient is "
+                        f"zero, as rests=True says, found that step {t} makes {b} of {name} = {a}"
+                    )
 
     def adopted(self, own: Any) -> Scalars:
         """Return the scalars of a step as floats, or raise if they are not just these."""
@@ -218,6 +249,7 @@ def rule(
     starts: Mapping[str, str] | None = None,
     decoupled: bool | str = False,
     name: str | None = None,
+    rests: bool = False,
     loops: Any = None,
 ) -> Callable[[Callable[..., Any]], OwnRule]:
     r"""Make an update rule of one's own of the decorated function.
@@ -256,6 +288,10 @@ def rule(
         which it is so. Otherwise ``weight_decay`` is an L2 penalty, which the gradient has already.
     name : str, optional
         What messages call the rule; by default the name of the function.
+    rests : bool, default False
+        Whether a step changes neither p nor state where the gradient is zero, to the last bit, so
+        that a gradient that is `fastoptim.Rows` may leave such rows out. It is checked on samples,
+        before the first such step, that the function does as it is said to.
     loops : mapping, optional
         Loops that are compiled already, by ``"float32"`` and ``"float64"``: each a capsule, the
         address of a function, a ``cfunc`` of numba's, or a pointer to a function of cffi's or
@@ -301,6 +337,7 @@ def rule(
             raise TypeError(f"{label}: expected a mapping, or None, found {shown(given)}")
     if not isinstance(decoupled, str):
         decoupled = checked("decoupled", Flag(), decoupled)
+    rests = checked("rests", Flag(), rests)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name: expected a name, or None, found {shown(name)}")
     if name is not None and not name.strip():
@@ -315,5 +352,6 @@ def rule(
         starts=starts or {},
         decoupled=decoupled,
         name=name,
+        rests=rests,
         loops=loops,
     )

@@ -31,6 +31,7 @@ class Extras(TypedDict, total=False):
     max_param_grad_norm: float | None
     bounds: tuple[float, float] | None
     ema_decay: float | None
+    lazy: bool
     max_grad_norm: float | None
     nonfinite: Nonfinite
     flush_denormals: bool
@@ -59,6 +60,11 @@ class Optimizer(WithSettings, torch.optim.Optimizer):
         average of a parameter is in its state as ``"ema"``; `use_ema` evaluates with all of them.
         As ``torch.optim.swa_utils.AveragedModel`` does, it follows parameters that are frozen or
         that the model changes itself, if they are among `params`; buffers it knows nothing of.
+    lazy : bool, default False
+        Let gradients of embeddings with ``sparse=True`` move the rows alone that have a gradient,
+        as ``torch.optim.SparseAdam`` does: see `fastoptim.Optimizer`. Without it they are taken by
+        rules that leave other rows as they are, `SGD` without momentum and `Adagrad`. The tensor
+        must be contiguous.
     max_grad_norm : float, optional
         Clip by the norm of all gradients together, as ``torch.nn.utils.clip_grad_norm_`` does, but
         leave the gradients as they are. It and the next two concern the optimizer as a whole, and

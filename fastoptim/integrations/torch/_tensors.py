@@ -6,6 +6,7 @@ Nothing here knows an optimizer or its state; a key is what stands for a paramet
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from torch import Tensor
 from fastoptim._containers import Array
 from fastoptim._engine.arrays import array_at
 from fastoptim._kinds import Kind, checked
+from fastoptim._rows import Rows
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
 }
+# Of a sparse tensor, also where it says of a row several times what is to be added up
+INDICES, VALUES = methodcaller("_indices"), methodcaller("_values")
 COUNTS = DTYPES | {torch.int64: np.dtype(np.int64)}  # of a step count that the user has put there
 
 
@@ -52,14 +56,21 @@ def array_of(tensor: Tensor, label: str, key: Any = None) -> Array:
     )
 
 
-def gradient_of(tensor: Tensor, key: Any) -> Array:
-    """Return an array of the numbers of a gradient, over its memory if they stand there."""
+def gradient_of(tensor: Tensor, key: Any) -> Array | Rows:
+    """Return an array of the numbers of a gradient, over its memory if they stand there.
+
+    That of an embedding with ``sparse=True`` is returned as its rows.
+    """
     dtype = DTYPES.get(tensor.dtype)
     if dtype is not None and has_memory(tensor):
         # The tensor owns the array, not a tensor detached from it, which takes longer to make: the
         # array lives for a step, and no one gives the tensor another storage meanwhile.
         array: Array = view_of(tensor, dtype, tensor)
         return array
+    if tensor.layout is torch.sparse_coo and tensor.is_cpu and tensor.sparse_dim() == 1:
+        indices, values = INDICES(tensor), VALUES(tensor)
+        numbers = view_of(indices[0], np.dtype(np.int64), indices)
+        return Rows(numbers, array_of(resolved(values), "grads", key))
     return array_of(resolved(tensor), "grads", key)
 
 

@@ -1,0 +1,1 @@
+# Other rooms ask for it in C alone.
