@@ -344,7 +344,6 @@ cdef class Plan:
                 check_settled(memory, i, self.twins[memory.tensors[i].rule].update, own, flush)
             self.settled[i] = own
 
-
     cdef ask_scalars(self, groups):
         """Ask for the scalars of this step, once for each group, step count and numbers."""
         cdef Py_ssize_t i, line = -1, group = -1, t = -1
