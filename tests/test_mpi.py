@@ -56,7 +56,7 @@ def started(ranks: int, *program: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        cwd=HERE.parent,
+        cwd=HERE,  # where no fastoptim is: the installed one is tested
     )
     try:
         yield process

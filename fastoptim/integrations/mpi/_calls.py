@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -111,6 +112,8 @@ class Call:
         self._calls.ranks.leave(f"{self._name} has ended with {type(error).__name__}{text}")
 
 
+PARTING = 0.5  # seconds for what was printed, before the job is ended
+
 # The calls of all optimizers of this process, in the order in which these were made: the ranks end
 # them in the same order. They are kept, as the ranks may drop an optimizer at different times.
 _in_use: list[Calls] = []
@@ -128,4 +131,7 @@ def _end_all() -> None:
         calls.end()
     if is_missing:
         sys.stderr.flush()
+        # A launcher drops what has not come to it yet, such as the errors that say why; and other
+        # ranks, which have waited as long, are about to print theirs.
+        time.sleep(PARTING)
         MPI.COMM_WORLD.Abort(1)
