@@ -61,8 +61,9 @@ def public(module: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_public_name_has_a_docstring(module):
+    found = public(module)
     assert inspect.getdoc(importlib.import_module(module))
-    for name, thing in public(module).items():
+    for name, thing in found.items():
         if inspect.isclass(thing) or inspect.isfunction(thing):
             assert inspect.getdoc(thing), f"{module}.{name}: expected a docstring"
             for part, method in methods(thing).items():

@@ -96,7 +96,12 @@ def _cases() -> list[Case]:
         Case("SGD-momentum", optimizers.SGD, momentum),
     ]
     cautious = [
-        Case(f"{c.name}-cautious", c.optimizer, {**c.hyper, "cautious": True}, ahead=CAUTIOUS)
+        Case(
+            f"{c.optimizer.__name__}-cautious",
+            c.optimizer,
+            {**c.hyper, "cautious": True},
+            ahead=CAUTIOUS,
+        )
         for c in plain
         if c.name in ("SGD-momentum", "AdamW", "Lion")
     ]
