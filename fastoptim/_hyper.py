@@ -88,12 +88,12 @@ class Hyper(Mapping[str, Any]):
 
         The scalars of a stage are missing if a schedule is among what they are made of.
         """
-        rule, values = self.rule, self._values
+        rule, values, schedules = self.rule, self._values, self.schedules
         if not rule.makes_before.isdisjoint(names):
-            ready = rule.makes_before.isdisjoint(self.schedules)
+            ready = not schedules or rule.makes_before.isdisjoint(schedules)
             self._before: Any = rule.before_of(values) if ready else None
         if not rule.makes_after.isdisjoint(names):
-            ready = rule.makes_after.isdisjoint(self.schedules)
+            ready = not schedules or rule.makes_after.isdisjoint(schedules)
             self._after: Any = rule.after_of(values) if ready else None
         if not rule.makes_state.isdisjoint(names):
             averaged = values["ema_decay"] is not None

@@ -84,5 +84,5 @@ cdef class CompiledPasses(Passes):
     cdef clip(self, double factor, double limit)
     cdef cut_tasks(self)
     cdef cut_tiles(self)
-    cdef void cut_tiles_of(self, Py_ssize_t i, Py_ssize_t tile) noexcept
+    cdef Py_ssize_t cut_rows(self, Py_ssize_t i, Py_ssize_t tile) noexcept
     cdef cut_waves(self)

@@ -21,9 +21,7 @@ from fastoptim._engine.layouts cimport (
 )
 from fastoptim._engine.machine cimport is_flushing
 from fastoptim._engine.memory cimport Tensors
-from fastoptim._engine.passes cimport (
-    CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE, tiles_of
-)
+from fastoptim._engine.passes cimport CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE
 from fastoptim._engine.rows cimport fo_prefetch, put_back, sum_row, take_in
 from fastoptim._engine.scalars cimport (
     AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
@@ -247,33 +245,32 @@ cdef class CompiledPasses(Passes):
 
     cdef cut_tiles(self):
         """Cut each array into tiles."""
-        cdef Py_ssize_t i, tile = 0
+        cdef const Tensor* tensor
+        cdef Py_ssize_t i, start, tile = 0
         self.count_tiles()
         if not self.tiles or self.tile_count > self.table_capacity:
             PyMem_Free(self.tiles)
             self.table_capacity = self.tile_capacity
-            self.tiles = <Tile*> PyMem_Malloc(
-                (self.table_capacity + 1) * sizeof(Tile)
-            )
+            self.tiles = <Tile*> PyMem_Malloc((self.table_capacity + 1) * sizeof(Tile))
             if not self.tiles:
                 raise MemoryError
         self.work.tile_count = self.all.tile_count = self.tile_count
         self.work.tiles, self.work.sums = self.tiles, self.tile_sums
         for i in range(self.memory.count):
-            self.cut_tiles_of(i, tile)
-            tile += tiles_of(&self.memory.tensors[i], False)
-
-    cdef void cut_tiles_of(self, Py_ssize_t i, Py_ssize_t tile) noexcept:
-        """Cut one array into tiles, of which the first has this number."""
-        cdef const Tensor* tensor = &self.memory.tensors[i]
-        cdef Py_ssize_t j, start = 0, end, width
-        if not tensor.in_rows:
+            tensor = &self.memory.tensors[i]
+            if tensor.in_rows:
+                tile = self.cut_rows(i, tile)
+                continue
+            start = 0
             while start < tensor.size:
                 self.tiles[tile] = Tile(i, start, 0)
                 tile += 1
                 start += SQUARES_TILE
-            return
-        width = tensor.touched.width
+
+    cdef Py_ssize_t cut_rows(self, Py_ssize_t i, Py_ssize_t tile) noexcept:
+        """Cut the rows that a gradient has into tiles, from this number on; return the next one."""
+        cdef const Tensor* tensor = &self.memory.tensors[i]
+        cdef Py_ssize_t j, start = 0, end, width = tensor.touched.width
         for j in range(tensor.touched.count if width > 0 else 0):
             end = (tensor.touched.numbers[j] + 1) * width
             start = max(start, (end - width) // SQUARES_TILE * SQUARES_TILE)
@@ -281,6 +278,7 @@ cdef class CompiledPasses(Passes):
                 self.tiles[tile] = Tile(i, start, j)
                 tile += 1
                 start += SQUARES_TILE
+        return tile
 
     cdef cut_waves(self):
         """Cut the elements of each wave into tasks, and note which tiles it has."""

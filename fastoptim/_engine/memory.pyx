@@ -57,7 +57,8 @@ cdef class Tensors:
         if self.tensors:
             for i in range(self.count):
                 PyMem_Free(self.tensors[i].route)
-                free_touched(self.tensors[i].touched)
+                if self.tensors[i].touched:
+                    free_touched(self.tensors[i].touched)
         PyMem_Free(self.tensors)
 
     cdef allocate(self, Py_ssize_t count):
@@ -137,10 +138,10 @@ cdef class Gradients(Tensors):
             if g is None:
                 self.formats.append(None)
                 continue
-            if type(g) is Rows and not writing:
-                self.add_rows(i, g)
-                continue
             if not cnp.PyArray_CheckExact(g):
+                if type(g) is Rows and not writing:
+                    self.add_rows(i, g)
+                    continue
                 if writing and not cnp.PyArray_Check(g):
                     raise TypeError(f"{labels[i]}: {unwritten(g)}")
                 g = self.grads[i] = gradient_of(labels[i], g, DOUBLES)
