@@ -34,8 +34,9 @@ class Rows:
     ----------
     indices : array of int, shape (k,)
         The numbers of the rows, 0 or more, in any order and any integer type.
-    values : ndarray, shape (k, *p.shape[1:])
-        The gradients of these rows, of the types that a gradient of an array may have.
+    values : ndarray, shape (k, ...)
+        The gradients of these rows, each in the shape that a row of the parameter has, of the types
+        that a gradient of an array may have.
 
     Attributes
     ----------
