@@ -77,7 +77,7 @@ CASES = {
         "weight_decay=fo.schedules.Step(0.1, step_size=9)), ones(1)",
     ),
     "global_norm, 1,000": of_call(946_576, "fo.global_norm(grads)"),
-    "clip_grad_value_, 1,000": of_call(1_484_361, "fo.clip_grad_value_(grads, 0.5)"),
+    "clip_grad_value_, 1,000": of_call(1_504_701, "fo.clip_grad_value_(grads, 0.5)"),
     "making one of 1,000": of_call(26_953_306, "fo.Adam(params)"),
     "functional.adam": Case(65_656, STATE, "fo.functional.adam(p, g, m, v, step=t, lr=0.1)"),
     "functional.sgd": Case(58_784, STATE, "fo.functional.sgd(p, g, lr=0.1)"),
