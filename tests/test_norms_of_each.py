@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from zoo import DTYPES, gradients, same_bits
 
 import fastoptim as fo
+from fastoptim._stages import own_clip_factor, sum_of_squares
 
 BACKENDS = ["compiled", "reference"]
 
@@ -30,6 +32,28 @@ def test_each_array_by_its_own_norm(backend):
     assert found[1].tolist() == [0.3, 0.4]
     np.testing.assert_allclose(found[2], [[0.6], [0.8]], rtol=1e-15)
     assert found[3].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_sums_of_tiles_are_added_up_in_their_order(backend):
+    rng = np.random.default_rng(3)
+    grads = [rng.standard_normal(n) for n in (5000, 2048, 6145)]
+    for g, found in zip(grads, stepped(grads, backend, max_param_grad_norm=1.0), strict=True):
+        total = 0.0
+        for of_tile in sum_of_squares(g, 1.0):
+            total += of_tile
+        assert same_bits(found, own_clip_factor(math.sqrt(total), 1.0) * g)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_trust_ratio_is_of_all_tiles(backend):
+    rng = np.random.default_rng(4)
+    p, g = rng.standard_normal((2, 5000))
+    u = g / (np.abs(g) + 1e-6) + 0.1 * p  # the first step of LAMB
+    trust = math.sqrt(math.fsum(p * p)) / math.sqrt(math.fsum(u * u))
+    expected = p - 0.01 * trust * u
+    fo.LAMB(p, lr=0.01, eps=1e-6, weight_decay=0.1, backend=backend).step(g)
+    np.testing.assert_allclose(p, expected, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

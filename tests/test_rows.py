@@ -170,6 +170,22 @@ def test_lazy_rules_are_those_of_the_touched_rows_alone(cls, options, dtype):
                 arrays["ema"][...] = found[0][1].state[0]["ema"]
 
 
+@pytest.mark.parametrize("shape", [(60,), (60, 3), (60, 16), (60, 70)])
+def test_each_row_has_its_own_mask(shape):
+    rng = np.random.default_rng(8)
+    mask, start = rng.random(shape) < 0.5, rng.standard_normal(shape)
+    indices = rng.integers(0, 60, 25)
+    g = np.zeros(shape)
+    np.add.at(g, indices, 1.0)
+    p = start.copy()
+    opt = fo.SGD(p, lr=0.5, mask=mask, lazy=True)
+    opt.step(fo.Rows(indices, np.ones((25, *shape[1:]))))
+    touched = np.isin(np.arange(60), indices)
+    expected = start.copy()
+    expected[touched] = np.where(mask, start - 0.5 * g, 0.0)[touched]
+    assert same_bits(p, expected)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_masks_act_on_touched_rows_alone(backend):
     p = np.ones((4, 3))
