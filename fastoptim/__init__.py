@@ -1,8 +1,9 @@
 """fastoptim: optimizer steps on NumPy arrays, in one pass over memory, with the bits of NumPy."""
 
-from importlib.util import find_spec as _find_spec
+from importlib.machinery import PathFinder as _PathFinder
 
-if _find_spec("fastoptim._engine") is None:
+# Whether one of the compiled modules is there, found without the import of those beside it.
+if _PathFinder.find_spec("fastoptim._engine.machine", [f"{__path__[0]}/_engine"]) is None:
     # Named after this package, so that `python -m fastoptim` prints the message alone.
     raise ImportError(
         f"fastoptim is not built in {__path__[0]}: run `python -m pip install -e .` there, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -302,10 +303,11 @@ print(threadpoolctl.AGE)
 @pytest.fixture
 def run_unbuilt(tmp_path):
     """Run Python in a source tree in which nothing is compiled."""
-    package = tmp_path / "fastoptim"
-    package.mkdir()
-    for source in (ROOT / "fastoptim").glob("*.py"):
-        (package / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+
+    def compiled(folder, names):
+        return [name for name in names if name.endswith((".so", ".pyd")) or name == "__pycache__"]
+
+    shutil.copytree(ROOT / "fastoptim", tmp_path / "fastoptim", ignore=compiled)
     # -S, so that the import hook of an editable installation does not mend the tree
     packages = str(Path(np.__file__).parents[1])
     return lambda *args: subprocess.run(
