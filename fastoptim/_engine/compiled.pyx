@@ -519,7 +519,7 @@ cdef void update_touched(
     cdef array g = <array> &g_tile[0]
     cdef const Touched* touched = tensor.touched
     cdef Py_ssize_t width = touched.width, row = start // width, column = start % width
-    cdef Py_ssize_t end = start + n
+    cdef Py_ssize_t end = start + n, ahead = max(1, AHEAD * WIDE // max(width, 1))
     while start < end:
         if width < WIDE:
             start += update_few_rows(line, loops, tensor, row, column, end - start, more)
@@ -527,8 +527,8 @@ cdef void update_touched(
         else:
             n = min(min(width - column, end - start), <Py_ssize_t> TILE)
             sum_row(g, tensor, row, column, n)
-            if row + 1 < touched.count:
-                ask_for_row(tensor, row + 1, column, n)
+            if row + ahead < touched.count:
+                ask_for_row(tensor, row + ahead, column, n)
             update_tile(
                 line, loops, tensor, touched.numbers[row] * width + column, n, g, more
             )
