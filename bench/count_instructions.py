@@ -61,7 +61,10 @@ def of_call(counted: int, step: str) -> Case:
 
 
 GROUPS = "opt, grads = fo.Adam([{'params': p} for p in ones(2)]), ones(2)"
-ROWS = "p, rows = np.zeros((1000, 8), 'f4'), fo.Rows(np.arange(16) * 37 % 99, np.ones((16, 8), 'f4'))"
+ROWS = (
+    "p, g = np.zeros((1000, 8), 'float32'), np.ones((16, 8), 'float32'); "
+    "rows = fo.Rows(np.arange(16) * 37 % 99, g)"
+)
 STATE = "(p, g, m), v = ones(3), np.zeros(16, 'float32')"
 
 # Who makes a step cheaper, or has a reason to make it dearer, writes the new counts here, and the

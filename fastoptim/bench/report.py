@@ -63,8 +63,9 @@ probe: a loop that reads and writes the same rows of p and state, each once and 
 ascending order, and adds a value to each that it reads one behind the other, at the
 fastest of all levels and numbers of threads; of probe: the rate at which fastoptim
 moves the bytes that must move (these rows, read and written, and all values that
-were given, read), as a share of that of the probe; the indices do not count; NumPy scatter: np.add.at into zeros, and a dense step of
-fastoptim; torch sparse: torch's Adagrad, or SparseAdam; both times as long"""
+were given, read), as a share of that of the probe; indices do not count; NumPy
+scatter: np.add.at into zeros, and a dense step of fastoptim; torch sparse: torch's
+Adagrad, or SparseAdam; both times as long"""
 CLIENT_NOTES = """
 before, after: seconds of the training with the library's own update, and with
 fastoptim's; ratio: the median of the ratios of each round
