@@ -179,13 +179,14 @@ def measure(cell: RowsCell, budget: float) -> RowsResult:
         found = table[np.unique(grads[0].indices)]
         if not np.allclose(found, expected, rtol=1e-4, atol=1e-6):
             raise WrongResultError(f"{name}, {cell}: other parameters than the reference")
-    probes, *traffic = _probes(cell, grads)
+    probes, traffic, moved = _probes(cell, grads)
     turns = {name: partial(_seconds, step) for name, step in (steps | probes).items()}
     timing.settle(turns[SUBJECT])
     times = take_turns(turns, budget, timing.PAUSE)
     best = min(probes, key=lambda name: median(times[name]))
     times[PROBE] = times[best]
-    return RowsResult(cell, {n: times[n] for n in (*steps, PROBE)}, *traffic, left_out)
+    found = {name: times[name] for name in (*steps, PROBE)}
+    return RowsResult(cell, found, traffic, moved, left_out)
 
 
 def _expected(cell: RowsCell, grads: Sequence[fo.Rows]) -> Any:
