@@ -61,6 +61,10 @@ def of_call(counted: int, step: str) -> Case:
 
 
 GROUPS = "opt, grads = fo.Adam([{'params': p} for p in ones(2)]), ones(2)"
+ROWS = (
+    "p, g = np.zeros((1000, 8), 'float32'), np.ones((16, 8), 'float32'); "
+    "rows = fo.Rows(np.arange(16) * 37 % 99, g)"
+)
 STATE = "(p, g, m), v = ones(3), np.zeros(16, 'float32')"
 
 # Who makes a step cheaper, or has a reason to make it dearer, writes the new counts here, and the
@@ -80,6 +84,8 @@ CASES = {
         "opt, grads = fo.Adam(ones(1), lr=fo.schedules.Step(0.1, step_size=9), "
         "weight_decay=fo.schedules.Step(0.1, step_size=9)), ones(1)",
     ),
+    "16 rows, Adagrad": Case(23_924, f"{ROWS}; opt = fo.Adagrad(p)", "opt.step(rows)"),
+    "16 rows, lazy Adam": Case(26_397, f"{ROWS}; opt = fo.Adam(p, lazy=True)", "opt.step(rows)"),
     "global_norm, 1,000": of_call(946_576, "fo.global_norm(grads)"),
     "clip_grad_value_, 1,000": of_call(1_058_768, "fo.clip_grad_value_(grads, 0.5)"),
     "making one of 1,000": of_call(25_416_342, "fo.Adam(params)"),

@@ -144,10 +144,14 @@ static inline void fo_scatter_row(char *to, const ptrdiff_t *at, const char *row
         for (ptrdiff_t k = 0; k < n; k++) memcpy(to + at[k], row + k * size, size);
 }
 
-/* Ask for the lines of the cache from one address to another, which need not be in the array. */
+/* Ask for the lines of the cache from one address to another, which need not be in the array.
+ *
+ * gcc takes a function that but prefetches for one without any effect, and leaves out its calls; the
+ * empty statement is an effect. */
 static inline void fo_prefetch(const char *from, const char *to)
 {
 #ifdef FO_VECTORS
+    __asm__ volatile("");
     for (; from < to; from += 64) __builtin_prefetch(from, 0, 2);
 #endif
 }

@@ -805,6 +805,8 @@ def test_the_record_of_rows(monkeypatch, with_torch, tmp_path, capsys):
         assert result["median_seconds"].keys() == {"fastoptim", *others}
         assert result["rounds"] >= 5
         assert result["bytes"] > 0
+        # values of rows that are given twice must be read, and the probe does not read them
+        assert result["share_of_probe"] > result["ratio"]["probe"]
     out = capsys.readouterr().out
     assert "Some rows, lazy Adam, float32" in out
     assert "40 skewed of 3,000 x 66" in out

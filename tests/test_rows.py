@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -670,6 +671,115 @@ def test_a_step_makes_nothing_of_the_size_of_the_table():
         tracemalloc.stop()
 
 
+def peak_of_rows(count):
+    """Return the most memory that steps of some rows take, of a table with so many rows."""
+    import tracemalloc
+
+    p = np.zeros((count, 8), np.float32)
+    opts = [fo.Adagrad(p, max_grad_norm=1.0), fo.Adam(np.zeros((count, 8)), lazy=True)]
+    rows = fo.Rows(np.arange(80) * 37 % 9_000, np.ones((80, 8), np.float32))
+    tracemalloc.start()
+    try:
+        for opt in opts:
+            opt.step(rows)
+            opt.step(rows)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_table():
+    peak_of_rows(9_000)  # what is made once, such as what is imported late
+    assert peak_of_rows(9_000_000) < peak_of_rows(9_000) + 5_000
+
+
+# What other libraries had to mend: each test is of the kind of one public report.
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file has no holes there")
+def test_elements_beyond_the_range_of_32_bits(tmp_path):
+    """In gensim (issue 3100) words moved that no batch had, in tables of so many elements."""
+    shape = (2**26 + 9, 64)  # elements beyond 2**32
+    try:
+        table = np.asarray(np.memmap(tmp_path / "table", np.float32, "w+", shape=shape))
+    except OSError as error:
+        pytest.skip(f"no file of that size: {error}")
+    touched = np.array([0, 3, 2**25 - 1, 2**25, 2**26 - 1, 2**26, 2**26 + 8])
+    values = -np.arange(1.0, 8)[:, None] * np.ones(64, np.float32)
+    fo.SGD(table, lr=1.0).step(fo.Rows(touched[::-1], values[::-1].astype(np.float32)))
+    near = np.unique([k for row in touched for k in (row - 1, row, row + 1)])
+    near = near[(near >= 0) & (near < len(table))]
+    expected = np.zeros((len(near), 64))
+    expected[np.searchsorted(near, touched)] = -values
+    assert (table[near] == expected).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("width", [1, 3, 64])
+def test_a_batch_that_has_no_row(backend, width):
+    """Torch's SparseAdam (issue 82486) failed where a batch had but padding."""
+    p, empty = np.ones((5, width)), fo.Rows(np.empty(0, np.int64), np.empty((0, width)))
+    opt = fo.Adam(p, lazy=True, backend=backend)
+    opt.step(empty)
+    assert (p == 1).all()
+    assert not any(array.any() for array in opt.state[0].values())
+    rows = fo.Rows([4, 1, 4], np.ones((3, width)))
+    opt.step(rows)
+    opt.step(empty)
+    other = fo.Adam(np.ones((5, width)), lazy=True, backend=backend)
+    other.step(rows)
+    assert all(same_bits(opt.state[0][name], other.state[0][name]) for name in ("m", "v"))
+    assert (p[[0, 2, 3]] == 1).all()
+
+
+@pytest.mark.parametrize("cls", [fo.Adagrad, fo.Adam, fo.FTRL])
+def test_tables_of_one_shape_have_their_own_state(cls):
+    """In LightFM (pull request 32) users were stepped by the state of items."""
+    options = {} if cls is fo.Adagrad else {"lazy": True}
+    rng = np.random.default_rng(0)
+    tables = {name: np.zeros((60, 70), np.float32) for name in ("users", "items")}
+    alone = {name: cls({name: p.copy()}, **options) for name, p in tables.items()}
+    both = cls(tables, **options)
+    for _ in range(20):
+        grads = {name: fo.Rows(*drawn(rng, (60, 70), np.float32, 90)) for name in tables}
+        both.step(grads)
+        for name, opt in alone.items():
+            opt.step({name: grads[name]})
+    for name, opt in alone.items():
+        assert same_bits(tables[name], opt.param_groups[0]["params"][0])
+        for array, found in zip(both.state[name].values(), opt.state[name].values(), strict=True):
+            assert same_bits(array, found)
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_a_row_that_is_given_beside_itself(width):
+    """LightFM (pull request 45) and DGL (2451) stepped a row once for each time it was given."""
+    values = np.ones((4096, width), np.float32)
+    found = []
+    for rows in (
+        fo.Rows(np.zeros(4096, np.int32), values),
+        fo.Rows([0], values.sum(0, keepdims=True)),
+    ):
+        p = np.ones((3, width), np.float32)
+        opt = fo.Adagrad(p)
+        opt.step(rows)
+        found.append((p, opt.state[0]["h"]))
+    assert same_bits(found[0][0], found[1][0])
+    assert same_bits(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_zeros_in_rows_that_are_given(backend):
+    """In torch (issue 18404) embeddings of zero gradient moved; here only those that are given."""
+    p, zeros = np.ones((4, 2)), np.zeros((2, 2))
+    opt = fo.Adam(p, lazy=True, backend=backend)
+    opt.step(fo.Rows([1, 2], np.ones((2, 2))))
+    before = p.copy()
+    opt.step(fo.Rows([0, 1], zeros))
+    assert (p[1] < before[1]).all()  # as its average says
+    assert same_bits(p[[0, 2, 3]], before[[0, 2, 3]])
+
+
 # Rules of the user's own
 
 
@@ -835,6 +945,20 @@ def test_plans_that_take_arrays_alone(options):
     with pytest.raises(TypeError, match=r"^g: expected an array here, found Rows$"):
         plan.step([fo.Rows([1], np.ones((1, 2)))], [group])
     assert p.tolist() == np.ones((5, 2)).tolist()
+
+
+def test_state_on_disk_takes_arrays_alone(tmp_path):
+    p = np.ones((5, 2))
+    opt = fo.Adagrad({"table": p}, state_path=tmp_path / "state")
+    expected = (
+        "grads['table']: expected an array here, found Rows: leave out state_path, or write "
+        "g = np.zeros_like(params['table']); np.add.at(g, rows.indices, rows.values), which steps "
+        "all rows"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
+        opt.step({"table": fo.Rows([1], np.ones((1, 2)))})
+    assert p.tolist() == np.ones((5, 2)).tolist()
+    assert not opt.state["table"]["h"].any()
 
 
 def test_the_page_about_them(capsys):

@@ -64,10 +64,8 @@ def modules(request, tmp_path_factory) -> Path:
     return tree / "fastoptim"
 
 
-@cache
-def disassembly(modules: Path, level: str, bits: int) -> dict[str, str]:
-    """Return the machine code of each loop of a module, in words."""
-    (module,) = modules.glob(f"_loops_{level}_f{bits}.*")
+def functions_of(module: Path) -> dict[str, str]:
+    """Return the machine code of each function of a module, in words."""
     text = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", module],
         capture_output=True,
@@ -75,7 +73,14 @@ def disassembly(modules: Path, level: str, bits: int) -> dict[str, str]:
         check=True,
     ).stdout
     parts = re.split(r"^[0-9a-f]+ <([^>]+)>:$", text, flags=re.MULTILINE)
-    functions = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@cache
+def disassembly(modules: Path, level: str, bits: int) -> dict[str, str]:
+    """Return the machine code of each loop of a module, in words."""
+    (module,) = modules.glob(f"_loops_{level}_f{bits}.*")
+    functions = functions_of(module)
     result = {}
     for name in LOOPS:
         # the C function may be split in two (name, name.cold)
@@ -114,3 +119,12 @@ def test_every_option_has_its_vector_loop(modules, level):
     for bits, letter in LETTER.items():
         code = disassembly(modules, level, bits)["adam"]
         assert len(re.findall(rf"\bv?sqrtp{letter}\b[^\n]*%{REGISTER[level]}", code)) >= 4
+
+
+def test_rows_are_asked_for_ahead(modules):
+    """Else a step of rows waits for each: gcc had left the calls out, as without effect."""
+    (module,) = (modules / "_engine").glob("compiled.*.so")
+    found = {name: code for name, code in functions_of(module).items() if "update_touched" in name}
+    assert found
+    for name, code in found.items():
+        assert len(re.findall(r"\bprefetch", code)) >= 2, f"{name} asks for rows or values too late"

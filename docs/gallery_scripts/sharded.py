@@ -2,11 +2,11 @@
 Sharded training
 ================
 
-A network learns digits on one, two and four ranks of MPI. Each rank holds the network and the state
-of its part of it, and has its share of each batch: four parts of 16 images, whose gradients are added
-up in the same order however many ranks there are, so that the losses have the same bits. Parts are
-cut between tiles of 2,048 elements. This network has five; of a large one each rank holds as much
-as the others.
+A network learns digits on one, two and four ranks of MPI. Each rank holds the network and the
+state of its part of it, and has its share of each batch: four parts of 16 images, whose gradients
+are added up in the same order however many ranks there are, so that the losses have the same bits.
+Parts are cut between tiles of 2,048 elements. This network has five; of a large one each rank
+holds as much as the others.
 """
 
 import json

@@ -22,7 +22,7 @@ from fastoptim._engine.layouts cimport (
 from fastoptim._engine.machine cimport is_flushing
 from fastoptim._engine.memory cimport Tensors
 from fastoptim._engine.passes cimport CLIP, NORM, PASSES, SQUARES_TILE, TRUST_RATIO, UPDATE
-from fastoptim._engine.rows cimport fo_prefetch, put_back, sum_row, take_in
+from fastoptim._engine.rows cimport ask_for_row, put_back, sum_row, take_in
 from fastoptim._engine.scalars cimport (
     AFTER, BEFORE, RARE, SCALARS, SCALE, WEIGHT_DECAY, ScalarTable
 )
@@ -53,7 +53,6 @@ cdef enum:
     TRANSPOSED = 4096
     WIDE = 64  # elements of a row from which on it is computed on where it is
     LANES = 16  # running sums of a tile, as in _loops.pxi
-    AHEAD = 8  # rows of which the memory is asked for ahead
 
 tile_size, task_size = TILE, TASK  # for tests, which look at the edges of tiles and tasks
 
@@ -527,8 +526,7 @@ cdef void update_touched(
         else:
             n = min(min(width - column, end - start), <Py_ssize_t> TILE)
             sum_row(g, tensor, row, column, n)
-            if row + 1 < touched.count:
-                ask_for_row(tensor, row + 1, column, n)
+            ask_for_row(tensor, row + touched.ahead, column, n)
             update_tile(
                 line, loops, tensor, touched.numbers[row] * width + column, n, g, more
             )
@@ -558,8 +556,7 @@ cdef Py_ssize_t update_few_rows(
     while count < n:
         m = min(width - column, n - count)
         place = touched.numbers[j] * width + column
-        if j + AHEAD < touched.count:
-            ask_for_row(tensor, j + AHEAD, 0, width)
+        ask_for_row(tensor, j + touched.ahead, 0, width)
         sum_row(g + count, tensor, j, column, m)
         for k in range(ARRAYS):
             take_in(shifted(at[k], count), tensor.data[k], tensor.stored, place, m)
@@ -581,22 +578,6 @@ cdef Py_ssize_t update_few_rows(
         column = 0
         j += 1
     return n
-
-
-cdef inline void ask_for_row(
-    const Tensor* tensor, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n
-) noexcept nogil:
-    """Let n elements of a row come from memory, while others are computed on."""
-    cdef const Touched* touched = tensor.touched
-    cdef Py_ssize_t itemsize = tensor.stored.itemsize
-    cdef Py_ssize_t start = (touched.numbers[row] * touched.width + column) * itemsize
-    cdef const char* values = tensor.g + touched.places[touched.first[row]] * touched.stride
-    cdef int k
-    for k in range(ARRAYS):
-        if tensor.data[k] != NULL:
-            fo_prefetch(tensor.data[k] + start, tensor.data[k] + start + n * itemsize)
-    values += column * tensor.g_stored.itemsize
-    fo_prefetch(values, values + n * tensor.g_stored.itemsize)
 
 
 cdef void average(

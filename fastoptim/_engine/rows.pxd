@@ -2,7 +2,7 @@ cimport numpy as cnp
 from libc.string cimport memcpy
 
 from fastoptim._engine.formats cimport Stored
-from fastoptim._engine.staging cimport TILE, Tensor, Touched, array
+from fastoptim._engine.staging cimport ARRAYS, TILE, Tensor, Touched, array
 
 cdef extern from "lines.h":
     void fo_prefetch(const char* start, const char* end) nogil
@@ -31,16 +31,45 @@ cdef inline void sum_row(
     cdef array values
     cdef char* at
     cdef Py_ssize_t k, e
-    for e in range(n):
-        out[e] = 0
     for k in range(touched.first[j], touched.first[j + 1]):
-        at = tensor.g + touched.places[k] * touched.stride + column * stored.itemsize
+        if k + touched.ahead < touched.given:
+            at = values_at(tensor, k + touched.ahead, column)
+            fo_prefetch(at, at + n * stored.itemsize)
+        at = values_at(tensor, k, column)
         values = <array> at
         if stored.load != NULL:
             values = <array> &tile[0]
             stored.load(values, at, n)
-        for e in range(n):
-            out[e] = out[e] + values[e]
+        if k == touched.first[j]:
+            for e in range(n):
+                out[e] = values[e] + 0
+        else:
+            for e in range(n):
+                out[e] = out[e] + values[e]
+
+
+cdef inline char* values_at(
+    const Tensor* tensor, Py_ssize_t k, Py_ssize_t column
+) noexcept nogil:
+    """Return where the k-th values in the order of the rows are, from a column on."""
+    cdef const Touched* touched = tensor.touched
+    return tensor.g + touched.places[k] * touched.stride + column * tensor.g_stored.itemsize
+
+
+cdef inline void ask_for_row(
+    const Tensor* tensor, Py_ssize_t j, Py_ssize_t column, Py_ssize_t n
+) noexcept nogil:
+    """Let n elements of what is stepped of a row come from memory, if there is such a row."""
+    cdef const Touched* touched = tensor.touched
+    cdef Py_ssize_t itemsize = tensor.stored.itemsize
+    cdef Py_ssize_t start
+    cdef int k
+    if j >= touched.count:
+        return
+    start = (touched.numbers[j] * touched.width + column) * itemsize
+    for k in range(ARRAYS):
+        if tensor.data[k] != NULL:
+            fo_prefetch(tensor.data[k] + start, tensor.data[k] + start + n * itemsize)
 
 
 cdef inline void take_in(

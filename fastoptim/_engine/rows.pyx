@@ -20,6 +20,7 @@ cdef enum:
     FEW = 32  # rows that are sorted by moving each to its place
     MANY = 4096  # rows for which it pays to sort by more bits at a time
     MOST_DIGITS = 1 << 11
+    AHEAD = 32  # rows of which the memory is asked for ahead, at the most, and at the most a tile
 
 
 cdef Touched* new_touched() except NULL:
@@ -61,6 +62,7 @@ cdef Py_ssize_t sort_out(
         ascending = ascending and (k == 0 or touched.rows[k - 1] < touched.rows[k])
         most = max(most, touched.rows[k])
     touched.width, touched.given = width, n
+    touched.ahead = max(1, min(AHEAD, TILE // max(width, 1)))
     with nogil:
         for k in range(n):
             touched.places[k] = k

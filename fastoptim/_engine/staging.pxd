@@ -20,6 +20,7 @@ cdef struct Touched:
     Py_ssize_t count  # of rows, each counted once
     Py_ssize_t width  # elements of a row
     Py_ssize_t given  # of rows, as they were given
+    Py_ssize_t ahead  # how many rows before they are needed their memory is asked for
     Py_ssize_t stride  # bytes from the values of one to those of the next, as they were given
     Py_ssize_t* numbers  # of the rows, ascending
     Py_ssize_t* first  # where the places of each begin; and the end of the last

@@ -59,10 +59,13 @@ after the other; of plain loop: its time as a share of that of the step; state
 in memory: the time of a step with that, as a multiple"""
 CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 ROWS_NOTES = """
-probe: a loop that reads and writes the same rows, each once, and only adds, at the
-fastest of all levels and numbers of threads; of probe: the time that it takes as a
-share of that of fastoptim; NumPy scatter: np.add.at into zeros, and a dense step of
-fastoptim; torch sparse: torch's Adagrad, or SparseAdam; both times as long"""
+probe: a loop that reads and writes the same rows of p and state, each once and in
+ascending order, and adds a value to each that it reads one behind the other, at the
+fastest of all levels and numbers of threads; of probe: the rate at which fastoptim
+moves the bytes that must move (these rows, read and written, and all values that
+were given, read), as a share of that of the probe; indices do not count; NumPy
+scatter: np.add.at into zeros, and a dense step of fastoptim; torch sparse: torch's
+Adagrad, or SparseAdam; both times as long"""
 CLIENT_NOTES = """
 before, after: seconds of the training with the library's own update, and with
 fastoptim's; ratio: the median of the ratios of each round
@@ -185,7 +188,7 @@ def show_rows(results: Sequence[RowsResult], failed: Mapping[Any, str]) -> None:
             table.add_row(
                 str(result.cell.table),
                 duration(median(result.seconds[SUBJECT])),
-                f"{result.ratio(PROBE):.2f}",
+                f"{result.share:.2f}",
                 *(
                     result.left_out[name]
                     if name in result.left_out

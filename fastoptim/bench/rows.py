@@ -90,13 +90,19 @@ class RowsResult:
 
     cell: RowsCell
     seconds: Mapping[str, list[float]]
-    traffic: int  # bytes that must move: of the rows of p and state, and the values
+    traffic: int  # bytes that must move: of the rows of p and state, and all values
+    probe_traffic: int  # bytes that the probe moves: of these rows, and of as many values
     left_out: Mapping[str, str]
 
     def ratio(self, name: str) -> float:
         """Return how many times as long as fastoptim a contender takes."""
         pairs = zip(self.seconds[name], self.seconds[SUBJECT], strict=True)
         return median(theirs / ours for theirs, ours in pairs)
+
+    @property
+    def share(self) -> float:
+        """The rate at which fastoptim moves what must move, as a share of the probe's rate."""
+        return self.ratio(PROBE) * self.traffic / self.probe_traffic
 
     def record(self) -> dict[str, Any]:
         """Return what ``--json`` stores."""
@@ -108,6 +114,7 @@ class RowsResult:
             "given": table.given,
             "skewed": table.skewed,
             "bytes": self.traffic,
+            "share_of_probe": self.share,
             "rounds": len(self.seconds[SUBJECT]),
             "median_seconds": {name: median(times) for name, times in self.seconds.items()},
             "ratio": {name: self.ratio(name) for name in self.seconds if name != SUBJECT},
@@ -172,13 +179,14 @@ def measure(cell: RowsCell, budget: float) -> RowsResult:
         found = table[np.unique(grads[0].indices)]
         if not np.allclose(found, expected, rtol=1e-4, atol=1e-6):
             raise WrongResultError(f"{name}, {cell}: other parameters than the reference")
-    probes, traffic = _probes(cell, grads)
+    probes, traffic, moved = _probes(cell, grads)
     turns = {name: partial(_seconds, step) for name, step in (steps | probes).items()}
     timing.settle(turns[SUBJECT])
     times = take_turns(turns, budget, timing.PAUSE)
     best = min(probes, key=lambda name: median(times[name]))
     times[PROBE] = times[best]
-    return RowsResult(cell, {n: times[n] for n in (*steps, PROBE)}, traffic, left_out)
+    found = {name: times[name] for name in (*steps, PROBE)}
+    return RowsResult(cell, found, traffic, moved, left_out)
 
 
 def _expected(cell: RowsCell, grads: Sequence[fo.Rows]) -> Any:
@@ -262,8 +270,12 @@ def _torch(cell: RowsCell, grads: Sequence[fo.Rows]) -> tuple[Step, Any]:
     return step, table
 
 
-def _probes(cell: RowsCell, grads: Sequence[fo.Rows]) -> tuple[dict[str, Step], int]:
-    """Return steps that read and write the same rows and only add, and the bytes that they move."""
+def _probes(cell: RowsCell, grads: Sequence[fo.Rows]) -> tuple[dict[str, Step], int, int]:
+    """Return steps that read and write the same rows, each once, and only add.
+
+    With them come the bytes that a step must move, and those that these move: of rows that are
+    given several times they read one value.
+    """
     states = 1 if cell.rule == "Adagrad" else 2
     arrays = [zeros(cell.table) for _ in range(1 + states)]
     numbers = [np.unique(g.indices) for g in grads]
@@ -276,8 +288,9 @@ def _probes(cell: RowsCell, grads: Sequence[fo.Rows]) -> tuple[dict[str, Step], 
         ]
         found[f"{PROBE} {variant}"] = partial(_next, cycle(passes))
     rows = float(np.mean([len(n) for n in numbers]))
-    bytes_of_row = 4 * cell.table.width
-    return found, int(bytes_of_row * (2 * (1 + states) * rows + cell.table.given))
+    bytes_of_row, stepped = 4 * cell.table.width, 2 * (1 + states) * rows
+    must, moved = stepped + cell.table.given, stepped + rows
+    return found, int(bytes_of_row * must), int(bytes_of_row * moved)
 
 
 def _next(passes: Iterator[Step]) -> None:
