@@ -65,7 +65,7 @@ assert runs[1]["losses"] == runs[2]["losses"] == runs[4]["losses"]  # bit for bi
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for ranks, style in ((1, "-"), (2, "--"), (4, ":")):
     means = [sum(losses) / 4 for losses in runs[ranks]["losses"]]
-    axes[0].plot(means, style, linewidth=4 - ranks / 2, label=f"{ranks} ranks")
+    axes[0].plot(means, style, linewidth=4 - ranks / 2, label=f"{ranks} rank{'s' * (ranks > 1)}")
 axes[0].set(xlabel="step", ylabel="loss", yscale="log")
 axes[0].legend()
 for place, (ranks, found) in enumerate(runs.items()):
