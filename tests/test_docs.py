@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 
 import fastoptim
@@ -63,7 +62,6 @@ def test_examples_of_methods_are_found():
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 README_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-ONE_LINE_EXAMPLES = re.findall(r"^\|.*\| `((?:fo|opt)\..*)` \|$", README, re.MULTILINE)
 
 
 # With the number of files that each names, at least.
@@ -123,17 +121,6 @@ def test_python_blocks_of_the_readme(tmp_path, monkeypatch):
         file = tmp_path / f"block{number}.py"
         file.write_text(block)
         runpy.run_path(str(file))
-
-
-def test_one_line_examples_of_the_options():
-    assert len(ONE_LINE_EXAMPLES) > 8
-    for example in ONE_LINE_EXAMPLES:
-        params, grads = [np.ones(3)], [np.ones(3)]
-        names = {"fo": fastoptim, "np": np, "params": params, "grads": grads, "w": np.arange(10.0)}
-        names["opt"] = fastoptim.SGD(params)
-        result = eval(example, names)
-        if isinstance(result, fastoptim.Optimizer):
-            result.step([np.ones_like(p) for p in params] if "params" in example else np.ones(10))
 
 
 def test_first_block_prints_a_loss_that_falls(capsys):

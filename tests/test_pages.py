@@ -31,6 +31,9 @@ PAGES = {
     for path in sorted(DOCS.rglob("*.md"))
     if path.relative_to(DOCS).parts[0] not in GENERATED
 }
+OPTIONS = re.findall(  # the rows of the table: names, and an example
+    r"^\| (`.*?`) \| .* \| `(.*)` \|$", PAGES["guide/options.md"], re.MULTILINE
+)
 BLOCKS = [
     (page, language, text)
     for page, content in PAGES.items()
@@ -169,11 +172,10 @@ def test_what_is_installed_there_is():
 
 def test_options_have_one_row_and_one_example_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where one of them has a file
-    rows = re.findall(r"^\| (`.*?`) \| .* \| `(.*)` \|$", PAGES["guide/options.md"], re.MULTILINE)
-    named = {name for names, _ in rows for name in re.findall(r"`(\w+)`", names)}
+    named = {name for names, _ in OPTIONS for name in re.findall(r"`(\w+)`", names)}
     common = {"l1", "max_grad_value", "max_param_grad_norm", "max_grad_norm", "nonfinite"}
     assert named >= common | {"flush_denormals", "cast_grads", "bounds", "ema_decay", "mask"}
-    for _, example in rows:
+    for _, example in OPTIONS:
         params, grads = [np.ones(3)], [[1.0, 2.0, 3.0]]
         names = {"fo": fo, "np": np, "params": params, "grads": grads, "w": np.arange(10.0)}
         names["opt"] = fo.SGD(params)

@@ -31,7 +31,7 @@ import fastoptim as fo
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-NEEDED = ("sphinx", "furo", "numpydoc", "myst_parser", "sphinx_gallery", "matplotlib",
+NEEDED = ("sphinx", "furo", "numpydoc", "myst_parser", "sphinx_gallery", "matplotlib", "mpi4py",
           "latex2mathml", "llvmlite")  # fmt: skip
 
 sys.path.append(str(DOCS / "_sphinx"))

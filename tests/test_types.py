@@ -13,8 +13,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from test_docs import MODULES, ONE_LINE_EXAMPLES, README_BLOCKS, examples
-from test_pages import PROGRAMS
+from test_docs import MODULES, README_BLOCKS, examples
+from test_pages import OPTIONS, PROGRAMS
 from zoo import OPTIMIZERS, WITH_FUNCTIONS, hyperparameters, name_of
 
 import fastoptim
@@ -58,10 +58,10 @@ def functions(examples: list[str]) -> str:
 
 
 @needs_mypy
-def test_examples_of_the_readme(tmp_path):
+def test_examples_of_the_readme_and_of_options(tmp_path):
     start = "import numpy as np\nimport fastoptim as fo\n"
     names = "params, grads, w = [np.ones(3)], [np.ones(3)], np.arange(10.0)\nopt = fo.SGD(params)\n"
-    blocks = [*README_BLOCKS, *(start + names + example for example in ONE_LINE_EXAMPLES)]
+    blocks = [*README_BLOCKS, *(start + names + example for _, example in OPTIONS)]
     assert len(blocks) > 9
     file = tmp_path / "readme.py"
     file.write_text(functions(blocks), encoding="utf-8")

@@ -22,16 +22,11 @@ FOLDER = Path(__file__).parents[1] / "api"
 
 
 def modules() -> list[str]:
-    """Return the public modules: those of the package itself, then those for other libraries.
-
-    That of MPI cannot be imported where there is no MPI, as where the site is built.
-    """
+    """Return the public modules: those of the package itself, then those for other libraries."""
     own = [n for n in dir(fastoptim) if isinstance(getattr(fastoptim, n), ModuleType)]
     others = [m.name for m in pkgutil.iter_modules(integrations.__path__)]
     return [f"fastoptim.{n}" for n in sorted(own)] + [
-        f"fastoptim.integrations.{n}"
-        for n in sorted(others)
-        if not n.startswith("_") and n != "mpi"
+        f"fastoptim.integrations.{n}" for n in sorted(others) if not n.startswith("_")
     ]
 
 

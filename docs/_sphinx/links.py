@@ -24,7 +24,6 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
-    "README.md#optimizers": "rules.md",
     "README.md": "index.md",
 }
 

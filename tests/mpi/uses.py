@@ -44,6 +44,7 @@ def own() -> None:
         params = parameters(1, shapes[RANK])
         its = [p for of in shapes for p in parameters(1, of)]
         opt, one = sharded(cls, params, "own", **chosen), cls(its, **chosen)
+        assert dict(opt.ranges) == {i: (0, p.size) for i, p in enumerate(params)}
         for step in range(4):
             given = [gradients(step + r, r, parameters(1, of)) for r, of in enumerate(shapes)]
             if step == 2 and "nonfinite" in chosen:

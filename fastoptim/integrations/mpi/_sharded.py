@@ -426,9 +426,12 @@ class Sharded(Base):
     def ranges(self) -> Mapping[Any, tuple[int, int]]:
         """Which elements of each parameter this rank steps, in the order of its memory.
 
-        The arrays in `state` and `ema` have these elements alone, and one axis.
+        The arrays in `state` and `ema` have these elements alone, and one axis. With ``"own"`` they
+        are all elements, in arrays like the parameters.
         """
-        return MappingProxyType(dict(zip(self._state, self._home.part.ranges, strict=True)))
+        part, params = self._home.part, self._params_in_order()
+        ranges = [found or (0, p.size) for found, p in zip(part.ranges, params, strict=False)]
+        return MappingProxyType(dict(zip(self._state, ranges, strict=True)))
 
     def __repr__(self) -> str:
         who = f"rank {self._ranks.rank} of {self._ranks.size}, grads={self._mode!r}"
