@@ -115,7 +115,7 @@ class Part(NamedTuple):
 class Heap:
     """State in memory: where the state of an optimizer is, unless it is told otherwise.
 
-    `fastoptim._disk.Disk` is another place for it, with the same interface.
+    `fastoptim._disk.Disk` is another place for it.
     """
 
     path: str | None = None  # of the file that state is in
