@@ -161,6 +161,10 @@ class Disk(Heap):
         """Return the state arrays of a parameter as the caller sees them."""
         return Copies(arrays, using)
 
+    def close(self) -> None:
+        """Give back the file, which is removed."""
+        self._scratch.fail("its optimizer was closed")
+
 
 class Owner(NamedTuple):
     """A parameter, its state as it is given, and where the state arrays are that it has to have."""

@@ -151,6 +151,9 @@ class Heap:
         """Return the state arrays of a parameter as the caller sees them."""
         return MappingProxyType(arrays)
 
+    def close(self) -> None:
+        """Give back what is not memory; state is of no use any more then."""
+
 
 def fill_in(
     groups: Sequence[ParamGroup], state: dict[Any, dict[str, Array]], stepped: Sequence[Array]

@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 import pytest
-from checked_builds import CC, ROOT
+from checked_builds import CC, faults_in
 from fresh import output, python
 
 linux = pytest.mark.skipif(

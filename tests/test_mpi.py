@@ -47,9 +47,7 @@ LIMIT = 60.0  # seconds that a program may take; then it is killed, and the test
 
 
 @contextmanager
-def started(
-    ranks: int, *program: str, **environment: str
-) -> Iterator[subprocess.Popen[str]]:
+def started(ranks: int, *program: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Start a program on so many ranks; in the end nothing of it is left."""
     token = f"FASTOPTIM_TEST={secrets.token_hex(8)}"
     name, _, value = token.partition("=")

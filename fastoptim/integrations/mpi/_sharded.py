@@ -169,7 +169,7 @@ class Sharded(Base):
                 self._wave_bytes = checked("wave_bytes", WAVES, wave_bytes)
                 optimizer.__init__(self, params, **options)
         except BaseException:
-            self._calls.close()  # on all ranks, which raise the same
+            self.close()  # on all ranks, which raise the same
             raise
         if self._ranks.rank == 0:
             _warn_of_binding(self._ranks.size)
@@ -425,8 +425,13 @@ class Sharded(Base):
         return own if self._mode == "own" else Shown(name, self._calls, self._exchange, own)
 
     def close(self) -> None:
-        """Give back the duplicate of the communicator; the optimizer takes no steps any more."""
+        """Give back the duplicate of the communicator, and the file of the state if there is one.
+
+        The optimizer takes no steps any more.
+        """
         self._calls.close()
+        if hasattr(self, "_home"):  # unless it was not made in the end
+            self._home.close()
 
     @property
     def ranges(self) -> Mapping[Any, tuple[int, int]]:
