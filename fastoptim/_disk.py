@@ -1,7 +1,6 @@
 """State on disk: where the state of an optimizer is when it has a `state_path`.
 
-It has the interface of `fastoptim._state.Heap`. What a sweep over the file is, and how the file is
-laid out, is the engine's.
+What a sweep over the file is, and how the file is laid out, is the engine's.
 """
 
 from __future__ import annotations
@@ -11,17 +10,23 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ._containers import Array
 from ._engine.disk import DiskState, Source
 from ._engine.formats import format_of
+from ._engine.parts import JoinedWaves, Piece
 from ._engine.scratch import Scratch
 from ._groups import ParamGroup, each_param
 from ._hyper import EMA
-from ._state import Part, Wanted, keys_of
+from ._state import Heap, Part, Wanted, keys_of
+
+if TYPE_CHECKING:
+    from ._engine.parts import Waves
+
+Pieces: TypeAlias = list[list[Piece]]  # of each wave
 
 AVERAGE = 4  # the place of the average of a parameter, behind those of its rule
 
@@ -87,7 +92,7 @@ class Copies(Mapping[str, Array]):
         return len(self._arrays)
 
 
-class Disk:
+class Disk(Heap):
     """State in a file.
 
     Parameters
@@ -124,23 +129,25 @@ class Disk:
 
         With it comes what a plan is to step.
         """
-        owners = _owners(groups, state)
-        disk = _fitting(owners)
+        part = self.part_of(groups)
+        owners, pieces = _owners(groups, state, part), _pieces_of(part)
+        disk = _fitting(owners, pieces)
         if disk is None:
-            make, last = partial(self._made, owners), self._last()
+            make, last = partial(self._made, owners, pieces), self._last()
             disk = last.replaced(make) if last is not None and last.is_new else make()
             self._last = weakref.ref(disk)
         found = {owner.key: owner.arrays_in(disk) for owner in owners}
-        params = [owner.param for owner in owners]
-        waves = disk.waves([owner.used() for owner in owners])
-        return found, Part(params, [(0, p.size) for p in params], elsewhere=True, waves=waves)
+        waves: Waves = disk.waves([owner.used() for owner in owners])
+        if part.waves is not None:
+            waves = JoinedWaves(part.waves, waves)
+        return found, part._replace(ranges=_ranges(part), elsewhere=True, waves=waves)
 
-    def _made(self, owners: Sequence[Owner]) -> DiskState:
+    def _made(self, owners: Sequence[Owner], pieces: Pieces | None) -> DiskState:
         """Return new state in a part of the file of its own."""
         params = [owner.param for owner in owners]
         places = [tuple(owner.places.values()) for owner in owners]
         sizes, dtypes = [p.size for p in params], [p.dtype for p in params]
-        disk = DiskState(self._scratch, sizes, dtypes, places)
+        disk = DiskState(self._scratch, sizes, dtypes, places, pieces)
         try:
             disk.fill([owner.sources() for owner in owners])
         except BaseException:
@@ -154,6 +161,10 @@ class Disk:
         """Return the state arrays of a parameter as the caller sees them."""
         return Copies(arrays, using)
 
+    def close(self) -> None:
+        """Give back the file, which is removed."""
+        self._scratch.fail("its optimizer was closed")
+
 
 class Owner(NamedTuple):
     """A parameter, its state as it is given, and where the state arrays are that it has to have."""
@@ -161,7 +172,7 @@ class Owner(NamedTuple):
     number: int
     key: Any
     group: ParamGroup
-    param: Array
+    param: Array  # or what is stepped of it
     state: Mapping[str, Any]
     places: dict[str, int]
 
@@ -190,9 +201,13 @@ class Owner(NamedTuple):
         return tuple(self.places[name] for name in self.group.state_names)
 
 
-def _owners(groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Any]]) -> list[Owner]:
+def _owners(
+    groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Any]], part: Part
+) -> list[Owner]:
     found: list[Owner] = []
-    for key, (group, param) in zip(keys_of(groups), each_param(groups), strict=True):
+    for key, (group, _), param in zip(
+        keys_of(groups), each_param(groups), part.stepped, strict=True
+    ):
         place_of = {name: place for place, name in enumerate(group.rule.state)} | {EMA: AVERAGE}
         names = dict.fromkeys([*state[key], *group.state_names])
         places = {name: place_of[name] for name in names}
@@ -200,7 +215,23 @@ def _owners(groups: Sequence[ParamGroup], state: Mapping[Any, Mapping[str, Any]]
     return found
 
 
-def _fitting(owners: Sequence[Owner]) -> DiskState | None:
+def _ranges(part: Part) -> list[tuple[int, int]]:
+    """Return the range of each parameter, also where it is all of it."""
+    return [own or (0, p.size) for own, p in zip(part.ranges, part.stepped, strict=False)]
+
+
+def _pieces_of(part: Part) -> Pieces | None:
+    """Return the pieces of the waves that a part has, counted from where its ranges begin."""
+    if part.waves is None:
+        return None
+    first = [start for start, _ in _ranges(part)]
+    return [
+        [Piece(i, start - first[i], stop - first[i]) for i, start, stop in wave]
+        for wave in part.waves.pieces
+    ]
+
+
+def _fitting(owners: Sequence[Owner], pieces: Pieces | None) -> DiskState | None:
     """Return where all state is already, as it has to be, or None."""
     disks: set[DiskState | None] = set()
     for owner in owners:
@@ -210,7 +241,8 @@ def _fitting(owners: Sequence[Owner]) -> DiskState | None:
             disks.add(array.disk if is_there else None)
     disk = disks.pop() if len(disks) == 1 else None
     layout = [(o.param.size, o.param.dtype, tuple(o.places.values())) for o in owners]
-    return disk if disk is not None and disk.layout == layout else None
+    fits = disk is not None and disk.layout == layout and pieces in (None, disk.pieces)
+    return disk if fits else None
 
 
 def _source(value: Any, param: Array) -> Source:

@@ -115,7 +115,7 @@ class Part(NamedTuple):
 class Heap:
     """State in memory: where the state of an optimizer is, unless it is told otherwise.
 
-    `fastoptim._disk.Disk` is another place for it, with the same interface.
+    `fastoptim._disk.Disk` is another place for it.
     """
 
     path: str | None = None  # of the file that state is in
@@ -150,6 +150,9 @@ class Heap:
     ) -> Mapping[str, Array]:
         """Return the state arrays of a parameter as the caller sees them."""
         return MappingProxyType(arrays)
+
+    def close(self) -> None:
+        """Give back what is not memory; state is of no use any more then."""
 
 
 def fill_in(

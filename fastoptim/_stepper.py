@@ -74,7 +74,7 @@ class Stepper(WithSettings):
         state_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self._backend = backend
-        self._home: Heap | Disk = self._new_home(state_path)
+        self._home = self._new_home(state_path)
         change([self._adopting(settings)])
         self._norm: float | None = None  # of the gradients of the last step, if it was measured
         self._skipped = 0  # steps that were not taken, as gradients were not finite
@@ -82,7 +82,7 @@ class Stepper(WithSettings):
         self._state: dict[Any, dict[str, Array]] = {}  # by the keys of the parameters
         self._plan = Plan([], [])
 
-    def _new_home(self, state_path: str | os.PathLike[str] | None) -> Heap | Disk:
+    def _new_home(self, state_path: str | os.PathLike[str] | None) -> Heap:
         """Return where the state is to be."""
         return Heap() if state_path is None else Disk(state_path)
 

@@ -24,6 +24,14 @@ ROOT = Path(__file__).parents[1]
 CC = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC"))[0]
 
 
+def faults_in(folder: Path) -> str:
+    """Return the path of a library that makes faults, which is built into a folder."""
+    library = folder / "faults.so"
+    command = [CC, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", ROOT / "tests" / "faults.c"]
+    subprocess.run([*command, "-o", library, "-ldl"], check=True)
+    return str(library)
+
+
 def not_copied(folder: str, names: list[str]) -> set[str]:
     """Return what is built, and what else is no source, of the names in a folder."""
     patterns = [".*", "build", "dist", "*.egg-info", "*.so", "__pycache__"]

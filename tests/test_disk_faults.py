@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 import pytest
-from checked_builds import CC, ROOT
+from checked_builds import CC, faults_in
 from fresh import output, python
 
 linux = pytest.mark.skipif(
@@ -89,10 +89,7 @@ ours, like = fresh()
 @pytest.fixture(scope="module")
 def preload(tmp_path_factory):
     """Return the path of the library that makes faults."""
-    library = tmp_path_factory.mktemp("faults") / "faults.so"
-    command = [CC, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", ROOT / "tests" / "faults.c"]
-    subprocess.run([*command, "-o", library, "-ldl"], check=True)
-    return str(library)
+    return faults_in(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "cached"])

@@ -13,6 +13,7 @@ import os
 import pkgutil
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checked_builds import CC, faults_in
 
 import fastoptim as fo
 from fastoptim import examples
@@ -45,13 +47,13 @@ LIMIT = 60.0  # seconds that a program may take; then it is killed, and the test
 
 
 @contextmanager
-def started(ranks: int, *program: str) -> Iterator[subprocess.Popen[str]]:
+def started(ranks: int, *program: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Start a program on so many ranks; in the end nothing of it is left."""
     token = f"FASTOPTIM_TEST={secrets.token_hex(8)}"
     name, _, value = token.partition("=")
     process = subprocess.Popen(
         [MPIEXEC, *OVERSUBSCRIBED, "-n", str(ranks), sys.executable, *program],
-        env={**os.environ, **ROOT_MAY, **ONE_THREAD, name: value},
+        env={**os.environ, **ROOT_MAY, **ONE_THREAD, **environment, name: value},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -73,9 +75,9 @@ def end_all_with(token: str) -> None:
                 os.kill(int(path.parent.name), signal.SIGKILL)
 
 
-def run(ranks: int, *program: str) -> tuple[int, str]:
+def run(ranks: int, *program: str, **environment: str) -> tuple[int, str]:
     """Run a program on so many ranks; return its exit status and what it has printed."""
-    with started(ranks, *program) as process:
+    with started(ranks, *program, **environment) as process:
         try:
             said, _ = process.communicate(timeout=LIMIT)
         except subprocess.TimeoutExpired:
@@ -83,9 +85,10 @@ def run(ranks: int, *program: str) -> tuple[int, str]:
         return process.returncode, said
 
 
-def check(ranks: int, name: str, *arguments: str) -> None:
+def check(ranks: int, name: str, *arguments: str, **environment: str) -> None:
     """Run a program of tests/mpi, of which all ranks have to come to the end."""
-    status, said = run(ranks, "-m", "mpi4py", f"{HERE}/mpi/{name}.py", *arguments)
+    program = "-m", "mpi4py", f"{HERE}/mpi/{name}.py", *arguments
+    status, said = run(ranks, *program, **environment)
     assert status == 0, said
     assert said.count("is done") == ranks, said
 
@@ -111,6 +114,18 @@ def test_files(tmp_path):
     """Each number of ranks goes on from what the others before it have saved."""
     for ranks in (1, 3, 2):
         check(ranks, "files", str(tmp_path))
+
+
+def test_state_on_disk(tmp_path):
+    for ranks in (1, 2, 3):
+        check(ranks, "disk", "uses", str(tmp_path))
+
+
+@pytest.mark.skipif(not shutil.which(CC), reason="needs a C compiler")
+def test_faults_of_a_disk(tmp_path):
+    library = faults_in(tmp_path)
+    for ranks in (1, 3):
+        check(ranks, "disk", "faults", str(tmp_path), LD_PRELOAD=library)
 
 
 FOUND = "a call of step, as on rank 0, found the end of the program"

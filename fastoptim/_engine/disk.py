@@ -57,6 +57,8 @@ class DiskState:
         Of which type.
     places : sequence of tuples of int
         The arrays that there are of each parameter.
+    pieces : sequence of sequences of Piece, optional
+        The ranges in each wave, where others have cut these; some may have none.
 
     Attributes
     ----------
@@ -75,21 +77,21 @@ class DiskState:
         sizes: Sequence[int],
         dtypes: Sequence[np.dtype[Any]],
         places: Sequence[tuple[int, ...]],
+        pieces: Sequence[Sequence[Piece]] | None = None,
     ) -> None:
         self.scratch = scratch
         self.layout = [*zip(sizes, dtypes, places, strict=True)]
-        self.pieces: list[list[Piece]] = []
+        self.pieces = [*map(list, _cut(self.layout) if pieces is None else pieces)]
         self._offsets: list[np.ndarray[Any, Any]] = []  # of each array in a wave, -1 where none is
         self._first: dict[int, tuple[int, int]] = {}  # the wave and the piece a parameter begins in
         self._starts: dict[int, list[int]] = {}  # of all its pieces
         waves = []
         at = 0
-        for pieces in _cut(self.layout):
-            offsets, size = self._placed(pieces)
-            for n, (i, start, _) in enumerate(pieces):
-                self._first.setdefault(i, (len(self.pieces), n))
+        for wave, of_wave in enumerate(self.pieces):
+            offsets, size = self._placed(of_wave)
+            for n, (i, start, _) in enumerate(of_wave):
+                self._first.setdefault(i, (wave, n))
                 self._starts.setdefault(i, []).append(start)
-            self.pieces.append(pieces)
             self._offsets.append(offsets)
             waves.append((at, size))
             at += size

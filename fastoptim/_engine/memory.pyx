@@ -555,8 +555,8 @@ cdef class Memory(Tensors):
         cdef cnp.ndarray p = self.params[i]
         label, p_label = self.labels[i][1], self.labels[i][0]
         if self.zeroing or self.in_parts or self.in_waves:
-            how = "" if not self.in_waves or self.brings else (
-                f": leave out state_path, or write g = np.zeros_like({p_label}); "
+            how = "" if not self.in_waves else (
+                f": write g = np.zeros_like({p_label}); "
                 "np.add.at(g, rows.indices, rows.values), which steps all rows"
             )
             raise TypeError(f"{label}: expected an array here, found Rows{how}")

@@ -91,6 +91,39 @@ class Waves(Protocol):
         ...
 
 
+class JoinedWaves:
+    """The waves of two clients in one, of which one brings all state, and nothing else.
+
+    Behind a wave, state is taken back first: so when the others are done with the last wave of an
+    update, all state is where it is kept.
+
+    Parameters
+    ----------
+    others : Waves
+        Those that bring no state, and say which pieces there are.
+    state : Waves
+        Those that bring state, of the same pieces.
+    """
+
+    def __init__(self, others: Waves, state: Waves) -> None:
+        self._others, self._state = others, state
+        self.pieces, self.gradients = others.pieces, others.gradients
+
+    def before(self, wave: int, what: str) -> Any:
+        """Return the addresses of both."""
+        state = None if what == "norm" else self._state.before(wave, what)
+        others = self._others.before(wave, what)
+        if state is None or others is None:
+            return others if state is None else state
+        return state + others  # each has 0 where the other brings something
+
+    def behind(self, wave: int, what: str) -> None:
+        """Let both take back what they have brought."""
+        if what != "norm":
+            self._state.behind(wave, what)
+        self._others.behind(wave, what)
+
+
 def cut(
     sizes: Sequence[int], parts: int, weights: Sequence[float] | None = None
 ) -> list[list[tuple[int, int]]]:

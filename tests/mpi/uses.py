@@ -416,7 +416,6 @@ def refused() -> None:
         ({"grads": "all"}, ValueError, "rank 0: grads: expected 'local' or 'summed' or 'own'"),
         ({"average": 3}, TypeError, "rank 0: average: expected True or False"),
         ({"wave_bytes": 0}, ValueError, "rank 0: wave_bytes: expected a whole number >= 1"),
-        ({"state_path": "x"}, ValueError, "rank 0: state_path: expected None for steps that"),
     ]:
         expect(wrong, text, sharded, fo.Adam, np.ones(3), **chosen)
     if SIZE > 1:
@@ -440,6 +439,11 @@ def refused() -> None:
     expect(TypeError, text, Sharded, 3, np.ones(3), WORLD)
     text = "comm: expected an mpi4py.MPI.Intracomm"
     expect(TypeError, text, Sharded, fo.SGD, np.ones(3), 7)
+    for mode in ("local", "summed"):
+        opt = sharded(fo.SGD, np.ones(3), grads=mode)
+        text = "rank 0: grads: expected an array here, found Rows: write g = np.zeros_like(params)"
+        expect(TypeError, text, opt.step, fo.Rows([1], np.ones(1)))
+        opt.close()
     opt = sharded(fo.SGD, np.ones(3))
     expect(TypeError, "Sharded", pickle.dumps, opt)
     expect(TypeError, "", copy.deepcopy, opt)

@@ -126,7 +126,7 @@ class Exchange:
             if part is not None:
                 found[i] = np.empty_like(self.params[i], subok=False)
                 flat[i] = self.flat.view(i, found[i])
-                flat[i][start:stop] = part
+                flat[i][start:stop] = part.copy()  # it may be on a disk
         self.share_all([part is not None for part in parts], flat)
         return found
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ... import checkpoint
 from ..._containers import Array
+from ..._engine.disk import Source
 from ._exchange import Exchange
 from ._ranks import Ranks
 
@@ -30,12 +32,12 @@ class Spread:
         The range of each rank.
     like : ndarray
         The parameter.
-    own : ndarray
-        The range of this rank.
+    own : function
+        ``own(start, stop)``: elements of the range of this rank, counted from where it begins.
     """
 
     def __init__(
-        self, ranks: Ranks, ranges: Sequence[tuple[int, int]], like: Array, own: Array
+        self, ranks: Ranks, ranges: Sequence[tuple[int, int]], like: Array, own: Source
     ) -> None:
         self.shape, self.dtype, self.strides = like.shape, like.dtype, like.strides
         self._ranks, self._ranges, self._own = ranks, ranges, own
@@ -48,7 +50,7 @@ class Spread:
         counts = [max(0, high - low) for low, high in bounds]
         low, high = bounds[self._ranks.rank]
         first = self._ranges[self._ranks.rank][0]
-        own = self._own[low - first : high - first] if low < high else self._own[:0]
+        own = self._own(low - first, high - first) if low < high else self._own(0, 0)
         return self._ranks.collected(own, counts)
 
     def read_rest(self) -> None:
@@ -65,12 +67,19 @@ def spread(
     for i, (key, entry) in enumerate(state.items()):
         ranges = [of_rank[i] for of_rank in exchange.ranges]
         found[key] = {
-            name: Spread(ranks, ranges, exchange.params[i], value)
-            if isinstance(value, np.ndarray)
-            else value
+            name: value
+            if isinstance(value, (int, float))
+            else Spread(ranks, ranges, exchange.params[i], _source(value))
             for name, value in entry.items()
         }
     return found
+
+
+def _source(array: Any) -> Source:
+    """Return what gives ranges of a state array, which is in memory or on a disk."""
+    if isinstance(array, checkpoint.Ranged):
+        return array.read
+    return lambda start, stop: array[start:stop]
 
 
 def write(
@@ -100,38 +109,59 @@ class Read(NamedTuple):
     """What a rank has read of a file."""
 
     saved: dict[str, Any]  # the state dict, with stand-ins for arrays
-    arrays: dict[tuple[Any, str], Any]  # its ranges of the state, by keys and names
+    arrays: dict[tuple[Any, str], Any]  # its ranges of the state, or their sources
     values: list[Any]  # of the parameters, or none
     checksum: int  # of what it has read
     checksums: list[int]  # of what each rank should have read, on the first rank
 
 
 def read(
-    path: str,
-    like: Mapping[str, Any],
+    source: checkpoint.Source,
     params: Mapping[Any, Array],
-    states: Sequence[str],
     exchange: Exchange,
     ranks: Ranks,
+    in_ranges: bool,
 ) -> Read:
-    """Return this rank's part of a file that fits, of which the first rank checks all."""
-    arrays, checksum, checksums = {}, 0, []
-    with checkpoint.blaming(path), checkpoint.source(path, like, params, states) as source:
-        if ranks.rank == 0:
-            source.check()
-            for rank in range(ranks.size):
-                found = 0
-                for part in _chunks(source, params, exchange.ranges[rank]):
-                    found = zlib.crc32(source.read(*part).tobytes(), found)
-                checksums.append(found)
-        for key, name, start, stop in _parts(source, params, exchange.ranges[ranks.rank]):
-            arrays[key, name] = source.read(key, name, start, stop)
+    """Return this rank's part of a file that fits, of which the first rank checks all.
+
+    With `in_ranges`, the state is not read into memory: sources read it as long as the file is
+    open.
+    """
+    own, checksums = exchange.ranges[ranks.rank], []
+    if ranks.rank == 0:
+        source.check()
+        checksums = [_checksum(source, params, ranges) for ranges in exchange.ranges]
+    checksum = _checksum(source, params, own) if in_ranges else 0
+    arrays: dict[tuple[Any, str], Any] = {}
+    for key, name, start, stop in _parts(source, params, own):
+        if in_ranges and name != checkpoint.PARAM:
+            arrays[key, name] = partial(_read_from, source, key, name, start)
+            continue
+        arrays[key, name] = source.read(key, name, start, stop)
+        if not in_ranges:
             checksum = zlib.crc32(arrays[key, name].data, checksum)
-        values = []
-        for i, (key, p) in enumerate(params.items() if source.has_params else ()):
-            values.append(np.empty_like(p, subok=False))
-            exchange.flat.view(i, values[i])[:] = arrays.pop((key, checkpoint.PARAM))
-        return Read(source.saved, arrays, values, checksum, checksums)
+    values = []
+    for i, (key, p) in enumerate(params.items() if source.has_params else ()):
+        values.append(np.empty_like(p, subok=False))
+        exchange.flat.view(i, values[i])[:] = arrays.pop((key, checkpoint.PARAM))
+    return Read(source.saved, arrays, values, checksum, checksums)
+
+
+def _read_from(
+    source: checkpoint.Source, key: Any, name: str, first: int, start: int, stop: int
+) -> Array:
+    """Return elements of an array in a file, counted from the first of a range."""
+    return source.read(key, name, first + start, first + stop)
+
+
+def _checksum(
+    source: checkpoint.Source, params: Mapping[Any, Array], ranges: Sequence[tuple[int, int]]
+) -> int:
+    """Return the checksum of what a rank with these ranges is to have of a file."""
+    found = 0
+    for part in _chunks(source, params, ranges):
+        found = zlib.crc32(source.read(*part).tobytes(), found)
+    return found
 
 
 def _parts(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +31,7 @@ from ._batches import Batches
 from ._calls import Call, Calls
 from ._exchange import Exchange
 from ._ranks import Ranks
-from ._shards import Shards
+from ._shards import Shards, ShardsOnDisk
 from ._shown import Shown
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ class Sharded(Base):
     wave_bytes : int, default 33554432
         How many bytes are sent at a time. There are two buffers of that length.
     **options
-        The arguments of the class, such as ``lr`` and ``max_grad_norm``.
+        The arguments of the class, such as ``lr`` and ``max_grad_norm``. With ``state_path`` each
+        rank has a file for the state of its part, at a path of its own, as in
+        ``state_path=f"run-{comm.rank}.state"``.
 
     Raises
     ------
@@ -167,7 +169,7 @@ class Sharded(Base):
                 self._wave_bytes = checked("wave_bytes", WAVES, wave_bytes)
                 optimizer.__init__(self, params, **options)
         except BaseException:
-            self._calls.close()  # on all ranks, which raise the same
+            self.close()  # on all ranks, which raise the same
             raise
         if self._ranks.rank == 0:
             _warn_of_binding(self._ranks.size)
@@ -195,7 +197,7 @@ class Sharded(Base):
             If a rank is in another call; or if one has left in the middle of a call: after that, as
             after a TimeoutError, the optimizer cannot go on.
         """
-        with self._calls.call("step"):
+        with self._calls.call("step") as call:
             self._refuse_while_averages_show("step")
             self._scale = self._divisor(grad_scale)
             if self._batches.count:
@@ -205,6 +207,8 @@ class Sharded(Base):
             finally:
                 if self._mode != "own":
                     self._exchange.end()
+            if self._mode == "own" and self.state_path is not None:
+                call.agree()  # that all state is on the disks; else the last wave of all says so
         self._batches.clear()
 
     def accumulate(self, grads: Grads) -> None:
@@ -368,9 +372,9 @@ class Sharded(Base):
             self._refuse_while_averages_show("load")
             path, failed, read = checkpoint.path_of(path), None, None
             self._check_given()
-            with self._plan:
+            with self._plan, ExitStack() as file:
                 try:
-                    read = self._read(path)
+                    read = self._read(path, file)
                 except BaseException as error:
                     failed = error
                 call.agree(error=failed)
@@ -384,16 +388,18 @@ class Sharded(Base):
                 finally:
                     self._home.read = {}
 
-    def _read(self, path: str) -> _files.Read:
-        """Return this rank's part of a file, once all of it fits this optimizer."""
-        found = _files.read(
-            path,
-            self._described(),
-            self._params(),
-            self._state_names(),
-            self._exchange,
-            self._ranks,
-        )
+    def _read(self, path: str, file: ExitStack) -> _files.Read:
+        """Return this rank's part of a file, once all of it fits this optimizer.
+
+        The file is opened, and stays open for as long as the stack says.
+        """
+        params = self._params()
+        with checkpoint.blaming(path):
+            source = file.enter_context(
+                checkpoint.source(path, self._described(), params, self._state_names())
+            )
+            in_ranges = self.state_path is not None
+            found = _files.read(source, params, self._exchange, self._ranks, in_ranges)
         self._accepted(found.saved)
         for key, p in self._params().items() if found.values else ():
             check_target(f"params[{key!r}]", p)
@@ -419,8 +425,13 @@ class Sharded(Base):
         return own if self._mode == "own" else Shown(name, self._calls, self._exchange, own)
 
     def close(self) -> None:
-        """Give back the duplicate of the communicator; the optimizer takes no steps any more."""
+        """Give back the duplicate of the communicator, and the file of the state if there is one.
+
+        The optimizer takes no steps any more.
+        """
         self._calls.close()
+        if hasattr(self, "_home"):  # unless it was not made in the end
+            self._home.close()
 
     @property
     def ranges(self) -> Mapping[Any, tuple[int, int]]:
@@ -448,11 +459,8 @@ class Sharded(Base):
         return super()._saved_as().removeprefix("Sharded")
 
     def _new_home(self, state_path: Any) -> Shards:
-        if state_path is not None:
-            raise ValueError(
-                f"state_path: expected None for steps that ranks share, found {state_path!r}"
-            )
-        return Shards(self._ranks, self._mode, self._wave_bytes, self._origin)
+        shards = self._ranks, self._mode, self._wave_bytes, self._origin
+        return Shards(*shards) if state_path is None else ShardsOnDisk(state_path, *shards)
 
     @property
     def _exchange(self) -> Exchange:
@@ -469,10 +477,17 @@ class Sharded(Base):
     ) -> tuple[Plan, list[Change]]:
         if not (self._mode == "own" or self._home.is_cut_as([p for _, p in each_param(groups)])):
             state = {}  # it was cut in other places, and there has been no step yet
-        found, changes = super()._planned(groups, state, steps, *args, **kwargs)
-        found.agree = self._agree
         call = self._calls.current
-        if call is not None and call.lays_out:
+        if call is not None and not call.lays_out:
+            call = None
+        try:
+            found, changes = super()._planned(groups, state, steps, *args, **kwargs)
+        except BaseException as error:  # as where a disk is full
+            if call is not None:
+                call.agree(error=error)  # which raises
+            raise
+        found.agree = self._agree
+        if call is not None:
             counts = {"steps": found.steps, "numbers": found.numbers}
             call.agree(self._subjects_of(groups, counts))
         return found, [(self._home, {"part": self._home.pending}), *changes]
@@ -482,7 +497,11 @@ class Sharded(Base):
     ) -> list[Subject]:
         """Return what the ranks must have in common to go on with these groups."""
         whole = _subjects.settings(
-            self._settings, grads=self._mode, average=self._averages, wave_bytes=self._wave_bytes
+            self._settings,
+            grads=self._mode,
+            average=self._averages,
+            wave_bytes=self._wave_bytes,
+            state_path=None if self.state_path is None else "a path",
         )
         if self._mode == "own":
             return [whole]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..._containers import Array
+from ..._disk import Disk
+from ..._engine.disk import wave_bytes
 from ..._engine.parts import cut
 from ..._groups import ParamGroup, each_param
 from ..._stages import SQUARES_TILE
-from ..._state import Heap, Part, Wanted, put
+from ..._state import Heap, Part, Wanted
 from . import _subjects
 from ._exchange import Exchange
 from ._ranks import Ranks
@@ -39,7 +42,8 @@ class Shards(Heap):
     part, pending : Part
         That of the plan that takes the steps, and that of the one which was made last.
     read : dict
-        While a file is loaded, what this rank has read of it, by keys and names.
+        While a file is loaded, what this rank has of it, by keys and names: its ranges of the
+        arrays, or what reads parts of these.
     """
 
     def __init__(
@@ -62,11 +66,11 @@ class Shards(Heap):
             self.pending = Part(params, sums=SumsOfOwn(self._ranks))
         elif not self.is_cut_as(params):
             sizes = [p.size for p in params]
-            self.pending = self._made(groups, cut(sizes, self._ranks.size, _weights(groups)))
+            self.pending = self._part_cut_at(groups, cut(sizes, self._ranks.size, _weights(groups)))
         elif self.exchange.is_of(params):
             self.pending = self.part
         else:
-            self.pending = self._made(groups, self.exchange.ranges)
+            self.pending = self._part_cut_at(groups, self.exchange.ranges)
         return self.pending
 
     def is_cut_as(self, params: Sequence[Array]) -> bool:
@@ -87,10 +91,11 @@ class Shards(Heap):
                 part = self.read.get((key, name))
                 if part is None:
                     part = self.exchange.flat.view(i, value)[slice(*self.exchange.own_ranges[i])]
-                taken.add(key, self.part.stepped[i], np.asarray(part))
-            put(state, {name: taken})
+                    part = np.asarray(part)
+                taken.add(key, self.part.stepped[i], part)
+            super().put(state, {name: taken})
 
-    def _made(
+    def _part_cut_at(
         self, groups: Sequence[ParamGroup], ranges: Sequence[Sequence[tuple[int, int]]]
     ) -> Part:
         params = [p for _, p in each_param(groups)]
@@ -98,7 +103,7 @@ class Shards(Heap):
             self._ranks,
             params,
             ranges,
-            self._wave_bytes,
+            self._sent_at_once(groups),
             self._mode == "local",
             _subjects.layout(groups),
         )
@@ -107,6 +112,32 @@ class Shards(Heap):
         tiles = [sum(-(-(stop - start) // SQUARES_TILE) for start, stop in of) for of in ranges]
         sums = SumsOfParts(self._ranks, tiles, self._origin)
         return Part(stepped, own, sums=sums, waves=exchange)
+
+    def _sent_at_once(self, groups: Sequence[ParamGroup]) -> int:
+        """Return how many bytes a wave of the exchange has."""
+        return self._wave_bytes
+
+
+class ShardsOnDisk(Shards, Disk):
+    """The state of this rank's part, in a file of this rank.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file.
+    *shards
+        What `Shards` takes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *shards: Any) -> None:
+        Disk.__init__(self, path)
+        Shards.__init__(self, *shards)
+
+    def _sent_at_once(self, groups: Sequence[ParamGroup]) -> int:
+        """Return so few bytes that the state of a rank's slice is that of a wave of the file."""
+        arrays = max((len(group.rule.state) for group in groups), default=0) + 1  # the average
+        most: int = self._ranks.size * wave_bytes() // arrays
+        return min(self._wave_bytes, most)
 
 
 def _weights(groups: Sequence[ParamGroup]) -> list[float]:
