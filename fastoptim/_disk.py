@@ -140,7 +140,7 @@ class Disk(Heap):
         waves: Waves = disk.waves([owner.used() for owner in owners])
         if part.waves is not None:
             waves = JoinedWaves(part.waves, waves)
-        return found, part._replace(ranges=_ranges(part), elsewhere=True, waves=waves)
+        return found, part._replace(ranges=part.bounds(), elsewhere=True, waves=waves)
 
     def _made(self, owners: Sequence[Owner], pieces: Pieces | None) -> DiskState:
         """Return new state in a part of the file of its own."""
@@ -215,16 +215,11 @@ def _owners(
     return found
 
 
-def _ranges(part: Part) -> list[tuple[int, int]]:
-    """Return the range of each parameter, also where it is all of it."""
-    return [own or (0, p.size) for own, p in zip(part.ranges, part.stepped, strict=False)]
-
-
 def _pieces_of(part: Part) -> Pieces | None:
     """Return the pieces of the waves that a part has, counted from where its ranges begin."""
     if part.waves is None:
         return None
-    first = [start for start, _ in _ranges(part)]
+    first = [start for start, _ in part.bounds()]
     return [
         [Piece(i, start - first[i], stop - first[i]) for i, start, stop in wave]
         for wave in part.waves.pieces

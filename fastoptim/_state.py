@@ -111,6 +111,10 @@ class Part(NamedTuple):
     sums: Sums | None = None
     waves: Waves | None = None
 
+    def bounds(self) -> list[tuple[int, int]]:
+        """Return the range of each parameter, also where it is all of it."""
+        return [own or (0, p.size) for own, p in zip(self.ranges, self.stepped, strict=False)]
+
 
 class Heap:
     """State in memory: where the state of an optimizer is, unless it is told otherwise.

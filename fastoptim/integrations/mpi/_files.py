@@ -136,8 +136,8 @@ def read(
     for key, name, start, stop in _parts(source, params, own):
         if in_ranges and name != checkpoint.PARAM:
             arrays[key, name] = partial(_read_from, source, key, name, start)
-            continue
-        arrays[key, name] = source.read(key, name, start, stop)
+        else:
+            arrays[key, name] = source.read(key, name, start, stop)
         if not in_ranges:
             checksum = zlib.crc32(arrays[key, name].data, checksum)
     values = []

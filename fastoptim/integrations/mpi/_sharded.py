@@ -440,9 +440,7 @@ class Sharded(Base):
         The arrays in `state` and `ema` have these elements alone, and one axis. With ``"own"`` they
         are all elements, in arrays like the parameters.
         """
-        part, params = self._home.part, self._params_in_order()
-        ranges = [found or (0, p.size) for found, p in zip(part.ranges, params, strict=False)]
-        return MappingProxyType(dict(zip(self._state, ranges, strict=True)))
+        return MappingProxyType(dict(zip(self._state, self._home.part.bounds(), strict=True)))
 
     def __repr__(self) -> str:
         who = f"rank {self._ranks.rank} of {self._ranks.size}, grads={self._mode!r}"
