@@ -121,10 +121,16 @@ def test_every_option_has_its_vector_loop(modules, level):
         assert len(re.findall(rf"\bv?sqrtp{letter}\b[^\n]*%{REGISTER[level]}", code)) >= 4
 
 
-def test_rows_are_asked_for_ahead(modules):
-    """Else a step of rows waits for each: gcc had left the calls out, as without effect."""
+# Of rows and of their values the memory is asked for at two places each. gcc makes two loops for each
+# of the values, and had left out those for the rows, as without effect.
+PREFETCHES = {"gcc": 6, "clang": 4}
+
+
+def test_rows_are_asked_for_ahead(modules, request):
+    """Else a step of rows waits for each."""
+    least = PREFETCHES[request.node.callspec.params["modules"]]
     (module,) = (modules / "_engine").glob("compiled.*.so")
     found = {name: code for name, code in functions_of(module).items() if "update_touched" in name}
     assert found
     for name, code in found.items():
-        assert len(re.findall(r"\bprefetch", code)) >= 2, f"{name} asks for rows or values too late"
+        assert len(re.findall(r"\bprefetch", code)) >= least, f"{name} asks for less than it should"
