@@ -121,8 +121,8 @@ def test_every_option_has_its_vector_loop(modules, level):
         assert len(re.findall(rf"\bv?sqrtp{letter}\b[^\n]*%{REGISTER[level]}", code)) >= 4
 
 
-# Of rows and of their values the memory is asked for at two places each. gcc makes two loops for each
-# of the values, and had left out those for the rows, as without effect.
+# Of rows and of their values the memory is asked for at two places each. gcc makes two loops for
+# each of the values, and had left out those for the rows, as without effect.
 PREFETCHES = {"gcc": 6, "clang": 4}
 
 
