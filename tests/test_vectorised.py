@@ -121,16 +121,18 @@ def test_every_option_has_its_vector_loop(modules, level):
         assert len(re.findall(rf"\bv?sqrtp{letter}\b[^\n]*%{REGISTER[level]}", code)) >= 4
 
 
-# Of rows and of their values the memory is asked for at two places each. gcc makes two loops for
-# each of the values, and had left out those for the rows, as without effect.
-PREFETCHES = {"gcc": 6, "clang": 4}
+# For two types of numbers, the memory of rows and that of their values is asked for at two places
+# each. gcc makes two loops for each of the values, and had left out those for the rows, as without
+# effect.
+PREFETCHES = {"gcc": 12, "clang": 8}
 
 
 def test_rows_are_asked_for_ahead(modules, request):
     """Else a step of rows waits for each."""
-    least = PREFETCHES[request.node.callspec.params["modules"]]
     (module,) = (modules / "_engine").glob("compiled.*.so")
-    found = {name: code for name, code in functions_of(module).items() if "update_touched" in name}
-    assert found
-    for name, code in found.items():
-        assert len(re.findall(r"\bprefetch", code)) >= least, f"{name} asks for less than it should"
+    found = {
+        name: len(re.findall(r"\bprefetch", code))
+        for name, code in functions_of(module).items()
+        if "_update_" in name or "ask_for_row" in name  # it depends on what is inlined into which
+    }
+    assert sum(found.values()) >= PREFETCHES[request.node.callspec.params["modules"]], found
